@@ -1,0 +1,2 @@
+//! Client-side benchmarks with perftest's habits.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Every structure shared between rnicd and its clients.

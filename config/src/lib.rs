@@ -1,0 +1,1 @@
+//! The YAML schema of rnicd: parsing, units, validation and samples.

@@ -1,0 +1,1 @@
+//! The control thread: verbs, resource tracking, reclaimer, events.

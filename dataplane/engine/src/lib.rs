@@ -1,0 +1,1 @@
+//! The poll loop: ports, views, memory access and client rings.

@@ -1,0 +1,1 @@
+//! RoCEv2 frames: views, emit, opcode legality and ICRC.

@@ -1,0 +1,1 @@
+//! Bindings to DPDK: bindgen over libdpdk, and burst-level wrappers.
