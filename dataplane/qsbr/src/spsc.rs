@@ -1,0 +1,112 @@
+//! A bounded single-producer single-consumer ring, the road of retire pages.
+
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
+use crate::primitive::{AtomicUsize, Line, Ordering, UnsafeCell};
+
+/// Indices run freely and wrap; `tail - head` elements are in the ring, at `head & mask ..`.
+struct Ring<T> {
+    head: Line<AtomicUsize>,
+    tail: Line<AtomicUsize>,
+    slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
+    mask: usize,
+}
+
+// SAFETY: a slot is accessed by one thread at a time: by the producer while it lies outside `head..tail`, by the
+// consumer while inside. Ownership of it passes with the Release stores and Acquire loads of the two indices. Elements
+// thus move between threads, which `T: Send` allows; no `&T` is ever shared.
+unsafe impl<T: Send> Sync for Ring<T> {}
+// SAFETY: the ring owns its elements; as for `Sync`.
+unsafe impl<T: Send> Send for Ring<T> {}
+
+impl<T> Drop for Ring<T> {
+    fn drop(&mut self) {
+        let tail = self.tail.load(Ordering::Acquire);
+        let mut head = self.head.load(Ordering::Acquire);
+        while head != tail {
+            // SAFETY: both ends are gone, and slots `head..tail` hold elements nobody has taken.
+            self.slots[head & self.mask].with_mut(|slot| unsafe { (*slot).assume_init_drop() });
+            head = head.wrapping_add(1);
+        }
+    }
+}
+
+/// The end that puts in.
+pub(crate) struct Producer<T> {
+    ring: Arc<Ring<T>>,
+    tail: usize,
+    /// The consumer's index as last seen.
+    head: usize,
+}
+
+/// The end that takes out.
+pub(crate) struct Consumer<T> {
+    ring: Arc<Ring<T>>,
+    head: usize,
+    /// The producer's index as last seen.
+    tail: usize,
+}
+
+/// A ring for at least `capacity` elements (the next power of two).
+pub(crate) fn ring<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
+    let size = capacity.max(1).next_power_of_two();
+    let ring = Arc::new(Ring {
+        head: Line(AtomicUsize::new(0)),
+        tail: Line(AtomicUsize::new(0)),
+        slots: (0..size)
+            .map(|_| UnsafeCell::new(MaybeUninit::uninit()))
+            .collect(),
+        mask: size - 1,
+    });
+    (
+        Producer {
+            ring: Arc::clone(&ring),
+            tail: 0,
+            head: 0,
+        },
+        Consumer {
+            ring,
+            head: 0,
+            tail: 0,
+        },
+    )
+}
+
+impl<T> Producer<T> {
+    /// Appends `value`, or gives it back if the ring is full.
+    pub(crate) fn push(&mut self, value: T) -> Result<(), T> {
+        if self.tail.wrapping_sub(self.head) > self.ring.mask {
+            self.head = self.ring.head.load(Ordering::Acquire);
+            if self.tail.wrapping_sub(self.head) > self.ring.mask {
+                return Err(value);
+            }
+        }
+        self.ring.slots[self.tail & self.ring.mask].with_mut(|slot| {
+            // SAFETY: the slot lies outside `head..tail`, so it is the producer's, and it holds no element.
+            unsafe { (*slot).write(value) };
+        });
+        self.tail = self.tail.wrapping_add(1);
+        self.ring.tail.store(self.tail, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl<T> Consumer<T> {
+    /// Takes the oldest element.
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        if self.head == self.tail {
+            self.tail = self.ring.tail.load(Ordering::Acquire);
+            if self.head == self.tail {
+                return None;
+            }
+        }
+        // SAFETY: the slot lies inside `head..tail`, so it is the consumer's and holds an element; moving `head` past
+        // it makes sure that it is read once.
+        let value = self.ring.slots[self.head & self.ring.mask]
+            .with_mut(|slot| unsafe { (*slot).assume_init_read() });
+        self.head = self.head.wrapping_add(1);
+        self.ring.head.store(self.head, Ordering::Release);
+        Some(value)
+    }
+}
