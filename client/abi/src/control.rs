@@ -1,0 +1,424 @@
+//! Control requests over the `SOCK_SEQPACKET` socket: one request a packet, one reply a packet, in order.
+//!
+//! A request is [`RequestHeader`] and the body its [`Op`] names; a reply is [`ReplyHeader`] and, on success,
+//! the reply body, on failure up to [`MAX_ERROR_TEXT`] bytes of UTF-8 that say what was wrong. Descriptors
+//! travel by `SCM_RIGHTS` with the packet they belong to. Replaying the last (session, sequence) returns the
+//! kept reply.
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// First four bytes of each request and reply: `rnic`.
+pub const CONTROL_MAGIC: u32 = u32::from_le_bytes(*b"rnic");
+/// Largest packet either side sends.
+pub const MAX_PACKET: usize = 4096;
+/// Longest error text in a reply.
+pub const MAX_ERROR_TEXT: usize = 512;
+
+macro_rules! wire_struct {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident : $ty:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+        #[repr(C)]
+        pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
+    )*};
+}
+
+macro_rules! ops {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal;)*) => {
+        /// What a request asks for.
+        #[derive(Copy, Clone, Debug, PartialEq, Eq)]
+        #[repr(u16)]
+        pub enum Op { $($(#[$doc])* $name = $number,)* }
+
+        impl Op {
+            /// The operation with this number.
+            pub const fn from_u16(number: u16) -> Option<Op> {
+                match number { $($number => Some(Op::$name),)* _ => None }
+            }
+            /// Its name in verbs terms.
+            pub const fn name(self) -> &'static str {
+                match self { $(Op::$name => $text,)* }
+            }
+        }
+    };
+}
+
+ops! {
+    /// [`Hello`] → [`HelloReply`], descriptors: region, async event socket, then a wake socket a core.
+    Hello = 1, "hello";
+    /// [`DeviceArg`] → [`DeviceReply`].
+    QueryDevice = 2, "query_device";
+    /// [`DeviceArg`] → [`PortReply`].
+    QueryPort = 3, "query_port";
+    /// [`GidArg`] → [`GidReply`].
+    QueryGid = 4, "query_gid";
+    /// [`DeviceArg`] → [`HandleReply`].
+    AllocPd = 10, "alloc_pd";
+    /// [`HandleArg`] → [`Empty`].
+    DeallocPd = 11, "dealloc_pd";
+    /// [`RegMr`] and the memfd → [`RegMrReply`].
+    RegMr = 12, "reg_mr";
+    /// [`HandleArg`] → [`Empty`].
+    DeregMr = 13, "dereg_mr";
+    /// [`Empty`] → [`HandleReply`] and the channel's socket.
+    CreateCompChannel = 14, "create_comp_channel";
+    /// [`HandleArg`] → [`Empty`].
+    DestroyCompChannel = 15, "destroy_comp_channel";
+    /// [`CreateCq`] → [`CreateCqReply`].
+    CreateCq = 16, "create_cq";
+    /// [`HandleArg`] → [`DestroyReply`].
+    DestroyCq = 17, "destroy_cq";
+    /// [`CreateQp`] → [`CreateQpReply`].
+    CreateQp = 18, "create_qp";
+    /// [`ModifyQp`] → [`Empty`].
+    ModifyQp = 19, "modify_qp";
+    /// [`HandleArg`] → [`QueryQpReply`].
+    QueryQp = 20, "query_qp";
+    /// [`HandleArg`] → [`DestroyReply`].
+    DestroyQp = 21, "destroy_qp";
+}
+
+wire_struct! {
+    /// Starts each request.
+    RequestHeader {
+        /// [`CONTROL_MAGIC`].
+        magic: u32,
+        /// [`crate::ABI_VERSION`].
+        version: u16,
+        /// [`Op`].
+        op: u16,
+        /// From [`HelloReply`]; zero in the hello.
+        session: u64,
+        /// Counts the requests of a session from 1.
+        sequence: u64,
+        /// Bytes of the body.
+        body_len: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// Starts each reply.
+    ReplyHeader {
+        /// [`CONTROL_MAGIC`].
+        magic: u32,
+        /// Zero, or the errno.
+        status: i32,
+        /// The request's session.
+        session: u64,
+        /// The request's sequence.
+        sequence: u64,
+        /// Bytes that follow: the body, or the error text.
+        body_len: u32,
+        /// [`Op`] of the request.
+        op: u32,
+    }
+    /// No body.
+    Empty {}
+    /// First request of a session.
+    Hello {
+        /// Features the client understands.
+        features: u64,
+        /// Zero.
+        reserved: [u64; 3],
+    }
+    /// What the session has.
+    HelloReply {
+        /// Number of the session.
+        session: u64,
+        /// Changes with every start of the daemon.
+        boot_epoch: u64,
+        /// Length of the region.
+        region_size: u64,
+        /// Devices there are; they are numbered from 0.
+        devices: u32,
+        /// Poll cores, as many wake sockets follow.
+        cores: u32,
+        /// Objects the client may have.
+        max_objects: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// Names a device.
+    DeviceArg {
+        /// From 0.
+        device: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// Names an object.
+    HandleArg {
+        /// From the create reply.
+        handle: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// The object made.
+    HandleReply {
+        /// Its handle.
+        handle: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// What a device can do.
+    DeviceReply {
+        /// Name, padded with zeros.
+        name: [u8; 32],
+        /// Version of the daemon, padded with zeros.
+        fw_ver: [u8; 32],
+        /// GUID.
+        node_guid: u64,
+        /// Largest region.
+        max_mr_size: u64,
+        /// Quotas of this client.
+        max_qp: u32,
+        /// Units of a work queue.
+        max_qp_wr: u32,
+        /// Entries of a WQE.
+        max_sge: u32,
+        /// Inline bytes of a WQE.
+        max_inline: u32,
+        /// CQs.
+        max_cq: u32,
+        /// Entries of a CQ.
+        max_cqe: u32,
+        /// MRs.
+        max_mr: u32,
+        /// PDs.
+        max_pd: u32,
+        /// READs a QP may have outstanding as responder.
+        max_qp_rd_atom: u32,
+        /// READs a QP may have outstanding as requester.
+        max_qp_init_rd_atom: u32,
+        /// Entries of the GID table.
+        gids: u32,
+        /// Ports; always 1.
+        ports: u32,
+    }
+    /// State of a device's port.
+    PortReply {
+        /// `enum ibv_port_state`: 1 down, 4 active.
+        state: u32,
+        /// `enum ibv_mtu` of the largest path MTU.
+        max_mtu: u32,
+        /// `enum ibv_mtu` in force.
+        active_mtu: u32,
+        /// MTU of the link in bytes.
+        link_mtu: u32,
+        /// Entries of the GID table.
+        gids: u32,
+        /// Megabits a second, zero when unknown.
+        speed_mbps: u32,
+        /// MAC address.
+        mac: [u8; 6],
+        /// Zero.
+        reserved: [u8; 2],
+    }
+    /// Names an entry of a GID table.
+    GidArg {
+        /// Device, from 0.
+        device: u32,
+        /// Index, from 0.
+        index: u32,
+    }
+    /// An entry of a GID table.
+    GidReply {
+        /// The GID: an IPv6 address, or an IPv4 address mapped into one.
+        gid: [u8; 16],
+        /// 2: RoCE v2.
+        kind: u32,
+        /// VLAN, or 0xFFFF.
+        vlan: u32,
+    }
+    /// Registers memory; the memfd comes with the request.
+    RegMr {
+        /// PD.
+        pd: u32,
+        /// `enum ibv_access_flags`.
+        access: u32,
+        /// Where the region begins in the memfd; a multiple of the page size.
+        fd_offset: u64,
+        /// Bytes.
+        length: u64,
+        /// Address by which work requests and peers name the first byte.
+        iova: u64,
+    }
+    /// The region made.
+    RegMrReply {
+        /// Handle.
+        handle: u32,
+        /// Local key.
+        lkey: u32,
+        /// Remote key.
+        rkey: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// Makes a CQ.
+    CreateCq {
+        /// Device, from 0.
+        device: u32,
+        /// Entries wanted; rounded up to a power of two.
+        depth: u32,
+        /// Completion channel, or 0.
+        channel: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// The CQ made.
+    CreateCqReply {
+        /// Handle.
+        handle: u32,
+        /// Entries of each sub-ring.
+        depth: u32,
+        /// Sub-rings.
+        subrings: u32,
+        /// Zero.
+        reserved: u32,
+        /// Where it stands in the region.
+        offset: u64,
+    }
+    /// Makes a QP.
+    CreateQp {
+        /// PD.
+        pd: u32,
+        /// CQ of the send queue.
+        send_cq: u32,
+        /// CQ of the receive queue.
+        recv_cq: u32,
+        /// `enum ibv_qp_type`: 2 is RC.
+        qp_type: u32,
+        /// Units of the send queue wanted; rounded up to a power of two.
+        sq_units: u32,
+        /// Units of the receive queue wanted.
+        rq_units: u32,
+        /// Not zero: every send WQE is signalled.
+        sq_sig_all: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// The QP made.
+    CreateQpReply {
+        /// Handle; its slot is the doorbell bit.
+        handle: u32,
+        /// Number on the wire.
+        qpn: u32,
+        /// Where the send queue stands in the region.
+        sq_offset: u64,
+        /// Where the receive queue stands in the region.
+        rq_offset: u64,
+        /// Units of the send queue.
+        sq_depth: u32,
+        /// Units of the receive queue.
+        rq_depth: u32,
+        /// Doorbell block to ring.
+        doorbell_block: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// Address vector: the path to the peer.
+    Av {
+        /// GID of the peer.
+        dgid: [u8; 16],
+        /// Flow label, 20 bits.
+        flow_label: u32,
+        /// Index of the local GID.
+        sgid_index: u8,
+        /// Hop limit; 0 means 64.
+        hop_limit: u8,
+        /// Traffic class.
+        traffic_class: u8,
+        /// Zero.
+        reserved: u8,
+    }
+    /// Attributes of a QP, named as in `struct ibv_qp_attr`; a mask says which count.
+    QpAttrs {
+        /// `enum ibv_qp_state`.
+        qp_state: u8,
+        /// `enum ibv_qp_state`.
+        cur_qp_state: u8,
+        /// `enum ibv_mtu`.
+        path_mtu: u8,
+        /// Not zero: notify when the send queue is drained.
+        en_sqd_async_notify: u8,
+        /// Port, 1.
+        port_num: u8,
+        /// Exponent of the local ACK timeout: 4.096 µs × 2^timeout, 0 is none.
+        timeout: u8,
+        /// Retries without progress, 0 to 7.
+        retry_cnt: u8,
+        /// RNR retries, 7 is for ever.
+        rnr_retry: u8,
+        /// RNR timer code, 0 to 31.
+        min_rnr_timer: u8,
+        /// READs and atomics outstanding as requester.
+        max_rd_atomic: u8,
+        /// READs and atomics outstanding as responder.
+        max_dest_rd_atomic: u8,
+        /// Zero.
+        reserved0: u8,
+        /// Index of the P_Key; 0.
+        pkey_index: u16,
+        /// Zero.
+        reserved1: u16,
+        /// `enum ibv_access_flags`.
+        qp_access_flags: u32,
+        /// Q_Key (UD).
+        qkey: u32,
+        /// PSN expected first.
+        rq_psn: u32,
+        /// PSN sent first.
+        sq_psn: u32,
+        /// QPN of the peer.
+        dest_qp_num: u32,
+        /// The path.
+        ah_attr: Av,
+    }
+    /// Changes a QP.
+    ModifyQp {
+        /// QP.
+        handle: u32,
+        /// `enum ibv_qp_attr_mask`.
+        mask: u32,
+        /// The values.
+        attrs: QpAttrs,
+    }
+    /// State of a QP.
+    QueryQpReply {
+        /// The attributes.
+        attrs: QpAttrs,
+        /// Cause of the error, when in the error state.
+        cause: crate::Cause,
+    }
+    /// A destroyed object.
+    DestroyReply {
+        /// Events of the object that reached the ring and were not withdrawn; the library waits until as many
+        /// were acknowledged.
+        events_reported: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+/// Bits of [`QpAttrs`] masks: `enum ibv_qp_attr_mask`.
+pub mod qp_mask {
+    #![allow(missing_docs)]
+    pub const STATE: u32 = 1 << 0;
+    pub const CUR_STATE: u32 = 1 << 1;
+    pub const EN_SQD_ASYNC_NOTIFY: u32 = 1 << 2;
+    pub const ACCESS_FLAGS: u32 = 1 << 3;
+    pub const PKEY_INDEX: u32 = 1 << 4;
+    pub const PORT: u32 = 1 << 5;
+    pub const QKEY: u32 = 1 << 6;
+    pub const AV: u32 = 1 << 7;
+    pub const PATH_MTU: u32 = 1 << 8;
+    pub const TIMEOUT: u32 = 1 << 9;
+    pub const RETRY_CNT: u32 = 1 << 10;
+    pub const RNR_RETRY: u32 = 1 << 11;
+    pub const RQ_PSN: u32 = 1 << 12;
+    pub const MAX_QP_RD_ATOMIC: u32 = 1 << 13;
+    pub const ALT_PATH: u32 = 1 << 14;
+    pub const MIN_RNR_TIMER: u32 = 1 << 15;
+    pub const SQ_PSN: u32 = 1 << 16;
+    pub const MAX_DEST_RD_ATOMIC: u32 = 1 << 17;
+    pub const PATH_MIG_STATE: u32 = 1 << 18;
+    pub const CAP: u32 = 1 << 19;
+    pub const DEST_QPN: u32 = 1 << 20;
+}

@@ -1,0 +1,132 @@
+//! The shared-memory protocols, both halves side by side, over any kind of atomic word so that loom checks the
+//! very code that runs (`tests/loom.rs`).
+//!
+//! Both protocols are a store, a full fence and a load on either side (Dekker): at least one of the two sees
+//! the other, so a wake cannot be lost.
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// An atomic u32, real or modelled.
+pub trait Word32 {
+    /// Atomic load.
+    fn load(&self, order: Ordering) -> u32;
+    /// Atomic store.
+    fn store(&self, value: u32, order: Ordering);
+    /// Atomic swap.
+    fn swap(&self, value: u32, order: Ordering) -> u32;
+    /// A fence of the same kind of memory.
+    fn fence(order: Ordering);
+}
+
+/// An atomic u64, real or modelled.
+pub trait Word64 {
+    /// Atomic or.
+    fn fetch_or(&self, value: u64, order: Ordering) -> u64;
+    /// Atomic swap.
+    fn swap(&self, value: u64, order: Ordering) -> u64;
+    /// Atomic load.
+    fn load(&self, order: Ordering) -> u64;
+}
+
+impl Word32 for AtomicU32 {
+    #[inline]
+    fn load(&self, order: Ordering) -> u32 {
+        AtomicU32::load(self, order)
+    }
+    #[inline]
+    fn store(&self, value: u32, order: Ordering) {
+        AtomicU32::store(self, value, order)
+    }
+    #[inline]
+    fn swap(&self, value: u32, order: Ordering) -> u32 {
+        AtomicU32::swap(self, value, order)
+    }
+    #[inline]
+    fn fence(order: Ordering) {
+        fence(order)
+    }
+}
+
+impl Word64 for AtomicU64 {
+    #[inline]
+    fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
+        AtomicU64::fetch_or(self, value, order)
+    }
+    #[inline]
+    fn swap(&self, value: u64, order: Ordering) -> u64 {
+        AtomicU64::swap(self, value, order)
+    }
+    #[inline]
+    fn load(&self, order: Ordering) -> u64 {
+        AtomicU64::load(self, order)
+    }
+}
+
+/// Client, after posting: publishes `tail` and tells whether the core must be kicked.
+#[inline]
+pub fn publish_tail<W: Word32>(tail_word: &W, tail: u32, need_kick: &W) -> bool {
+    tail_word.store(tail, Ordering::Release);
+    W::fence(Ordering::SeqCst);
+    need_kick.load(Ordering::Relaxed) != 0
+}
+
+/// Core, before it stops looking at a queue: asks to be kicked and tells whether the queue is still at
+/// `seen`. When it is not, the core keeps the queue (and clears the request with [`keep_queue`]).
+#[inline]
+pub fn drop_queue<W: Word32>(tail_word: &W, seen: u32, need_kick: &W) -> bool {
+    need_kick.store(1, Ordering::Relaxed);
+    W::fence(Ordering::SeqCst);
+    tail_word.load(Ordering::Acquire) == seen
+}
+
+/// Core: takes the queue back into its own polling.
+#[inline]
+pub fn keep_queue<W: Word32>(need_kick: &W) {
+    need_kick.store(0, Ordering::Relaxed);
+}
+
+/// Client: sets the doorbell bit of `slot`, level 0 before level 1, and tells whether the core sleeps and
+/// must be woken.
+#[inline]
+pub fn ring_doorbell<L: Word64, W: Word32>(level0: &L, level1: &L, slot: u32, sleeping: &W) -> bool {
+    level0.fetch_or(1 << (slot % 64), Ordering::Release);
+    level1.fetch_or(1 << (slot / 64 % 64), Ordering::Release);
+    W::fence(Ordering::SeqCst);
+    sleeping.load(Ordering::Relaxed) != 0
+}
+
+/// Core: takes all bits of a doorbell word.
+#[inline]
+pub fn take_doorbells<L: Word64>(word: &L) -> u64 {
+    if word.load(Ordering::Relaxed) == 0 {
+        0
+    } else {
+        word.swap(0, Ordering::Acquire)
+    }
+}
+
+/// Core, before it sleeps: announces it. The caller then looks at every doorbell once more.
+#[inline]
+pub fn announce_sleep<W: Word32>(sleeping: &W) {
+    sleeping.store(1, Ordering::Relaxed);
+    W::fence(Ordering::SeqCst);
+}
+
+/// Client: arms a CQ with `kind` and, by the fence, makes sure that either the caller's following look at the
+/// tails sees a completion or the daemon sees the arm word.
+#[inline]
+pub fn arm_cq<W: Word32>(arm: &W, kind: u32) {
+    arm.store(kind, Ordering::Relaxed);
+    W::fence(Ordering::SeqCst);
+}
+
+/// Daemon, after publishing completions: tells whether the client must be woken, and disarms. `solicited` is
+/// whether one of the completions was solicited or an error.
+#[inline]
+pub fn take_arm<W: Word32>(arm: &W, solicited: bool) -> bool {
+    W::fence(Ordering::SeqCst);
+    match arm.load(Ordering::Relaxed) {
+        crate::arm::NONE => false,
+        crate::arm::SOLICITED if !solicited => false,
+        _ => arm.swap(crate::arm::NONE, Ordering::AcqRel) != crate::arm::NONE,
+    }
+}

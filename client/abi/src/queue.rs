@@ -1,0 +1,178 @@
+//! Work queues and completion queues.
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{LINE, RingIndices};
+
+/// Size of a WQE unit. A WQE takes 1 to [`Wqe::MAX_UNITS`] consecutive units; queue indices count units.
+pub const WQE_UNIT: usize = 64;
+/// Scatter/gather entries a WQE can have.
+pub const MAX_SGE: usize = 32;
+/// Bytes of payload a WQE can carry itself.
+pub const MAX_INLINE: usize = SGES_IN_HEAD * size_of::<Sge>() + 14 * WQE_UNIT;
+/// Scatter/gather entries that fit the first unit.
+pub const SGES_IN_HEAD: usize = 2;
+/// Scatter/gather entries in each further unit.
+pub const SGES_PER_UNIT: usize = WQE_UNIT / size_of::<Sge>();
+
+/// One scatter/gather entry.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Sge {
+    /// Address inside the memory region, in the terms of its registration (`iova`).
+    pub addr: u64,
+    /// Bytes; zero is allowed.
+    pub length: u32,
+    /// Local key of the region.
+    pub lkey: u32,
+}
+
+/// The first unit of a WQE, send or receive. The opcodes are those of `enum ibv_wr_opcode`; a receive WQE has
+/// opcode 0 and uses `wr_id`, `num_sge`, `units` and the entries only.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Wqe {
+    /// Returned in the completion.
+    pub wr_id: u64,
+    /// `enum ibv_wr_opcode`.
+    pub opcode: u8,
+    /// [`wqe_flags`].
+    pub flags: u8,
+    /// Entries, 0 to [`MAX_SGE`]; must be zero with [`wqe_flags::INLINE`].
+    pub num_sge: u8,
+    /// Units of the whole WQE, 1 to [`Wqe::MAX_UNITS`].
+    pub units: u8,
+    /// Immediate data (host order) or the key to invalidate at the peer.
+    pub imm_or_rkey: u32,
+    /// Address at the peer (READ, WRITE, atomics).
+    pub remote_addr: u64,
+    /// Key at the peer.
+    pub rkey: u32,
+    /// Inline bytes when [`wqe_flags::INLINE`] is set, else zero.
+    pub inline_len: u32,
+    /// The first entries, or the first 32 inline bytes.
+    pub sges: [Sge; SGES_IN_HEAD],
+}
+
+impl Wqe {
+    /// Units of the longest WQE.
+    pub const MAX_UNITS: u32 = 15;
+
+    /// Units a WQE with `sges` entries takes.
+    pub const fn units_for_sges(sges: usize) -> u32 {
+        1 + sges.saturating_sub(SGES_IN_HEAD).div_ceil(SGES_PER_UNIT) as u32
+    }
+
+    /// Units a WQE with `bytes` of inline payload takes.
+    pub const fn units_for_inline(bytes: usize) -> u32 {
+        1 + bytes
+            .saturating_sub(SGES_IN_HEAD * size_of::<Sge>())
+            .div_ceil(WQE_UNIT) as u32
+    }
+}
+
+/// Bits of [`Wqe::flags`].
+pub mod wqe_flags {
+    /// Make a completion even on success.
+    pub const SIGNALED: u8 = 1;
+    /// Wake a peer that waits for solicited completions.
+    pub const SOLICITED: u8 = 2;
+    /// Wait for earlier READs and atomics.
+    pub const FENCE: u8 = 4;
+    /// The payload stands in the WQE.
+    pub const INLINE: u8 = 8;
+    /// Every bit that means something.
+    pub const ALL: u8 = 15;
+}
+
+/// A completion. `status` and `opcode` are those of `enum ibv_wc_status` and `enum ibv_wc_opcode`.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Cqe {
+    /// From the work request.
+    pub wr_id: u64,
+    /// Handle (with generation) of the QP; completions of destroyed QPs are dropped by the library.
+    pub handle: u32,
+    /// Number of the QP.
+    pub qpn: u32,
+    /// Bytes received, or read.
+    pub byte_len: u32,
+    /// Immediate data or the key that was invalidated, as `flags` say.
+    pub imm_or_rkey: u32,
+    /// QPN of the sender (UD), else of the connected peer.
+    pub src_qpn: u32,
+    /// `enum ibv_wc_status`.
+    pub status: u8,
+    /// `enum ibv_wc_opcode`.
+    pub opcode: u8,
+    /// [`cqe_flags`].
+    pub flags: u16,
+    /// Why, for an error.
+    pub cause: Cause,
+    /// Nanoseconds since the daemon started.
+    pub timestamp: u64,
+    /// Zero.
+    pub reserved: [u8; 16],
+}
+
+/// Bits of [`Cqe::flags`].
+pub mod cqe_flags {
+    /// `imm_or_rkey` is immediate data.
+    pub const WITH_IMM: u16 = 1;
+    /// `imm_or_rkey` is an invalidated key.
+    pub const WITH_INV: u16 = 2;
+    /// The sender asked for a solicited event.
+    pub const SOLICITED: u16 = 4;
+    /// The completion belongs to the receive queue.
+    pub const RECV: u16 = 8;
+}
+
+/// Why an operation or an object failed. `check` is the number of the daemon's `Check`; 0 is "none".
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Cause {
+    /// The check that failed.
+    pub check: u8,
+    /// Opcode of the packet, as on the wire.
+    pub opcode: u8,
+    /// AETH syndrome received or sent, if any.
+    pub syndrome: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// PSN of the packet.
+    pub psn: u32,
+}
+
+/// Where a send or receive queue stands: [`RingIndices`], then `depth` units.
+pub const fn work_queue_size(depth: u32) -> usize {
+    size_of::<RingIndices>() + depth as usize * WQE_UNIT
+}
+
+/// Where a completion queue stands: one line with the arm word at its start, then `subrings` times
+/// ([`RingIndices`], `depth` entries). Each poll core that feeds the queue has a sub-ring of full depth;
+/// order is kept per QP.
+pub const fn completion_queue_size(depth: u32, subrings: u32) -> usize {
+    LINE + subrings as usize * cq_subring_size(depth)
+}
+
+/// Bytes of one sub-ring.
+pub const fn cq_subring_size(depth: u32) -> usize {
+    size_of::<RingIndices>() + depth as usize * size_of::<Cqe>()
+}
+
+/// Offset of sub-ring `i` in a completion queue.
+pub const fn cq_subring_offset(depth: u32, i: u32) -> usize {
+    LINE + i as usize * cq_subring_size(depth)
+}
+
+/// Offset of the entries behind [`RingIndices`].
+pub const RING_ENTRIES: usize = size_of::<RingIndices>();
+
+/// Values of a completion queue's arm word.
+pub mod arm {
+    /// No wake wanted.
+    pub const NONE: u32 = 0;
+    /// Wake at the next solicited completion or error.
+    pub const SOLICITED: u32 = 1;
+    /// Wake at the next completion.
+    pub const ANY: u32 = 2;
+}
