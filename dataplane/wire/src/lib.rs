@@ -1,1 +1,45 @@
-//! RoCEv2 frames: views, emit, opcode legality and ICRC.
+//! RoCEv2 frames: views over bytes, emit, opcode legality and the ICRC.
+//!
+//! The crate is a pure codec for the hot path: `no_std`, no allocation, no unsafe code, no clock and no state beyond
+//! what the caller passes in. Every function may be called from any thread, poll cores included.
+//!
+//! Everything on the wire is hostile: parsing is total. It never panics and never reads past the slice it was given;
+//! whatever is inconsistent is a [`ParseError`] which names the reason, to be counted and dropped.
+//!
+//! Section and rule numbers refer to the InfiniBand Architecture Specification, volume 1, release 1.5 or later; "A17" is
+//! its annex on RoCEv2, "A19" the one on memory placement extensions.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod crc;
+mod error;
+mod headers;
+mod mtu;
+mod number;
+mod opcode;
+mod sequence;
+mod syndrome;
+mod timer;
+
+pub use crc::{Crc32, TableCrc};
+pub use error::{EmitError, ParseError};
+pub use headers::{Aeth, AtomicAckEth, AtomicEth, Bth, Deth, Feth, Headers, Reth, XrcEth};
+pub use mtu::Mtu;
+pub use number::{Psn, Qpn};
+pub use opcode::{HeaderSet, MAX_HEADER_LEN, Opcode, Operation, Transport};
+pub use sequence::{MessageKind, MessageSequence, SequenceError, follows};
+pub use syndrome::{Credits, NakCode, Syndrome};
+pub use timer::{AckTimeout, RnrTimer};
+
+/// UDP destination port of every RoCEv2 packet (A17.3).
+pub const ROCE_UDP_PORT: u16 = 4791;
+
+/// Bytes of the invariant CRC which ends every packet.
+pub const ICRC_LEN: usize = 4;
+
+/// Pad bytes (0 to 3) which bring a payload of `payload_len` bytes to a multiple of four (9.2.4).
+#[inline]
+pub const fn pad_len(payload_len: usize) -> u8 {
+    (payload_len.wrapping_neg() & 3) as u8
+}
