@@ -110,3 +110,22 @@ impl<T> Consumer<T> {
         Some(value)
     }
 }
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+
+    #[test]
+    fn slots_are_reused_only_after_their_element_was_taken() {
+        loom::model(|| {
+            let (mut producer, mut consumer) = ring(1);
+            let thread =
+                loom::thread::spawn(move || (0..3).filter(|&n| producer.push(Box::new(n)).is_ok()).count());
+            let mut got: Vec<i32> = (0..2).filter_map(|_| consumer.pop()).map(|n| *n).collect();
+            let pushed = thread.join().unwrap();
+            got.extend(std::iter::from_fn(|| consumer.pop()).map(|n| *n));
+            assert_eq!(got.len(), pushed);
+            assert!(got.is_sorted(), "{got:?}");
+        });
+    }
+}
