@@ -12,25 +12,50 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod bth;
+mod bytes;
+mod classify;
 mod crc;
 mod error;
+mod ethernet;
+mod extension;
+mod frame;
+mod header_set;
 mod headers;
+mod icrc;
+mod ip;
 mod mtu;
 mod number;
 mod opcode;
+mod operation;
+mod repr;
 mod sequence;
 mod syndrome;
+mod text;
 mod timer;
+mod udp;
 
+pub use bth::Bth;
+pub use classify::{Kind, classify};
 pub use crc::{Crc32, TableCrc};
 pub use error::{EmitError, ParseError};
-pub use headers::{Aeth, AtomicAckEth, AtomicEth, Bth, Deth, Feth, Headers, Reth, XrcEth};
+pub use ethernet::{ETHERNET_LEN, Link, MacAddr, Tpid, VLAN_TAG_LEN, VlanTag, VlanTags};
+pub use extension::{Aeth, AtomicAckEth, AtomicEth, Deth, Feth, Reth, XrcEth};
+pub use frame::{Datagram, Frame};
+pub use header_set::HeaderSet;
+pub use headers::Headers;
+pub use icrc::{Icrc, verify_icrc};
+pub use ip::{Ecn, IPV4_LEN, IPV6_LEN, IpVersion, Ipv4, Ipv6, Net};
 pub use mtu::Mtu;
 pub use number::{Psn, Qpn};
-pub use opcode::{HeaderSet, MAX_HEADER_LEN, Opcode, Operation, Transport};
+pub use opcode::{MAX_HEADER_LEN, Opcode, Transport};
+pub use operation::Operation;
+pub use repr::{FrameRepr, FrameTemplate, MAX_FRAME_HEADER_LEN};
 pub use sequence::{MessageKind, MessageSequence, SequenceError, follows};
 pub use syndrome::{Credits, NakCode, Syndrome};
+pub use text::Summary;
 pub use timer::{AckTimeout, RnrTimer};
+pub use udp::{UDP_LEN, udp_source_port};
 
 /// UDP destination port of every RoCEv2 packet (A17.3).
 pub const ROCE_UDP_PORT: u16 = 4791;

@@ -1,5 +1,7 @@
 //! BTH opcodes: three bits of transport class, five bits of operation (9.2.1, table 38; A17.9.1 for the CNP).
 
+use crate::header_set::HeaderSet;
+use crate::operation::Operation::{self, *};
 use core::fmt;
 
 /// The transport class of a packet: the top three bits of its opcode.
@@ -51,171 +53,6 @@ impl Transport {
             Transport::Cnp => "CNP",
             Transport::Xrc => "XRC",
         }
-    }
-}
-
-/// What a packet does. Discriminants are the low five bits of the opcode; the CNP's is told apart by bit 5.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-#[allow(missing_docs)] // the names are the specification's
-pub enum Operation {
-    SendFirst = 0x00,
-    SendMiddle = 0x01,
-    SendLast = 0x02,
-    SendLastImm = 0x03,
-    SendOnly = 0x04,
-    SendOnlyImm = 0x05,
-    WriteFirst = 0x06,
-    WriteMiddle = 0x07,
-    WriteLast = 0x08,
-    WriteLastImm = 0x09,
-    WriteOnly = 0x0A,
-    WriteOnlyImm = 0x0B,
-    ReadRequest = 0x0C,
-    ReadResponseFirst = 0x0D,
-    ReadResponseMiddle = 0x0E,
-    ReadResponseLast = 0x0F,
-    ReadResponseOnly = 0x10,
-    Acknowledge = 0x11,
-    AtomicAcknowledge = 0x12,
-    CompareSwap = 0x13,
-    FetchAdd = 0x14,
-    /// RD only, hence never part of a defined [`Opcode`].
-    Resync = 0x15,
-    SendLastInv = 0x16,
-    SendOnlyInv = 0x17,
-    Flush = 0x1C,
-    AtomicWrite = 0x1D,
-    /// The one operation of [`Transport::Cnp`].
-    CongestionNotification = 0x21,
-}
-
-use Operation::*;
-
-impl Operation {
-    /// Every operation, in the order of the enum.
-    pub const ALL: [Operation; 27] = [
-        SendFirst,
-        SendMiddle,
-        SendLast,
-        SendLastImm,
-        SendOnly,
-        SendOnlyImm,
-        WriteFirst,
-        WriteMiddle,
-        WriteLast,
-        WriteLastImm,
-        WriteOnly,
-        WriteOnlyImm,
-        ReadRequest,
-        ReadResponseFirst,
-        ReadResponseMiddle,
-        ReadResponseLast,
-        ReadResponseOnly,
-        Acknowledge,
-        AtomicAcknowledge,
-        CompareSwap,
-        FetchAdd,
-        Resync,
-        SendLastInv,
-        SendOnlyInv,
-        Flush,
-        AtomicWrite,
-        CongestionNotification,
-    ];
-
-    /// Whether the operation exists in a transport class (table 38, A19 for FLUSH and ATOMIC WRITE).
-    const fn exists_in(self, transport: Transport) -> bool {
-        match transport {
-            Transport::Rc | Transport::Xrc => !matches!(self, Resync | CongestionNotification),
-            Transport::Uc => (self as u8) <= WriteOnlyImm as u8,
-            Transport::Ud => matches!(self, SendOnly | SendOnlyImm),
-            Transport::Cnp => matches!(self, CongestionNotification),
-            Transport::Rd => false,
-        }
-    }
-
-    /// The extension headers of the operation, apart from those which the transport adds.
-    const fn headers(self) -> HeaderSet {
-        match self {
-            SendLastImm | SendOnlyImm | WriteLastImm => HeaderSet::IMM,
-            SendLastInv | SendOnlyInv => HeaderSet::IETH,
-            WriteFirst | WriteOnly | ReadRequest | AtomicWrite => HeaderSet::RETH,
-            WriteOnlyImm => HeaderSet::RETH.with(HeaderSet::IMM),
-            Flush => HeaderSet::FETH.with(HeaderSet::RETH),
-            CompareSwap | FetchAdd => HeaderSet::ATOMIC,
-            ReadResponseFirst | ReadResponseLast | ReadResponseOnly | Acknowledge => HeaderSet::AETH,
-            AtomicAcknowledge => HeaderSet::AETH.with(HeaderSet::ATOMIC_ACK),
-            CongestionNotification => HeaderSet::CNP_RESERVED,
-            SendFirst | SendMiddle | SendLast | SendOnly | WriteMiddle | WriteLast | ReadResponseMiddle
-            | Resync => HeaderSet::EMPTY,
-        }
-    }
-}
-
-/// A set of extension headers, those which follow the BTH.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct HeaderSet(u16);
-
-#[allow(missing_docs)] // the names are the specification's
-impl HeaderSet {
-    pub const EMPTY: HeaderSet = HeaderSet(0);
-    pub const XRCETH: HeaderSet = HeaderSet(1 << 0);
-    pub const DETH: HeaderSet = HeaderSet(1 << 1);
-    pub const FETH: HeaderSet = HeaderSet(1 << 2);
-    pub const RETH: HeaderSet = HeaderSet(1 << 3);
-    pub const ATOMIC: HeaderSet = HeaderSet(1 << 4);
-    pub const AETH: HeaderSet = HeaderSet(1 << 5);
-    pub const ATOMIC_ACK: HeaderSet = HeaderSet(1 << 6);
-    pub const IMM: HeaderSet = HeaderSet(1 << 7);
-    pub const IETH: HeaderSet = HeaderSet(1 << 8);
-    /// The 16 reserved bytes of a CNP: zero when sent, ignored when received.
-    pub const CNP_RESERVED: HeaderSet = HeaderSet(1 << 9);
-
-    /// Bytes of each header, by bit number.
-    const LENS: [u8; 10] = [4, 8, 4, 16, 28, 4, 8, 4, 4, 16];
-
-    /// The union of both sets.
-    #[inline]
-    pub const fn with(self, other: HeaderSet) -> HeaderSet {
-        HeaderSet(self.0 | other.0)
-    }
-
-    /// Whether every header of `other` is in this set.
-    #[inline]
-    pub const fn contains(self, other: HeaderSet) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// `self` when `present`, else the empty set.
-    #[inline]
-    pub(crate) const fn when(self, present: bool) -> HeaderSet {
-        HeaderSet(self.0 * present as u16)
-    }
-
-    /// The set without `other`.
-    #[inline]
-    pub(crate) const fn without(self, other: HeaderSet) -> HeaderSet {
-        HeaderSet(self.0 & !other.0)
-    }
-
-    /// Total bytes of the headers in the set.
-    pub const fn len(self) -> usize {
-        let mut sum = 0;
-        let mut bit = 0;
-        while bit < Self::LENS.len() {
-            if self.0 & (1 << bit) != 0 {
-                sum += Self::LENS[bit] as usize;
-            }
-            bit += 1;
-        }
-        sum
-    }
-
-    /// Whether the set is empty.
-    #[inline]
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
     }
 }
 
@@ -494,39 +331,6 @@ impl Opcode {
     pub fn has_feth(self) -> bool {
         self.headers().contains(HeaderSet::FETH)
     }
-
-    /// The operation's name as the field writes it, "SEND_FIRST" say.
-    pub const fn operation_name(self) -> &'static str {
-        match self.operation {
-            SendFirst => "SEND_FIRST",
-            SendMiddle => "SEND_MIDDLE",
-            SendLast => "SEND_LAST",
-            SendLastImm => "SEND_LAST_IMM",
-            SendOnly => "SEND_ONLY",
-            SendOnlyImm => "SEND_ONLY_IMM",
-            WriteFirst => "WRITE_FIRST",
-            WriteMiddle => "WRITE_MIDDLE",
-            WriteLast => "WRITE_LAST",
-            WriteLastImm => "WRITE_LAST_IMM",
-            WriteOnly => "WRITE_ONLY",
-            WriteOnlyImm => "WRITE_ONLY_IMM",
-            ReadRequest => "READ_REQUEST",
-            ReadResponseFirst => "READ_RESP_FIRST",
-            ReadResponseMiddle => "READ_RESP_MIDDLE",
-            ReadResponseLast => "READ_RESP_LAST",
-            ReadResponseOnly => "READ_RESP_ONLY",
-            Acknowledge => "ACK",
-            AtomicAcknowledge => "ATOMIC_ACK",
-            CompareSwap => "CMP_SWAP",
-            FetchAdd => "FETCH_ADD",
-            Resync => "RESYNC",
-            SendLastInv => "SEND_LAST_INV",
-            SendOnlyInv => "SEND_ONLY_INV",
-            Flush => "FLUSH",
-            AtomicWrite => "ATOMIC_WRITE",
-            CongestionNotification => "NOTIFY",
-        }
-    }
 }
 
 /// "RC SEND_FIRST"; a CNP is just "CNP".
@@ -534,7 +338,7 @@ impl fmt::Display for Opcode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.transport {
             Transport::Cnp => f.write_str("CNP"),
-            transport => write!(f, "{} {}", transport.name(), self.operation_name()),
+            transport => write!(f, "{} {}", transport.name(), self.operation.name()),
         }
     }
 }

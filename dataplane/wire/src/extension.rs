@@ -1,0 +1,79 @@
+//! The extension headers (9.3, A19.4). Fields are in host order; those narrower than their type are masked when emitted.
+
+use crate::syndrome::Syndrome;
+
+/// RDMA extended transport header: the remote range of a WRITE, READ, ATOMIC WRITE or FLUSH.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Reth {
+    /// Remote virtual address.
+    pub va: u64,
+    /// Remote key.
+    pub rkey: u32,
+    /// Bytes of the whole message.
+    pub dma_len: u32,
+}
+
+/// ACK extended transport header.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Aeth {
+    /// ACK, RNR NAK or NAK.
+    pub syndrome: Syndrome,
+    /// Messages completed by the responder, modulo 2^24.
+    pub msn: u32,
+}
+
+/// Datagram extended transport header.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Deth {
+    /// Queue key.
+    pub qkey: u32,
+    /// Source QP, 24 bits.
+    pub src_qpn: u32,
+}
+
+/// Atomic extended transport header.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct AtomicEth {
+    /// Remote virtual address, 8-byte aligned in a valid request.
+    pub va: u64,
+    /// Remote key.
+    pub rkey: u32,
+    /// The value to swap in, or to add.
+    pub swap_or_add: u64,
+    /// The value compared with (COMPARE SWAP only).
+    pub compare: u64,
+}
+
+/// Atomic ACK extended transport header.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct AtomicAckEth {
+    /// The remote value before the operation.
+    pub original: u64,
+}
+
+/// XRC extended transport header.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct XrcEth {
+    /// The target's SRQ, 24 bits.
+    pub srqn: u32,
+}
+
+/// FLUSH extended transport header (A19.4.2).
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Feth {
+    /// Placement type, 4 bits: [`Feth::GLOBAL_VISIBILITY`], [`Feth::PERSISTENCE`].
+    pub placement: u8,
+    /// Selectivity, 2 bits: [`Feth::RANGE`] or [`Feth::REGION`].
+    pub selectivity: u8,
+}
+
+impl Feth {
+    /// Placement bit: visible to every agent of the responder.
+    pub const GLOBAL_VISIBILITY: u8 = 1;
+    /// Placement bit: survives power loss.
+    pub const PERSISTENCE: u8 = 2;
+    /// Selectivity: the range of the RETH.
+    pub const RANGE: u8 = 0;
+    /// Selectivity: the whole memory region of the RETH's key.
+    pub const REGION: u8 = 1;
+}
