@@ -1,1 +1,38 @@
-//! RC transport state machines, sans-IO.
+//! The reliable connection transport as sans-IO state machines (chapter 9 of the InfiniBand Architecture
+//! Specification, volume 1; section numbers in this crate refer to it).
+//!
+//! [`RcQp`] is one queue pair: requester, responder, retry and timers. It has no clock, allocates nothing, does no
+//! I/O and holds no pointer, so its record may live in an arena that outlives the process. What it does to the
+//! world goes through one monomorphised [`Host`]; what it wants sent is returned as an [`Emit`]; time is an argument
+//! and timers are returned deadlines. Everything that arrives is treated as hostile: every loop is bounded, and no
+//! input panics.
+//!
+//! Every method of a QP runs on the poll core that owns it.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod ack;
+mod attr;
+mod flush;
+mod host;
+mod modify;
+mod mutation;
+mod qp;
+mod read;
+mod replay;
+mod requester;
+mod respond;
+mod responder;
+mod retry;
+mod types;
+mod work;
+
+pub use attr::{MAX_RD_ATOMIC, ModifyError, QpAttr, QpAttrMask, check_modify};
+pub use host::{Completion, CqFull, Host, KeyError, Payload, RecvError};
+pub use mutation::Mutation;
+pub use qp::{Ctx, DropReason, Emit, Limits, MAX_MESSAGE, PostError, RcQp, Received, Source};
+pub use types::{
+    Access, Cause, Check, CompletionFlags, Event, EventKind, QpState, QpType, Queue, Time, WcOpcode, WcStatus,
+};
+pub use work::{RecvWqe, SendFlags, SendWr, WrOpcode};

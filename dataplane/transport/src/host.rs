@@ -1,0 +1,125 @@
+//! The boundary to memory, queues and events: everything the state machines do to the world goes through [`Host`].
+
+use crate::types::{Access, Cause, Check, CompletionFlags, Event, Queue, WcOpcode, WcStatus};
+use crate::work::{RecvWqe, SendWr};
+
+/// Payload of one packet: bytes of a frame, or a gather cursor of the peer on loopback. Never looked into here.
+pub trait Payload: Copy {
+    /// Payload bytes, without pad.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Payload for &[u8] {
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+}
+
+/// Why memory could not be used.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// No such key, or it was invalidated.
+    #[error("the key names no valid region; register the memory and send its current key")]
+    Key,
+    /// The region lacks the right.
+    #[error("the region does not grant the access; register it with the access flag the operation needs")]
+    Access,
+    /// The range leaves the region, or wraps.
+    #[error("address and length leave the region; keep them inside what was registered")]
+    Range,
+    /// The region belongs to another protection domain.
+    #[error("the region belongs to another protection domain than the QP")]
+    PdMismatch,
+    /// The client's memory went away under the access.
+    #[error("the memory behind the region is gone")]
+    MemoryFault,
+}
+
+impl KeyError {
+    /// The check to name in a [`Cause`].
+    pub const fn check(self) -> Check {
+        match self {
+            KeyError::Key => Check::Key,
+            KeyError::Access => Check::Access,
+            KeyError::Range => Check::Range,
+            KeyError::PdMismatch => Check::PdMismatch,
+            KeyError::MemoryFault => Check::MemoryFault,
+        }
+    }
+}
+
+/// A receive WQE or its ring is malformed or forged: a local QP operation error.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the receive queue holds a malformed work request or forged indices")]
+pub struct RecvError {
+    /// `wr_id` of the malformed WQE, when it could be read: it completes with `LocQpOpErr`.
+    pub wr_id: Option<u64>,
+}
+
+/// The completion queue has no room.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the completion queue is full; create it with room for every signalled work request")]
+pub struct CqFull;
+
+/// One completion, to be placed into the CQ of its queue.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// The application's name of the work request.
+    pub wr_id: u64,
+    /// Outcome.
+    pub status: WcStatus,
+    /// Operation.
+    pub opcode: WcOpcode,
+    /// Send or receive queue.
+    pub queue: Queue,
+    /// What `imm_or_rkey` holds, and whether the completion is solicited.
+    pub flags: CompletionFlags,
+    /// Bytes received, or bytes a READ fetched; 0 for other send completions and for errors.
+    pub byte_len: u32,
+    /// Immediate data or invalidated key, see `flags`.
+    pub imm_or_rkey: u32,
+    /// Why, when `status` is not success.
+    pub cause: Cause,
+}
+
+/// What a QP needs of its surroundings. Implemented by the engine, and by tests; one monomorphised copy of the
+/// state machines per implementation. No method may block, allocate or panic; all run on the QP's poll core.
+pub trait Host {
+    /// A packet's payload.
+    type Payload<'a>: Payload;
+
+    /// Checks key, range and right of a whole remote operation, at its first packet. Never called with `len` 0.
+    fn check_remote(&mut self, rkey: u32, addr: u64, len: u64, access: Access) -> Result<(), KeyError>;
+
+    /// Places payload of a WRITE. The key was checked at the first packet, but may have been invalidated since:
+    /// it is checked again (with [`Access::REMOTE_WRITE`]). Never called with an empty payload.
+    fn write_remote(&mut self, rkey: u32, addr: u64, payload: Self::Payload<'_>) -> Result<(), KeyError>;
+
+    /// Takes the next receive WQE, copied and validated; `None` when the queue is empty.
+    fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError>;
+
+    /// Places payload of a SEND into a receive WQE's buffers at `offset`. The range lies within `wqe.capacity`.
+    fn scatter_recv(
+        &mut self,
+        wqe: &RecvWqe,
+        offset: u32,
+        payload: Self::Payload<'_>,
+    ) -> Result<(), KeyError>;
+
+    /// Places a READ response into the local buffers of `wr` at `offset`. The range lies within `wr.length`.
+    fn scatter_send(&mut self, wr: &SendWr, offset: u32, payload: Self::Payload<'_>) -> Result<(), KeyError>;
+
+    /// Invalidates the key of a SEND with invalidate (only if this QP may: ownership is checked here).
+    fn invalidate(&mut self, rkey: u32) -> Result<(), KeyError>;
+
+    /// Places a completion. On error the QP goes to ERR; raising CQ_ERR is the host's part.
+    fn complete(&mut self, completion: &Completion) -> Result<(), CqFull>;
+
+    /// Raises an asynchronous event of this QP.
+    fn event(&mut self, event: &Event);
+}

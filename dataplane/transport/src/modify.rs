@@ -1,0 +1,116 @@
+//! Modify and query of a QP.
+
+use crate::attr::{ModifyError, QpAttr, QpAttrMask, check_modify, check_values};
+use crate::host::Host;
+use crate::qp::{Ctx, RcQp};
+use crate::types::{QpState, QpType};
+
+impl RcQp {
+    /// Changes state and attributes (11.2.5.2). On error nothing changed.
+    ///
+    /// RESET forgets everything outstanding without completions; ERR leaves it to [`RcQp::flush`].
+    pub fn modify<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        attr: &QpAttr,
+        mask: QpAttrMask,
+    ) -> Result<(), ModifyError> {
+        let from = self.state;
+        let to = if mask.contains(QpAttrMask::STATE) {
+            attr.state
+        } else {
+            from
+        };
+        if mask.contains(QpAttrMask::CUR_STATE) && attr.cur_state != from {
+            return Err(ModifyError::WrongCurrentState {
+                given: attr.cur_state,
+                actual: from,
+            });
+        }
+        check_modify(QpType::Rc, from, to, mask)?;
+        check_values(attr, mask)?;
+        if from == QpState::Sqd && to == QpState::Sqd && !self.req.is_idle() {
+            for attribute in [QpAttrMask::AV, QpAttrMask::PORT, QpAttrMask::PKEY_INDEX] {
+                if mask.contains(attribute) {
+                    return Err(ModifyError::NotDrained { attribute });
+                }
+            }
+        }
+        self.attrs.apply(attr, mask);
+        if mask.contains(QpAttrMask::DEST_QPN) {
+            self.dest_qpn = attr.dest_qpn;
+        }
+        self.enter(ctx, from, to, attr, mask);
+        Ok(())
+    }
+
+    fn enter<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        from: QpState,
+        to: QpState,
+        attr: &QpAttr,
+        mask: QpAttrMask,
+    ) {
+        if to == QpState::Reset {
+            self.reset();
+            return;
+        }
+        if to == QpState::Err {
+            if from != QpState::Err {
+                self.enter_err(false);
+            }
+            return;
+        }
+        self.state = to;
+        // Whatever stood in the way of sending may have changed.
+        self.req.blocked = false;
+        match (from, to) {
+            (QpState::Init, QpState::Rtr) => self.resp.start(self.attrs.rq_psn),
+            (QpState::Rtr, QpState::Rts) => self.req.start(self.attrs.sq_psn),
+            (QpState::Rts, QpState::Sqd) => {
+                self.attrs.sqd_async_notify =
+                    mask.contains(QpAttrMask::EN_SQD_ASYNC_NOTIFY) && attr.sqd_async_notify;
+                self.req.drained = false;
+                self.check_drained(ctx);
+            }
+            _ => {}
+        }
+    }
+
+    fn reset(&mut self) {
+        let fresh = RcQp::new(self.qpn);
+        *self = RcQp {
+            uses_srq: self.uses_srq,
+            limits: self.limits,
+            #[cfg(feature = "mutations")]
+            mutation: self.mutation,
+            ..fresh
+        };
+    }
+
+    /// The attributes as they are now; PSNs are the next ones of either direction.
+    pub fn query(&self) -> QpAttr {
+        let attrs = &self.attrs;
+        QpAttr {
+            state: self.state,
+            cur_state: self.state,
+            path_mtu: attrs.mtu,
+            qkey: attrs.qkey,
+            rq_psn: self.resp.expected().get(),
+            sq_psn: self.req.max.get(),
+            dest_qpn: self.dest_qpn,
+            access: attrs.access,
+            pkey_index: attrs.pkey_index,
+            port: attrs.port,
+            sqd_async_notify: attrs.sqd_async_notify,
+            max_rd_atomic: attrs.max_rd_atomic,
+            max_dest_rd_atomic: attrs.max_dest_rd_atomic,
+            min_rnr_timer: attrs.min_rnr_timer.code(),
+            timeout: attrs.timeout.code(),
+            retry_cnt: attrs.retry_cnt,
+            rnr_retry: attrs.rnr_retry,
+            sq_draining: self.state == QpState::Sqd && !self.req.is_idle(),
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The queue pair: its record, and the entry points that share work between requester and responder.
+
+use crate::attr::Attrs;
+use crate::host::{Completion, Host, KeyError};
+use crate::requester::Requester;
+use crate::responder::Responder;
+use crate::types::{Cause, Check, Event, EventKind, QpState, Time};
+use crate::work::{SendWr, WrOpcode};
+use rnic_wire::{Bth, Headers, Opcode, Operation, Psn, Transport};
+
+/// The longest message of any operation, in bytes (9.7.8).
+pub const MAX_MESSAGE: u32 = 1 << 31;
+
+/// Half the PSN space less one: the most PSNs that may be outstanding (9.7.4.1).
+pub(crate) const MAX_WINDOW: u32 = (1 << 23) - 1;
+
+/// What each call borrows from the engine.
+pub struct Ctx<'a, H: Host> {
+    /// Memory, queues and events.
+    pub host: &'a mut H,
+    /// Storage of the QP's send ring; the same power-of-two number of records at every call.
+    pub sq: &'a mut [SendWr],
+    /// Now.
+    pub now: Time,
+}
+
+impl<H: Host> Ctx<'_, H> {
+    /// The record at a free-running index.
+    #[inline]
+    pub(crate) fn wr(&mut self, index: u32) -> &mut SendWr {
+        let mask = self.sq.len().wrapping_sub(1);
+        &mut self.sq[index as usize & mask]
+    }
+}
+
+/// Where the payload of a packet to be sent lies.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// There is none.
+    None,
+    /// In the local buffers of a send work request.
+    Send {
+        /// Index into the ring, already reduced to its size.
+        wr_index: u32,
+        /// [`SendWr::data`].
+        data: u32,
+        /// First byte within the message.
+        offset: u32,
+        /// Bytes.
+        len: u32,
+    },
+    /// In the memory a READ names; the key is to be checked again (with [`crate::Access::REMOTE_READ`]) when it is read.
+    Remote {
+        /// Remote key of the request.
+        rkey: u32,
+        /// Address.
+        addr: u64,
+        /// Bytes.
+        len: u32,
+    },
+}
+
+/// One packet to be sent to the peer. Pad count, addresses and ICRC are the engine's to add.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Emit {
+    /// Transport headers.
+    pub headers: Headers,
+    /// Payload.
+    pub source: Source,
+    /// The request was sent before (for counters).
+    pub retransmitted: bool,
+}
+
+/// What became of an incoming packet. For counters; every action it asks for has been taken.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// It was in sequence and took effect.
+    Accepted,
+    /// A request seen before: acknowledged again, or a READ executed again.
+    Duplicate,
+    /// Packets before it are missing: NAKed, or a retry began.
+    OutOfOrder,
+    /// No receive WQE: answered with an RNR NAK.
+    NotReady,
+    /// An error: NAKed if it is a request, a failed completion if it is a response. The QP is in ERR.
+    Refused(Check),
+    /// It had no effect.
+    Dropped(DropReason),
+}
+
+/// Why a packet had no effect.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// The QP's state does not take such packets.
+    State,
+    /// Not an RC opcode.
+    NotRc,
+    /// A response to what was acknowledged before.
+    StaleResponse,
+    /// A response to nothing that is outstanding.
+    UnexpectedResponse,
+    /// A syndrome which the specification reserves.
+    ReservedSyndrome,
+    /// Out of order while a NAK is outstanding: exactly one is sent.
+    NakOutstanding,
+    /// A duplicate READ that does not match what was asked, or for which there is no room. Its sender will retry.
+    ReplayRefused,
+}
+
+/// Why a send work request was not accepted. The ring is unchanged.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PostError {
+    /// The ring holds as many requests as it has records.
+    #[error("the send queue is full; poll the completion queue and post again")]
+    Full,
+    /// Not RTS, SQD, SQE or ERR.
+    #[error("the QP is in {state}; bring it to RTS before posting sends")]
+    BadState {
+        /// The QP's state.
+        state: QpState,
+    },
+    /// The operation is not implemented.
+    #[error("{opcode:?} is not supported by this device")]
+    Unsupported {
+        /// The operation.
+        opcode: WrOpcode,
+    },
+    /// Longer than 2^31 bytes, or a READ of more packets than half the PSN space.
+    #[error("a message of {length} bytes is too long for the operation; split it")]
+    TooLong {
+        /// Its length.
+        length: u32,
+    },
+    /// A READ on a QP whose `max_rd_atomic` is 0.
+    #[error("max_rd_atomic of the QP is 0; set it to 1 or more to post READs")]
+    NoReadResources,
+}
+
+/// Engine limits of a QP, not visible in verbs.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Limits {
+    /// Packets sent and not acknowledged, at most.
+    pub(crate) max_unacked: u32,
+    /// Inside a long message every so many packets ask for an ACK: log2.
+    pub(crate) ack_every_log2: u32,
+}
+
+impl Limits {
+    /// At most `max_unacked` packets (1 to 2^23 − 1) on their way, and an ACK asked for every `1 << ack_every_log2`
+    /// packets of a long message. Values out of range are brought into it.
+    pub const fn new(max_unacked: u32, ack_every_log2: u32) -> Self {
+        let max_unacked = match max_unacked {
+            0 => 1,
+            MAX_WINDOW.. => MAX_WINDOW,
+            n => n,
+        };
+        let ack_every_log2 = if ack_every_log2 > 22 { 22 } else { ack_every_log2 };
+        Limits {
+            max_unacked,
+            ack_every_log2,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits::new(1024, 4)
+    }
+}
+
+/// A reliable connection queue pair (9.7): a plain record without pointers.
+#[derive(Copy, Clone, Debug)]
+#[repr(C)]
+pub struct RcQp {
+    pub(crate) state: QpState,
+    /// The next packet asked for goes to the requester first: requests and responses take turns.
+    pub(crate) turn_request: bool,
+    pub(crate) uses_srq: bool,
+    /// A completion was lost to a full CQ; said once.
+    pub(crate) overflowed: bool,
+    /// In ERR: the receive queue has been seen empty.
+    pub(crate) recv_flushed: bool,
+    /// In ERR: LAST_WQE_REACHED was raised.
+    pub(crate) last_wqe_raised: bool,
+    pub(crate) dest_qpn: u32,
+    pub(crate) req: Requester,
+    pub(crate) resp: Responder,
+    pub(crate) attrs: Attrs,
+    pub(crate) limits: Limits,
+    pub(crate) qpn: u32,
+    #[cfg(feature = "mutations")]
+    pub(crate) mutation: Option<crate::Mutation>,
+}
+
+impl RcQp {
+    /// A QP in RESET.
+    pub const fn new(qpn: u32) -> Self {
+        RcQp {
+            state: QpState::Reset,
+            turn_request: false,
+            uses_srq: false,
+            overflowed: false,
+            recv_flushed: false,
+            last_wqe_raised: false,
+            dest_qpn: 0,
+            req: Requester::new(),
+            resp: Responder::new(),
+            attrs: Attrs::new(),
+            limits: Limits::new(1024, 4),
+            qpn,
+            #[cfg(feature = "mutations")]
+            mutation: None,
+        }
+    }
+
+    /// The same, drawing its receive WQEs from an SRQ: ERR does not flush them, and raises LAST_WQE_REACHED.
+    #[must_use]
+    pub const fn with_srq(mut self) -> Self {
+        self.uses_srq = true;
+        self
+    }
+
+    /// The same under other limits.
+    #[must_use]
+    pub const fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Its number.
+    #[inline]
+    pub const fn qpn(&self) -> u32 {
+        self.qpn
+    }
+
+    /// The peer's QP number, once RTR.
+    #[inline]
+    pub const fn dest_qpn(&self) -> u32 {
+        self.dest_qpn
+    }
+
+    /// Its state.
+    #[inline]
+    pub const fn state(&self) -> QpState {
+        self.state
+    }
+
+    /// Records free in a send ring of `ring_len`.
+    #[inline]
+    pub const fn sq_room(&self, ring_len: u32) -> u32 {
+        ring_len.saturating_sub(self.req.tail.wrapping_sub(self.req.head))
+    }
+
+    /// Takes one packet for this QP. Its addresses, ICRC and lengths were checked; payload excludes pad.
+    #[inline]
+    pub fn receive<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        headers: &Headers,
+        payload: H::Payload<'_>,
+    ) -> Received {
+        let opcode = headers.bth.opcode;
+        if opcode.transport != Transport::Rc {
+            return Received::Dropped(DropReason::NotRc);
+        }
+        if opcode.is_response() {
+            self.response(ctx, headers, payload)
+        } else {
+            self.request(ctx, headers, payload)
+        }
+    }
+
+    /// Takes a packet whose opcode is reserved, but of RC's own class: in sequence it is an invalid request.
+    pub fn receive_reserved<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, opcode: u8, psn: Psn) -> Received {
+        self.reserved_request(ctx, opcode, psn)
+    }
+
+    /// The next packet to send, or `None` when there is nothing to send now. Requests and responses take turns.
+    #[inline]
+    pub fn poll_transmit<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
+        self.turn_request = !self.turn_request;
+        if self.turn_request {
+            self.poll_request(ctx).or_else(|| self.poll_response())
+        } else {
+            self.poll_response().or_else(|| self.poll_request(ctx))
+        }
+    }
+
+    /// The engine could not read the payload of a packet it had been given: nothing of it was sent.
+    ///
+    /// Of a request: its work request fails with a local protection error once its turn comes. Of a READ response: the peer
+    /// gets a NAK. Either way the QP ends in ERR.
+    pub fn gather_failed<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, emit: &Emit, err: KeyError) {
+        let opcode = emit.headers.bth.opcode.to_u8();
+        let psn = emit.headers.bth.psn;
+        match emit.source {
+            Source::None => {}
+            Source::Send { wr_index, .. } => self.request_gather_failed(ctx, wr_index, psn, opcode, err),
+            Source::Remote { .. } => self.response_gather_failed(ctx, psn, opcode, err),
+        }
+    }
+
+    /// Whether [`RcQp::poll_transmit`] or [`RcQp::flush`] may have something to do.
+    #[inline]
+    pub fn has_work(&self) -> bool {
+        if self.resp.has_work() {
+            return true;
+        }
+        if self.state == QpState::Err {
+            self.req.head != self.req.tail || !self.recv_flushed
+        } else {
+            self.state.sends() && self.req.may_send()
+        }
+    }
+
+    /// An error only the engine can see (forged ring indices, client memory gone): QP_FATAL, and ERR.
+    pub fn fatal<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, cause: Cause) {
+        if self.state == QpState::Err || self.state == QpState::Reset {
+            return;
+        }
+        ctx.host.event(&Event {
+            kind: EventKind::QpFatal,
+            cause,
+        });
+        self.enter_err(false);
+    }
+
+    /// Goes to ERR. `answer` keeps what the responder has yet to say: READ responses due, and the NAK after them.
+    pub(crate) fn enter_err(&mut self, answer: bool) {
+        self.state = QpState::Err;
+        self.req.stop();
+        if !answer {
+            self.resp.silence();
+        }
+    }
+
+    /// Places a completion; a full CQ is fatal to the QP.
+    #[inline]
+    pub(crate) fn complete<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, completion: &Completion) {
+        if ctx.host.complete(completion).is_err() && !self.overflowed {
+            self.overflowed = true;
+            let cause = Cause {
+                check: Check::CqOverflow,
+                ..completion.cause
+            };
+            ctx.host.event(&Event {
+                kind: EventKind::QpFatal,
+                cause,
+            });
+            self.enter_err(false);
+        }
+    }
+
+    /// A BTH to the peer.
+    #[inline]
+    pub(crate) fn bth(&self, operation: Operation, psn: Psn) -> Bth {
+        Bth::new(Opcode::new(Transport::Rc, operation), self.dest_qpn, psn)
+    }
+}

@@ -1,0 +1,248 @@
+//! READs at the responder: the queue of those to be answered, and duplicates of any request (9.7.5.1.3, 9.7.5.1.5).
+
+use crate::attr::MAX_RD_ATOMIC;
+use crate::host::{Host, KeyError};
+use crate::mutation::Mutation;
+use crate::qp::{Ctx, DropReason, MAX_MESSAGE, MAX_WINDOW, RcQp, Received};
+use crate::responder::Answer;
+use crate::types::{Access, Cause, Check, CompletionFlags, QpState, Queue, WcOpcode, WcStatus};
+use crate::{Completion, RecvWqe};
+use rnic_wire::{Headers, NakCode, Operation, Psn, Reth, Syndrome};
+
+/// One READ whose responses are still to be sent.
+#[derive(Copy, Clone, Debug)]
+#[repr(C)]
+pub(crate) struct ReadJob {
+    pub addr: u64,
+    pub rkey: u32,
+    pub len: u32,
+    /// PSN of the first response.
+    pub first: Psn,
+    /// Responses in all.
+    pub packets: u32,
+    /// Responses sent.
+    pub sent: u32,
+    /// MSN after this READ.
+    pub msn: u32,
+    /// It was answered before: it does not count against `max_dest_rd_atomic`.
+    pub again: bool,
+}
+
+impl ReadJob {
+    const EMPTY: ReadJob = ReadJob {
+        addr: 0,
+        rkey: 0,
+        len: 0,
+        first: Psn::ZERO,
+        packets: 0,
+        sent: 0,
+        msn: 0,
+        again: false,
+    };
+
+    pub fn new(reth: &Reth, first: Psn, packets: u32, msn: u32) -> Self {
+        ReadJob {
+            addr: reth.va,
+            rkey: reth.rkey,
+            len: reth.dma_len,
+            first,
+            packets,
+            sent: 0,
+            msn,
+            again: false,
+        }
+    }
+
+    /// One past the last response's PSN.
+    fn end(&self) -> Psn {
+        self.first + self.packets
+    }
+}
+
+/// READs to be answered, in PSN order; the first is being answered.
+#[derive(Copy, Clone, Debug)]
+#[repr(C)]
+pub(crate) struct ReadQueue {
+    jobs: [ReadJob; MAX_RD_ATOMIC as usize],
+    len: u8,
+}
+
+impl ReadQueue {
+    pub const fn new() -> Self {
+        ReadQueue {
+            jobs: [ReadJob::EMPTY; MAX_RD_ATOMIC as usize],
+            len: 0,
+        }
+    }
+
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// READs asked for once, which the requester may count as outstanding.
+    pub fn first_time(&self) -> u8 {
+        self.live().iter().filter(|job| !job.again).count() as u8
+    }
+
+    /// The READ being answered.
+    #[inline]
+    pub fn current(&mut self) -> Option<&mut ReadJob> {
+        let len = usize::from(self.len);
+        self.jobs[..len].first_mut()
+    }
+
+    fn live(&self) -> &[ReadJob] {
+        &self.jobs[..usize::from(self.len)]
+    }
+
+    /// Appends a new READ. When duplicates fill the queue, one of them gives way: whoever still wants it asks again.
+    pub fn push(&mut self, job: ReadJob) {
+        if usize::from(self.len) == self.jobs.len() {
+            let Some(stale) = self.live().iter().position(|job| job.again) else {
+                return;
+            };
+            self.remove(stale);
+        }
+        self.jobs[usize::from(self.len)] = job;
+        self.len += 1;
+    }
+
+    #[inline]
+    pub fn pop(&mut self) {
+        self.remove(0);
+    }
+
+    fn remove(&mut self, at: usize) {
+        let len = usize::from(self.len);
+        self.jobs.copy_within(at + 1..len, at);
+        self.len -= 1;
+    }
+
+    /// Puts a repeated READ where its PSN belongs; `false` when it contradicts what was asked or finds no room.
+    fn replay(&mut self, job: ReadJob) -> bool {
+        let len = usize::from(self.len);
+        let overlaps = |old: &ReadJob| job.first.is_before(old.end()) && old.first.is_before(job.end());
+        if let Some(old) = self.jobs[..len].iter_mut().find(|old| overlaps(old)) {
+            // Still being answered: it starts anew where the requester wants it, and must end where it did.
+            let fits = job.end() == old.end();
+            if fits {
+                *old = ReadJob {
+                    msn: old.msn,
+                    again: old.again,
+                    ..job
+                };
+            }
+            return fits;
+        }
+        if len == self.jobs.len() {
+            return false;
+        }
+        let at = self
+            .live()
+            .iter()
+            .position(|old| job.first.is_before(old.first))
+            .unwrap_or(len);
+        if at == 0 && len > 0 {
+            // The answer interrupted here starts anew: the requester went back beyond it.
+            self.jobs[0].sent = 0;
+        }
+        self.jobs.copy_within(at..len, at + 1);
+        self.jobs[at] = job;
+        self.len += 1;
+        true
+    }
+}
+
+impl RcQp {
+    /// A request seen before. SEND and WRITE are acknowledged again and not executed; a READ is executed again.
+    pub(crate) fn duplicate<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        headers: &Headers,
+        payload_len: usize,
+    ) -> Received {
+        if self.mutated(Mutation::IgnoreDuplicate) {
+            return Received::Duplicate;
+        }
+        let opcode = headers.bth.opcode;
+        if opcode.operation == Operation::ReadRequest {
+            return self.duplicate_read(ctx, headers, payload_len);
+        }
+        if opcode.is_send() || opcode.is_write() {
+            if self.mutated(Mutation::ReexecuteDuplicateSend) && opcode.is_send() {
+                self.reexecute(ctx);
+            }
+            self.resp.ack();
+            return Received::Duplicate;
+        }
+        Received::Dropped(DropReason::ReplayRefused)
+    }
+
+    fn duplicate_read<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        headers: &Headers,
+        payload_len: usize,
+    ) -> Received {
+        const REFUSED: Received = Received::Dropped(DropReason::ReplayRefused);
+        let Some(reth) = headers.reth else { return REFUSED };
+        let psn = headers.bth.psn;
+        let packets = self.attrs.mtu.packets(reth.dma_len);
+        let sane = payload_len == 0 && reth.dma_len <= MAX_MESSAGE && packets <= MAX_WINDOW;
+        // Every PSN it asks for must lie before the expected one.
+        let room = self.resp.expected().diff(psn);
+        if !sane || packets > room.unsigned_abs() || !self.attrs.access.contains(Access::REMOTE_READ) {
+            return REFUSED;
+        }
+        if reth.dma_len > 0
+            && let Err(err) =
+                ctx.host
+                    .check_remote(reth.rkey, reth.va, u64::from(reth.dma_len), Access::REMOTE_READ)
+        {
+            return self.duplicate_read_refused(psn, err);
+        }
+        let job = ReadJob {
+            again: true,
+            ..ReadJob::new(&reth, psn, packets, self.resp.msn())
+        };
+        if self.resp.reads.replay(job) {
+            Received::Duplicate
+        } else {
+            REFUSED
+        }
+    }
+
+    /// The key of a repeated READ is no longer valid. A requester still waiting for it is told; but the packet may as well be
+    /// an old one from the network, so that this QP lives on.
+    fn duplicate_read_refused(&mut self, psn: Psn, err: KeyError) -> Received {
+        if !matches!(self.resp.answer, Answer::Nak { .. }) {
+            self.nak(psn, Syndrome::Nak(NakCode::RemoteAccessError));
+        }
+        Received::Refused(err.check())
+    }
+
+    /// The fault of [`Mutation::ReexecuteDuplicateSend`].
+    fn reexecute<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) {
+        if self.state == QpState::Err {
+            return;
+        }
+        if let Ok(Some(RecvWqe { wr_id, .. })) = ctx.host.take_recv() {
+            let completion = Completion {
+                wr_id,
+                status: WcStatus::Success,
+                opcode: WcOpcode::Recv,
+                queue: Queue::Recv,
+                flags: CompletionFlags::NONE,
+                byte_len: 0,
+                imm_or_rkey: 0,
+                cause: Cause::of(Check::None),
+            };
+            self.complete(ctx, &completion);
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The requester's sending half: posting, segmentation, windows, fence (9.7.1 to 9.7.3).
+
+use crate::host::{Host, KeyError};
+use crate::mutation::Mutation;
+use crate::qp::{Ctx, Emit, MAX_MESSAGE, MAX_WINDOW, PostError, RcQp, Source};
+use crate::types::{Cause, Check, QpState, Time, WcStatus};
+use crate::work::{SendFlags, SendWr, WrOpcode};
+use rnic_wire::{Headers, Operation, Psn, Reth};
+
+/// Requester record.
+///
+/// Indices of the send ring run free: `head` ≤ `cur` ≤ `fresh` ≤ `tail`. PSNs: `una` ≤ `next` ≤ `max`. After a
+/// go-back `cur` and `next` lie before `fresh` and `max` until everything was sent again.
+#[derive(Copy, Clone, Debug)]
+#[repr(C)]
+pub(crate) struct Requester {
+    /// Oldest work request not completed.
+    pub head: u32,
+    /// The one being sent.
+    pub cur: u32,
+    /// The first one never started: it has no PSNs yet.
+    pub fresh: u32,
+    /// Where the next one is posted.
+    pub tail: u32,
+    /// Oldest PSN not acknowledged; inside a READ, the next response expected.
+    pub una: Psn,
+    /// The next PSN to send.
+    pub next: Psn,
+    /// One past the last PSN ever sent.
+    pub max: Psn,
+    /// PSN at which the READ at the head was last resumed.
+    pub resumed: Psn,
+    /// READs on their way: started, not completed, and sent since the last go-back.
+    pub reads: u8,
+    /// Retries since the last progress.
+    pub retries: u8,
+    /// RNR NAKs since the last progress.
+    pub rnr_tries: u8,
+    /// Waiting for `rnr_deadline`; nothing is sent.
+    pub rnr_wait: bool,
+    /// Sending cannot go on before something happens: acknowledgement, post, modify.
+    pub blocked: bool,
+    /// The work request `failed_at` met a local error and fails when it is the oldest.
+    pub failed: bool,
+    pub failed_status: WcStatus,
+    /// SQD: SQ_DRAINED was raised, or was not asked for.
+    pub drained: bool,
+    pub failed_at: u32,
+    pub failed_cause: Cause,
+    pub ack_deadline: Time,
+    pub rnr_deadline: Time,
+}
+
+impl Requester {
+    pub const fn new() -> Self {
+        Requester {
+            head: 0,
+            cur: 0,
+            fresh: 0,
+            tail: 0,
+            una: Psn::ZERO,
+            next: Psn::ZERO,
+            max: Psn::ZERO,
+            resumed: Psn::ZERO,
+            reads: 0,
+            retries: 0,
+            rnr_tries: 0,
+            rnr_wait: false,
+            blocked: false,
+            failed: false,
+            failed_status: WcStatus::Success,
+            drained: false,
+            failed_at: 0,
+            failed_cause: Cause::of(Check::None),
+            ack_deadline: Time::NEVER,
+            rnr_deadline: Time::NEVER,
+        }
+    }
+
+    /// Sets the first PSN, on the way to RTS.
+    pub fn start(&mut self, psn: Psn) {
+        (self.una, self.next, self.max) = (psn, psn, psn);
+    }
+
+    /// Cancels timers, on the way to ERR.
+    pub fn stop(&mut self) {
+        self.ack_deadline = Time::NEVER;
+        self.rnr_deadline = Time::NEVER;
+        self.rnr_wait = false;
+    }
+
+    #[inline]
+    pub fn may_send(&self) -> bool {
+        self.cur != self.tail && !self.blocked && !self.rnr_wait
+    }
+
+    /// Every started work request is done.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.head == self.fresh
+    }
+}
+
+/// Which packet of its message is being sent.
+#[derive(Copy, Clone)]
+struct Place {
+    first: bool,
+    last: bool,
+}
+
+impl Place {
+    fn operation(self, opcode: WrOpcode) -> Operation {
+        use Operation as O;
+        match (opcode, self.first, self.last) {
+            (WrOpcode::Write | WrOpcode::WriteImm, true, false) => O::WriteFirst,
+            (WrOpcode::Write | WrOpcode::WriteImm, false, false) => O::WriteMiddle,
+            (WrOpcode::Write, false, true) => O::WriteLast,
+            (WrOpcode::Write, true, true) => O::WriteOnly,
+            (WrOpcode::WriteImm, false, true) => O::WriteLastImm,
+            (WrOpcode::WriteImm, true, true) => O::WriteOnlyImm,
+            (WrOpcode::Read, ..) => O::ReadRequest,
+            (WrOpcode::SendImm, false, true) => O::SendLastImm,
+            (WrOpcode::SendImm, true, true) => O::SendOnlyImm,
+            (WrOpcode::SendInv, false, true) => O::SendLastInv,
+            (WrOpcode::SendInv, true, true) => O::SendOnlyInv,
+            (_, true, false) => O::SendFirst,
+            (_, false, false) => O::SendMiddle,
+            (_, false, true) => O::SendLast,
+            (_, true, true) => O::SendOnly,
+        }
+    }
+}
+
+impl RcQp {
+    /// Accepts one send work request. In ERR it is accepted too, and flushed.
+    ///
+    /// On success it lies in the ring; on error nothing changed.
+    #[inline]
+    pub fn post_send<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, wr: SendWr) -> Result<(), PostError> {
+        match self.state {
+            QpState::Rts | QpState::Sqd | QpState::Sqe | QpState::Err => {}
+            state => return Err(PostError::BadState { state }),
+        }
+        if self.sq_room(ctx.sq.len() as u32) == 0 {
+            return Err(PostError::Full);
+        }
+        match wr.opcode {
+            WrOpcode::Read if self.attrs.max_rd_atomic == 0 => return Err(PostError::NoReadResources),
+            WrOpcode::Read if self.attrs.mtu.packets(wr.length) > MAX_WINDOW => {
+                return Err(PostError::TooLong { length: wr.length });
+            }
+            WrOpcode::CompSwap | WrOpcode::FetchAdd | WrOpcode::LocalInv | WrOpcode::BindMw => {
+                return Err(PostError::Unsupported { opcode: wr.opcode });
+            }
+            _ if wr.length > MAX_MESSAGE => return Err(PostError::TooLong { length: wr.length }),
+            _ => {}
+        }
+        let tail = self.req.tail;
+        *ctx.wr(tail) = wr;
+        self.req.tail = tail.wrapping_add(1);
+        self.req.blocked &= self.req.cur != tail;
+        Ok(())
+    }
+
+    /// The requester's next packet.
+    #[inline]
+    pub(crate) fn poll_request<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
+        if !self.state.sends() || !self.req.may_send() {
+            return None;
+        }
+        let index = self.req.cur;
+        if !self.may_begin(ctx, index) {
+            self.req.blocked = true;
+            return None;
+        }
+        if index == self.req.fresh {
+            let mtu = self.attrs.mtu;
+            let first = self.req.next;
+            let wr = ctx.wr(index);
+            wr.first = first;
+            wr.last = first + (mtu.packets(wr.length) - 1);
+            self.req.fresh = index.wrapping_add(1);
+        }
+        let wr = *ctx.wr(index);
+        let slot = index & (ctx.sq.len() as u32).wrapping_sub(1);
+        let retransmitted = self.req.next != self.req.max;
+        let emit = if wr.is_read() {
+            self.read_request(&wr)
+        } else {
+            self.data_packet(&wr, slot)
+        };
+        if self.req.ack_deadline == Time::NEVER {
+            self.arm_ack_timer(ctx.now);
+        }
+        Some(Emit {
+            retransmitted,
+            ..emit
+        })
+    }
+
+    /// Whether the packet at `next` may go out now: window, fence, READ limit, drain, an earlier local error.
+    #[inline]
+    fn may_begin<H: Host>(&self, ctx: &mut Ctx<'_, H>, index: u32) -> bool {
+        let req = &self.req;
+        if req.failed && index == req.failed_at {
+            return false;
+        }
+        let fresh = index == req.fresh;
+        if fresh && self.state == QpState::Sqd {
+            return false;
+        }
+        let unacked = req.next.diff(req.una) as u32;
+        if unacked >= self.limits.max_unacked {
+            return false;
+        }
+        let mtu = self.attrs.mtu;
+        let max_reads = self.attrs.max_rd_atomic;
+        let wr = ctx.wr(index);
+        if wr.is_read() {
+            // A READ takes the PSNs of its responses: those too must fit half the PSN space.
+            let psns = if fresh { mtu.packets(wr.length) } else { 1 };
+            if req.reads >= max_reads || unacked + psns > MAX_WINDOW {
+                return false;
+            }
+        }
+        let fenced = fresh && req.reads > 0 && wr.flags.contains(SendFlags::FENCE);
+        !fenced || self.mutated(Mutation::IgnoreFence)
+    }
+
+    /// The request of a READ, for what has not arrived of it yet.
+    fn read_request(&mut self, wr: &SendWr) -> Emit {
+        let psn = self.req.next;
+        let offset = (psn.diff(wr.first) as u32) << self.attrs.mtu.log2();
+        if offset > 0 {
+            self.req.resumed = psn;
+        }
+        let at = if self.mutated(Mutation::ResumeReadAtStart) {
+            0
+        } else {
+            offset
+        };
+        let mut bth = self.bth(Operation::ReadRequest, psn);
+        bth.ack_req = true;
+        let mut headers = Headers::new(bth);
+        headers.reth = Some(Reth {
+            va: wr.remote_addr.wrapping_add(u64::from(at)),
+            rkey: wr.rkey,
+            dma_len: wr.length - offset,
+        });
+        self.req.reads += 1;
+        self.advance(wr.last.next(), true);
+        Emit {
+            headers,
+            source: Source::None,
+            retransmitted: false,
+        }
+    }
+
+    /// One packet of a SEND or WRITE.
+    #[inline]
+    fn data_packet(&mut self, wr: &SendWr, slot: u32) -> Emit {
+        let psn = self.req.next;
+        let mtu = self.attrs.mtu;
+        let number = psn.diff(wr.first) as u32;
+        let offset = number << mtu.log2();
+        let len = (wr.length - offset).min(mtu.bytes() as u32);
+        let place = Place {
+            first: number == 0,
+            last: psn == wr.last,
+        };
+        let mut bth = self.bth(place.operation(wr.opcode), psn);
+        let every = (1 << self.limits.ack_every_log2) - 1;
+        // The last packet a window lets out has to ask as well, or nobody would open the window again.
+        let fills_window = psn.diff(self.req.una) as u32 + 1 >= self.limits.max_unacked;
+        bth.ack_req = place.last || number & every == every || fills_window;
+        let mut headers = Headers::new(bth);
+        if place.first && matches!(wr.opcode, WrOpcode::Write | WrOpcode::WriteImm) {
+            headers.reth = Some(Reth {
+                va: wr.remote_addr,
+                rkey: wr.rkey,
+                dma_len: wr.length,
+            });
+        }
+        if place.last {
+            match wr.opcode {
+                WrOpcode::SendImm | WrOpcode::WriteImm => headers.imm = Some(wr.imm_or_rkey),
+                WrOpcode::SendInv => headers.ieth = Some(wr.imm_or_rkey),
+                _ => {}
+            }
+            let notifies = !matches!(wr.opcode, WrOpcode::Write);
+            headers.bth.solicited = notifies && wr.flags.contains(SendFlags::SOLICITED);
+        }
+        self.advance(psn.next(), place.last);
+        let source = match len {
+            0 => Source::None,
+            _ => Source::Send {
+                wr_index: slot,
+                data: wr.data,
+                offset,
+                len,
+            },
+        };
+        Emit {
+            headers,
+            source,
+            retransmitted: false,
+        }
+    }
+
+    /// Moves the send cursor to `next`, and to the next work request when this one is out.
+    #[inline]
+    fn advance(&mut self, next: Psn, done: bool) {
+        let req = &mut self.req;
+        req.next = next;
+        if next.is_after(req.max) {
+            req.max = next;
+        }
+        req.cur = req.cur.wrapping_add(u32::from(done));
+    }
+
+    /// A local error while reading the payload of the work request in `slot` of the ring.
+    pub(crate) fn request_gather_failed<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        slot: u32,
+        psn: Psn,
+        opcode: u8,
+        err: KeyError,
+    ) {
+        if !self.state.sends() {
+            return;
+        }
+        let mask = (ctx.sq.len() as u32).wrapping_sub(1);
+        // The slot is that of one of the requests between head and fresh.
+        let index = self
+            .req
+            .head
+            .wrapping_add(slot.wrapping_sub(self.req.head) & mask);
+        let ahead = |at: u32| at.wrapping_sub(self.req.head);
+        if ahead(index) >= ahead(self.req.fresh) {
+            return;
+        }
+        if !self.req.failed || ahead(index) < ahead(self.req.failed_at) {
+            self.req.failed = true;
+            self.req.failed_at = index;
+            self.req.failed_status = WcStatus::LocProtErr;
+            self.req.failed_cause = Cause {
+                psn: psn.get(),
+                check: err.check(),
+                opcode,
+                syndrome: 0,
+            };
+        }
+        self.fail_if_oldest(ctx);
+    }
+}

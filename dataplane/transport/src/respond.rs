@@ -1,0 +1,77 @@
+//! What the responder sends: READ responses, then the acknowledgement due (9.7.5.1).
+
+use crate::qp::{Emit, RcQp, Source};
+use crate::responder::Answer;
+use rnic_wire::{Aeth, Headers, Operation, Syndrome};
+
+impl RcQp {
+    /// The responder's next packet. READs are answered in PSN order, and before anything that acknowledges beyond them.
+    #[inline]
+    pub(crate) fn poll_response(&mut self) -> Option<Emit> {
+        if self.resp.reads.is_empty() {
+            self.poll_answer()
+        } else {
+            self.poll_read_response()
+        }
+    }
+
+    #[inline]
+    fn poll_answer(&mut self) -> Option<Emit> {
+        let (psn, syndrome) = match core::mem::replace(&mut self.resp.answer, Answer::Nothing) {
+            Answer::Nothing => return None,
+            Answer::Ack => (self.resp.expected().prev(), Syndrome::ACK),
+            Answer::Nak { psn, syndrome } => (psn, Syndrome::from_u8(syndrome)),
+        };
+        let mut headers = Headers::new(self.bth(Operation::Acknowledge, psn));
+        headers.aeth = Some(Aeth {
+            syndrome,
+            msn: self.resp.msn(),
+        });
+        Some(Emit {
+            headers,
+            source: Source::None,
+            retransmitted: false,
+        })
+    }
+
+    fn poll_read_response(&mut self) -> Option<Emit> {
+        let mtu = self.attrs.mtu;
+        let job = self.resp.reads.current()?;
+        let offset = job.sent << mtu.log2();
+        let len = (job.len - offset).min(mtu.bytes() as u32);
+        let psn = job.first + job.sent;
+        let first = job.sent == 0;
+        job.sent += 1;
+        let last = job.sent == job.packets;
+        let (msn, retransmitted) = (job.msn, job.again);
+        let source = match len {
+            0 => Source::None,
+            _ => Source::Remote {
+                rkey: job.rkey,
+                addr: job.addr.wrapping_add(u64::from(offset)),
+                len,
+            },
+        };
+        if last {
+            self.resp.reads.pop();
+        }
+        let operation = match (first, last) {
+            (true, true) => Operation::ReadResponseOnly,
+            (true, false) => Operation::ReadResponseFirst,
+            (false, false) => Operation::ReadResponseMiddle,
+            (false, true) => Operation::ReadResponseLast,
+        };
+        let mut headers = Headers::new(self.bth(operation, psn));
+        if first || last {
+            headers.aeth = Some(Aeth {
+                syndrome: Syndrome::ACK,
+                msn,
+            });
+        }
+        Some(Emit {
+            headers,
+            source,
+            retransmitted,
+        })
+    }
+}

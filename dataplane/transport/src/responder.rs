@@ -1,0 +1,555 @@
+//! The responder: requests in, effects and one pending acknowledgement out (9.7.4, 9.7.5.2, 9.9.3).
+
+use crate::host::{Completion, Host, KeyError, Payload};
+use crate::mutation::Mutation;
+use crate::qp::{Ctx, DropReason, MAX_MESSAGE, MAX_WINDOW, RcQp, Received};
+use crate::replay::{ReadJob, ReadQueue};
+use crate::types::{
+    Access, Cause, Check, CompletionFlags, Event, EventKind, QpState, Queue, WcOpcode, WcStatus,
+};
+use crate::work::RecvWqe;
+use rnic_wire::{Headers, MessageKind, NakCode, Operation, Psn, Syndrome};
+
+/// The acknowledgement due, if any. Coalescing is that there is only one.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Nothing,
+    /// ACK of everything before the expected PSN.
+    Ack,
+    /// A NAK of any kind.
+    Nak {
+        psn: Psn,
+        syndrome: u8,
+    },
+}
+
+/// Responder record.
+#[derive(Copy, Clone, Debug)]
+#[repr(C)]
+pub(crate) struct Responder {
+    /// The PSN expected next.
+    epsn: Psn,
+    /// Messages completed, 24 bits.
+    msn: u32,
+    pub(crate) answer: Answer,
+    /// The message under way.
+    message: MessageKind,
+    /// A sequence-error or RNR NAK stands until the expected PSN arrives.
+    nak_stands: bool,
+    /// COMM_EST was raised.
+    established: bool,
+    /// `wqe` is in use by the message under way.
+    has_wqe: bool,
+    /// Bytes of the message that have arrived.
+    received: u32,
+    /// Announced length of the WRITE under way.
+    write_len: u32,
+    write_rkey: u32,
+    write_addr: u64,
+    pub(crate) wqe: RecvWqe,
+    /// READs accepted whose responses are still to be sent.
+    pub(crate) reads: ReadQueue,
+}
+
+impl Responder {
+    pub const fn new() -> Self {
+        Responder {
+            epsn: Psn::ZERO,
+            msn: 0,
+            answer: Answer::Nothing,
+            message: MessageKind::None,
+            nak_stands: false,
+            established: false,
+            has_wqe: false,
+            received: 0,
+            write_len: 0,
+            write_rkey: 0,
+            write_addr: 0,
+            wqe: RecvWqe {
+                wr_id: 0,
+                capacity: 0,
+                data: 0,
+            },
+            reads: ReadQueue::new(),
+        }
+    }
+
+    /// Sets the first PSN, on the way to RTR.
+    pub fn start(&mut self, psn: Psn) {
+        self.epsn = psn;
+    }
+
+    #[inline]
+    pub fn expected(&self) -> Psn {
+        self.epsn
+    }
+
+    #[inline]
+    pub fn msn(&self) -> u32 {
+        self.msn
+    }
+
+    #[inline]
+    pub fn has_work(&self) -> bool {
+        self.answer != Answer::Nothing || !self.reads.is_empty()
+    }
+
+    /// Forgets everything still to be said.
+    pub fn silence(&mut self) {
+        self.answer = Answer::Nothing;
+        self.reads.clear();
+    }
+
+    pub fn holds_wqe(&self) -> bool {
+        self.has_wqe
+    }
+
+    /// Gives up the receive WQE of the message under way; whether there was one.
+    pub fn take_wqe(&mut self) -> bool {
+        core::mem::take(&mut self.has_wqe)
+    }
+
+    /// An ACK is due, unless a NAK is already, which says more.
+    #[inline]
+    pub fn ack(&mut self) {
+        if self.answer == Answer::Nothing {
+            self.answer = Answer::Ack;
+        }
+    }
+}
+
+/// Why a request is refused: what the peer is told, what completes in error, what event is raised.
+struct Refusal {
+    nak: NakCode,
+    check: Check,
+    event: EventKind,
+    /// Status of the receive WQE in use, if there is one.
+    status: WcStatus,
+}
+
+impl Refusal {
+    const fn invalid(check: Check) -> Self {
+        Refusal {
+            nak: NakCode::InvalidRequest,
+            check,
+            event: EventKind::QpReqErr,
+            status: WcStatus::RemInvReqErr,
+        }
+    }
+
+    /// A key, range or right of a remote operation.
+    const fn access(err: KeyError) -> Self {
+        match err {
+            KeyError::MemoryFault => Refusal::local(err.check(), WcStatus::LocAccessErr),
+            _ => Refusal {
+                nak: NakCode::RemoteAccessError,
+                check: err.check(),
+                event: EventKind::QpAccessErr,
+                status: WcStatus::LocAccessErr,
+            },
+        }
+    }
+
+    /// The responder's own fault.
+    const fn local(check: Check, status: WcStatus) -> Self {
+        Refusal {
+            nak: NakCode::RemoteOperationalError,
+            check,
+            event: EventKind::QpFatal,
+            status,
+        }
+    }
+}
+
+/// How a request in sequence ended.
+enum Outcome {
+    Done,
+    NoReceiveWqe,
+}
+
+type Step = Result<Outcome, Refusal>;
+
+impl RcQp {
+    /// Takes a request.
+    #[inline]
+    pub(crate) fn request<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        headers: &Headers,
+        payload: H::Payload<'_>,
+    ) -> Received {
+        if !self.state.receives() {
+            return Received::Dropped(DropReason::State);
+        }
+        let psn = headers.bth.psn;
+        let place = self.place(psn);
+        if place != 0 {
+            return if place < 0 {
+                self.duplicate(ctx, headers, payload.len())
+            } else {
+                self.out_of_order()
+            };
+        }
+        self.in_sequence(ctx);
+        let step = match headers.bth.opcode.operation {
+            Operation::ReadRequest => self.read_request_in(ctx, headers, payload.len()),
+            _ if headers.bth.opcode.is_send() => self.send_in(ctx, headers, payload),
+            _ if headers.bth.opcode.is_write() => self.write_in(ctx, headers, payload),
+            // Atomics, FLUSH and ATOMIC WRITE.
+            _ => Err(Refusal::invalid(Check::UnsupportedOpcode)),
+        };
+        match step {
+            Ok(Outcome::Done) => Received::Accepted,
+            Ok(Outcome::NoReceiveWqe) => self.not_ready(),
+            Err(refusal) => self.refuse(ctx, psn, headers.bth.opcode.to_u8(), &refusal),
+        }
+    }
+
+    /// Takes a reserved opcode of RC's class.
+    pub(crate) fn reserved_request<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        opcode: u8,
+        psn: Psn,
+    ) -> Received {
+        if !self.state.receives() {
+            return Received::Dropped(DropReason::State);
+        }
+        match self.place(psn) {
+            0 => self.refuse(ctx, psn, opcode, &Refusal::invalid(Check::ReservedOpcode)),
+            ..0 => Received::Dropped(DropReason::ReplayRefused),
+            1.. => self.out_of_order(),
+        }
+    }
+
+    /// Where a PSN lies: 0 expected, negative seen before, positive too early (9.7.4.1).
+    #[inline]
+    fn place(&self, psn: Psn) -> i32 {
+        if self.mutated(Mutation::UnsignedPsnCompare) {
+            return psn.get() as i32 - self.resp.epsn.get() as i32;
+        }
+        psn.diff(self.resp.epsn)
+    }
+
+    /// The expected PSN is here: an outstanding NAK is answered, the connection is established.
+    #[inline]
+    fn in_sequence<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) {
+        self.resp.nak_stands = false;
+        if matches!(self.resp.answer, Answer::Nak { .. }) {
+            self.resp.answer = Answer::Nothing;
+        }
+        if self.state == QpState::Rtr && !self.resp.established {
+            self.resp.established = true;
+            ctx.host.event(&Event {
+                kind: EventKind::CommEst,
+                cause: Cause::of(Check::None),
+            });
+        }
+    }
+
+    /// Packets are missing: one NAK, then silence until the expected PSN arrives (9.7.5.2.1).
+    fn out_of_order(&mut self) -> Received {
+        if self.resp.nak_stands && !self.mutated(Mutation::NakTwice) {
+            return Received::Dropped(DropReason::NakOutstanding);
+        }
+        self.resp.nak_stands = true;
+        self.nak(self.resp.epsn, Syndrome::Nak(NakCode::PsnSequenceError));
+        Received::OutOfOrder
+    }
+
+    fn not_ready(&mut self) -> Received {
+        self.resp.nak_stands = true;
+        self.nak(
+            self.resp.epsn,
+            Syndrome::RnrNak {
+                timer: self.attrs.min_rnr_timer.code(),
+            },
+        );
+        Received::NotReady
+    }
+
+    pub(crate) fn nak(&mut self, psn: Psn, syndrome: Syndrome) {
+        self.resp.answer = Answer::Nak {
+            psn,
+            syndrome: syndrome.to_u8(),
+        };
+    }
+
+    /// A fatal NAK: the WQE in use completes in error, an event says why, and the QP goes to ERR.
+    fn refuse<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, psn: Psn, opcode: u8, refusal: &Refusal) -> Received {
+        let syndrome = Syndrome::Nak(refusal.nak);
+        let cause = Cause {
+            psn: psn.get(),
+            check: refusal.check,
+            opcode,
+            syndrome: syndrome.to_u8(),
+        };
+        self.nak(psn, syndrome);
+        self.enter_err(true);
+        if self.resp.take_wqe() {
+            let completion = Completion {
+                wr_id: self.resp.wqe.wr_id,
+                status: refusal.status,
+                opcode: WcOpcode::Recv,
+                queue: Queue::Recv,
+                flags: CompletionFlags::NONE,
+                byte_len: 0,
+                imm_or_rkey: 0,
+                cause,
+            };
+            self.complete(ctx, &completion);
+        }
+        ctx.host.event(&Event {
+            kind: refusal.event,
+            cause,
+        });
+        Received::Refused(refusal.check)
+    }
+
+    /// Memory of a READ could not be read when its response was due.
+    pub(crate) fn response_gather_failed<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        psn: Psn,
+        opcode: u8,
+        err: KeyError,
+    ) {
+        self.resp.reads.clear();
+        // In ERR the event was raised already; the NAK due says the first error.
+        if self.state.receives() {
+            self.refuse(ctx, psn, opcode, &Refusal::access(err));
+        }
+    }
+
+    /// Checks that a SEND or WRITE packet may come now, and that its size is one its opcode may have.
+    #[inline]
+    fn check_packet(&self, headers: &Headers, kind: MessageKind, len: usize) -> Result<(), Refusal> {
+        let opcode = headers.bth.opcode;
+        let wanted = if opcode.starts_message() {
+            MessageKind::None
+        } else {
+            kind
+        };
+        if self.resp.message != wanted && !self.mutated(Mutation::IgnoreOpcodeSequence) {
+            return Err(Refusal::invalid(Check::OpcodeSequence));
+        }
+        let mtu = self.attrs.mtu.bytes();
+        let fits = match (opcode.starts_message(), opcode.ends_message()) {
+            (_, false) => len == mtu,
+            (true, true) => len <= mtu,
+            (false, true) => 0 < len && len <= mtu,
+        };
+        if fits {
+            Ok(())
+        } else {
+            Err(Refusal::invalid(Check::Length))
+        }
+    }
+
+    /// Takes a receive WQE for the message; `false` when there is none.
+    #[inline]
+    fn take_recv<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Result<bool, Refusal> {
+        match ctx.host.take_recv() {
+            Ok(Some(wqe)) => {
+                self.resp.wqe = wqe;
+                self.resp.has_wqe = true;
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(err) => {
+                if let Some(wr_id) = err.wr_id {
+                    self.resp.wqe = RecvWqe {
+                        wr_id,
+                        capacity: 0,
+                        data: 0,
+                    };
+                    self.resp.has_wqe = true;
+                }
+                Err(Refusal::local(Check::ReceiveQueue, WcStatus::LocQpOpErr))
+            }
+        }
+    }
+
+    #[inline]
+    fn send_in<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, headers: &Headers, payload: H::Payload<'_>) -> Step {
+        let opcode = headers.bth.opcode;
+        let len = payload.len();
+        self.check_packet(headers, MessageKind::Send, len)?;
+        if opcode.starts_message() {
+            if !self.take_recv(ctx)? {
+                return Ok(Outcome::NoReceiveWqe);
+            }
+            self.resp.received = 0;
+        }
+        // The size was checked against the MTU.
+        let total = self.resp.received.saturating_add(len as u32);
+        let capacity = self.resp.wqe.capacity.min(MAX_MESSAGE);
+        if total > capacity && !self.mutated(Mutation::SkipReceiveCapacity) {
+            let status = WcStatus::LocLenErr;
+            return Err(Refusal {
+                status,
+                ..Refusal::invalid(Check::MessageTooLong)
+            });
+        }
+        if len > 0 {
+            let wqe = self.resp.wqe;
+            ctx.host
+                .scatter_recv(&wqe, self.resp.received, payload)
+                .map_err(|err| Refusal::local(err.check(), WcStatus::LocProtErr))?;
+        }
+        self.resp.received = total;
+        if opcode.ends_message() {
+            if let Some(rkey) = headers.ieth {
+                let refused = |err| Refusal {
+                    check: Check::Invalidate,
+                    status: WcStatus::RemInvReqErr,
+                    ..Refusal::access(err)
+                };
+                ctx.host.invalidate(rkey).map_err(refused)?;
+            }
+            self.complete_recv(ctx, headers, WcOpcode::Recv, total);
+        }
+        self.taken(headers, MessageKind::Send);
+        Ok(Outcome::Done)
+    }
+
+    #[inline]
+    fn write_in<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        headers: &Headers,
+        payload: H::Payload<'_>,
+    ) -> Step {
+        let opcode = headers.bth.opcode;
+        let len = payload.len();
+        self.check_packet(headers, MessageKind::Write, len)?;
+        if !self.attrs.access.contains(Access::REMOTE_WRITE) {
+            return Err(Refusal::invalid(Check::QpAccess));
+        }
+        let (addr, rkey, total, received) = match headers.reth {
+            Some(reth) => (reth.va, reth.rkey, reth.dma_len, 0),
+            None => (
+                self.resp.write_addr,
+                self.resp.write_rkey,
+                self.resp.write_len,
+                self.resp.received,
+            ),
+        };
+        // What is left must end exactly with the message: not before, not after.
+        let left = total.saturating_sub(received) as usize;
+        let fits = if opcode.ends_message() {
+            len == left
+        } else {
+            len < left
+        };
+        if total > MAX_MESSAGE || !fits && !self.mutated(Mutation::SkipLengthCheck) {
+            return Err(Refusal::invalid(Check::Length));
+        }
+        if headers.reth.is_some() && total > 0 && !self.mutated(Mutation::SkipKeyCheck) {
+            ctx.host
+                .check_remote(rkey, addr, u64::from(total), Access::REMOTE_WRITE)
+                .map_err(Refusal::access)?;
+        }
+        if headers.imm.is_some() && !self.take_recv(ctx)? {
+            return Ok(Outcome::NoReceiveWqe);
+        }
+        if len > 0 {
+            let at = addr.wrapping_add(u64::from(received));
+            ctx.host
+                .write_remote(rkey, at, payload)
+                .map_err(Refusal::access)?;
+        }
+        (self.resp.write_addr, self.resp.write_rkey, self.resp.write_len) = (addr, rkey, total);
+        self.resp.received = received.saturating_add(len as u32);
+        if headers.imm.is_some() {
+            self.complete_recv(ctx, headers, WcOpcode::RecvRdmaWithImm, total);
+        }
+        self.taken(headers, MessageKind::Write);
+        Ok(Outcome::Done)
+    }
+
+    fn read_request_in<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, headers: &Headers, len: usize) -> Step {
+        if self.resp.message != MessageKind::None {
+            return Err(Refusal::invalid(Check::OpcodeSequence));
+        }
+        let Some(reth) = headers.reth else {
+            return Err(Refusal::invalid(Check::Length));
+        };
+        let packets = self.attrs.mtu.packets(reth.dma_len);
+        if len != 0 || reth.dma_len > MAX_MESSAGE || packets > MAX_WINDOW {
+            return Err(Refusal::invalid(Check::Length));
+        }
+        if !self.attrs.access.contains(Access::REMOTE_READ) {
+            return Err(Refusal::invalid(Check::QpAccess));
+        }
+        if self.resp.reads.first_time() >= self.attrs.max_dest_rd_atomic {
+            return Err(Refusal::invalid(Check::ReadResources));
+        }
+        if reth.dma_len > 0 && !self.mutated(Mutation::SkipKeyCheck) {
+            ctx.host
+                .check_remote(reth.rkey, reth.va, u64::from(reth.dma_len), Access::REMOTE_READ)
+                .map_err(Refusal::access)?;
+        }
+        let first = self.resp.epsn;
+        self.resp.epsn = first + packets;
+        self.resp.msn = next_msn(self.resp.msn);
+        self.resp
+            .reads
+            .push(ReadJob::new(&reth, first, packets, self.resp.msn));
+        // Its responses acknowledge everything before it.
+        self.resp.answer = Answer::Nothing;
+        Ok(Outcome::Done)
+    }
+
+    /// The last packet of a message that uses a receive WQE: its completion, before the ACK.
+    #[inline]
+    fn complete_recv<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        headers: &Headers,
+        opcode: WcOpcode,
+        byte_len: u32,
+    ) {
+        self.resp.has_wqe = false;
+        let (mut flags, value) = match (headers.imm, headers.ieth) {
+            (Some(imm), _) => (CompletionFlags::WITH_IMM, imm),
+            (None, Some(rkey)) => (CompletionFlags::WITH_INV, rkey),
+            (None, None) => (CompletionFlags::NONE, 0),
+        };
+        if headers.bth.solicited {
+            flags = flags.union(CompletionFlags::SOLICITED);
+        }
+        let completion = Completion {
+            wr_id: self.resp.wqe.wr_id,
+            status: WcStatus::Success,
+            opcode,
+            queue: Queue::Recv,
+            flags,
+            byte_len,
+            imm_or_rkey: value,
+            cause: Cause::of(Check::None),
+        };
+        self.complete(ctx, &completion);
+    }
+
+    /// A packet of a SEND or WRITE took effect.
+    #[inline]
+    fn taken(&mut self, headers: &Headers, kind: MessageKind) {
+        let resp = &mut self.resp;
+        resp.epsn = resp.epsn.next();
+        if headers.bth.opcode.ends_message() {
+            resp.message = MessageKind::None;
+            resp.msn = next_msn(resp.msn);
+        } else {
+            resp.message = kind;
+        }
+        if headers.bth.ack_req && self.state != QpState::Err {
+            resp.ack();
+        }
+    }
+}
+
+#[inline]
+const fn next_msn(msn: u32) -> u32 {
+    (msn + 1) & 0x00FF_FFFF
+}

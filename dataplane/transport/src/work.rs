@@ -1,0 +1,156 @@
+//! Work requests as the state machines see them: fixed-width records without pointers.
+
+use crate::types::WcOpcode;
+use rnic_wire::Psn;
+
+/// Operation of a send work request: `enum ibv_wr_opcode`.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum WrOpcode {
+    /// RDMA WRITE.
+    Write = 0,
+    /// RDMA WRITE with immediate.
+    WriteImm = 1,
+    /// SEND.
+    #[default]
+    Send = 2,
+    /// SEND with immediate.
+    SendImm = 3,
+    /// RDMA READ.
+    Read = 4,
+    /// Compare and swap. Not implemented yet: refused by `post_send`.
+    CompSwap = 5,
+    /// Fetch and add. Not implemented yet: refused by `post_send`.
+    FetchAdd = 6,
+    /// Local invalidate. Not implemented yet: refused by `post_send`.
+    LocalInv = 7,
+    /// Memory window bind. Not implemented yet: refused by `post_send`.
+    BindMw = 8,
+    /// SEND with invalidate.
+    SendInv = 9,
+}
+
+impl WrOpcode {
+    /// The operation of a verbs number.
+    pub const fn from_verbs(value: u8) -> Option<Self> {
+        Some(match value {
+            0 => WrOpcode::Write,
+            1 => WrOpcode::WriteImm,
+            2 => WrOpcode::Send,
+            3 => WrOpcode::SendImm,
+            4 => WrOpcode::Read,
+            5 => WrOpcode::CompSwap,
+            6 => WrOpcode::FetchAdd,
+            7 => WrOpcode::LocalInv,
+            8 => WrOpcode::BindMw,
+            9 => WrOpcode::SendInv,
+            _ => return None,
+        })
+    }
+
+    /// The operation its completion names.
+    #[inline]
+    pub const fn wc_opcode(self) -> WcOpcode {
+        match self {
+            WrOpcode::Write | WrOpcode::WriteImm => WcOpcode::RdmaWrite,
+            WrOpcode::Send | WrOpcode::SendImm | WrOpcode::SendInv => WcOpcode::Send,
+            WrOpcode::Read => WcOpcode::RdmaRead,
+            WrOpcode::CompSwap => WcOpcode::CompSwap,
+            WrOpcode::FetchAdd => WcOpcode::FetchAdd,
+            WrOpcode::LocalInv => WcOpcode::LocalInv,
+            WrOpcode::BindMw => WcOpcode::BindMw,
+        }
+    }
+}
+
+/// Flags of a send work request: `enum ibv_send_flags`.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SendFlags(u8);
+
+impl SendFlags {
+    /// No flag.
+    pub const NONE: SendFlags = SendFlags(0);
+    /// Begin only when every earlier READ and atomic is done.
+    pub const FENCE: SendFlags = SendFlags(1);
+    /// Complete even on success.
+    pub const SIGNALED: SendFlags = SendFlags(2);
+    /// Ask for a solicited completion at the receiver.
+    pub const SOLICITED: SendFlags = SendFlags(4);
+    /// The data was copied into the WQE; the host's concern alone.
+    pub const INLINE: SendFlags = SendFlags(8);
+
+    /// The flags of verbs' bits; `None` when an unknown bit is set.
+    pub const fn from_bits(bits: u32) -> Option<Self> {
+        if bits & !0xF == 0 {
+            Some(SendFlags(bits as u8))
+        } else {
+            None
+        }
+    }
+
+    /// Verbs' bits.
+    #[inline]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Whether every flag of `other` is set.
+    #[inline]
+    pub const fn contains(self, other: SendFlags) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn union(self, other: SendFlags) -> SendFlags {
+        SendFlags(self.0 | other.0)
+    }
+}
+
+/// One accepted send work request, in the QP's private ring. Plain data: it may be kept in an arena that outlives the
+/// process.
+#[derive(Copy, Clone, Debug, Default)]
+#[repr(C)]
+pub struct SendWr {
+    /// The application's name of the work request.
+    pub wr_id: u64,
+    /// Remote address of WRITE and READ.
+    pub remote_addr: u64,
+    /// Remote key of WRITE and READ.
+    pub rkey: u32,
+    /// Immediate data (as a number; the wire carries it big-endian) or the key to invalidate.
+    pub imm_or_rkey: u32,
+    /// Message bytes, at most 2^31.
+    pub length: u32,
+    /// The host's own token, by which it finds the buffers.
+    pub data: u32,
+    /// Operation.
+    pub opcode: WrOpcode,
+    /// Flags.
+    pub flags: SendFlags,
+    /// Zero.
+    pub reserved: u16,
+    /// First PSN; valid once the request was started.
+    pub(crate) first: Psn,
+    /// Last PSN (of the last response, for READ); valid once the request was started.
+    pub(crate) last: Psn,
+}
+
+impl SendWr {
+    #[inline]
+    pub(crate) fn is_read(&self) -> bool {
+        matches!(self.opcode, WrOpcode::Read)
+    }
+}
+
+/// One receive WQE, taken by the host from the RQ or SRQ.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RecvWqe {
+    /// The application's name of the work request.
+    pub wr_id: u64,
+    /// Bytes its buffers hold together.
+    pub capacity: u32,
+    /// The host's own token, by which it finds the buffers.
+    pub data: u32,
+}
