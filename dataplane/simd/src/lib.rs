@@ -7,7 +7,7 @@
 //! | `portable` | nothing | 16 bytes by tables |
 //!
 //! All compute the same function: the CRC of Ethernet (and of the ICRC) on the raw register, see
-//! [`Crc32`](rnic_wire::Crc32).
+//! [`Crc32`].
 
 mod polynomial;
 mod portable;

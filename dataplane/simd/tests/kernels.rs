@@ -156,28 +156,37 @@ fn a_destination_too_short_is_refused() {
 /// bytes with a right one.
 #[test]
 fn crc_is_that_of_the_copy_while_the_source_changes() {
-    use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
-    const LEN: usize = 777;
+    const LEN: usize = 327;
+    const CHANGES: usize = 2_000;
     let source: Vec<AtomicU8> = bytes(LEN).into_iter().map(AtomicU8::new).collect();
-    let stop = AtomicBool::new(false);
+    let changes = AtomicUsize::new(0);
+    let wanted = Crc::usable().count() * CHANGES;
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !stop.load(Relaxed) {
+            while changes.load(Relaxed) < wanted {
                 for byte in &source {
-                    byte.fetch_add(1, Relaxed);
+                    byte.store(byte.load(Relaxed).wrapping_add(1), Relaxed);
                 }
+                changes.fetch_add(1, Relaxed);
             }
         });
-        for crc in Crc::usable() {
-            for len in (0..3000).map(|n| n % (LEN + 1)) {
-                let mut dst = vec![0; len];
+        for (crc, end) in Crc::usable().zip((CHANGES..).step_by(CHANGES)) {
+            for len in (0..=LEN).cycle() {
+                let mut dst = [0; LEN];
                 // SAFETY: both have `len` bytes; the source is atomics, so it may be written meanwhile.
                 let after = unsafe { crc.copy_crc_raw(START, dst.as_mut_ptr(), source.as_ptr().cast(), len) };
-                assert_eq!(after, oracle(START, &dst), "{} {len}", crc.name());
+                let expected = oracle(START, &dst[..len]);
+                if after != expected {
+                    changes.store(wanted, Relaxed);
+                }
+                assert_eq!(after, expected, "{} {len}", crc.name());
+                if changes.load(Relaxed) >= end {
+                    break;
+                }
             }
         }
-        stop.store(true, Relaxed);
     });
 }
 
