@@ -11,6 +11,7 @@
 
 mod polynomial;
 mod portable;
+mod shared;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -1,6 +1,7 @@
 //! Sixteen tables, sixteen bytes per step.
 
 use crate::polynomial::byte_remainder;
+use crate::shared::read_once;
 
 /// `TABLES[k][b]` is the register left by byte `b` followed by `k` zero bytes.
 static TABLES: [[u32; 256]; 16] = {
@@ -48,13 +49,10 @@ pub(crate) unsafe fn copy_crc(mut state: u32, dst: *mut u8, src: *const u8, len:
     let mut done = 0;
     while done < len {
         let part = &mut own[..(len - done).min(512)];
-        // SAFETY: `done + part.len() <= len`, so both ranges are the caller's, and `own` overlaps neither.
-        unsafe {
-            src.add(done)
-                .copy_to_nonoverlapping(part.as_mut_ptr(), part.len())
-        };
+        // SAFETY: `done + part.len() <= len`, so the range is the caller's.
+        unsafe { read_once(part, src.add(done)) };
         state = crc(state, part);
-        // SAFETY: as above.
+        // SAFETY: as above, and `own` does not overlap it.
         unsafe { dst.add(done).copy_from_nonoverlapping(part.as_ptr(), part.len()) };
         done += part.len();
     }

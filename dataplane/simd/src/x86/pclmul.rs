@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use super::{reduce, rest_of_state};
 use crate::Crc;
 use crate::polynomial::fold_by;
+use crate::shared::read_once;
 
 const BLOCK: usize = 16;
 
@@ -124,9 +125,11 @@ unsafe fn short<const COPY: bool>(state: u32, dst: *mut u8, src: *const u8, len:
     let bytes = &mut own[BLOCK - len..];
     // SAFETY: `bytes` has `len` bytes, and is ours, so that it overlaps neither range.
     unsafe {
-        src.copy_to_nonoverlapping(bytes.as_mut_ptr(), len);
         if COPY {
+            read_once(bytes, src);
             dst.copy_from_nonoverlapping(bytes.as_ptr(), len);
+        } else {
+            src.copy_to_nonoverlapping(bytes.as_mut_ptr(), len);
         }
     }
     let added = u128::from(state).unbounded_shl(8 * (BLOCK - len) as u32);
