@@ -79,7 +79,17 @@ fn tshark(args: &[&str]) -> Vec<u8> {
 /// Lets tshark dissect a capture, pcap or pcapng.
 pub fn dissect(capture: &Path) -> Vec<Dissection> {
     let path = capture.to_str().expect("a path in UTF-8");
-    let mut args = vec!["-n", "-r", path, "-T", "fields", "-E", "separator=/t", "-E", "occurrence=a"];
+    let mut args = vec![
+        "-n",
+        "-r",
+        path,
+        "-T",
+        "fields",
+        "-E",
+        "separator=/t",
+        "-E",
+        "occurrence=a",
+    ];
     args.extend(["-o", "ip.check_checksum:TRUE"]);
     for protocol in GUESSERS {
         args.extend(["--disable-protocol", protocol]);
