@@ -1,16 +1,21 @@
 //! Ethernet ports: life cycle and control. The fast path is in `queue`, what can be asked in `info`.
 //!
-//! Which EAL arguments or hotplug calls make a port (names may end in any number):
+//! Each port is a device that EAL makes at its start, from `--vdev=NAME,ARGS` or `-a ADDRESS`, or that
+//! is plugged in later with [`vdev_init`](crate::vdev_init) and [`dev_probe`](crate::dev_probe). What
+//! serves frames of a 4200-byte MTU (RoCE path MTU 4096):
 //!
-//! | port | how |
-//! |---|---|
-//! | pair of rings | [`ring_pair`](crate::ring_pair); no argument |
-//! | memif | `--vdev=net_memif0,role=server,id=0,socket=/run/x.sock,socket-abstract=no,bsize=4352`, other side `role=client` |
-//! | af_packet | `--vdev=net_af_packet0,iface=veth0,blocksz=131072,framesz=8192,framecnt=1024,qdisc_bypass=1` |
-//! | af_xdp | `--vdev=net_af_xdp0,iface=veth0`; at most MTU 3542 |
-//! | tap | `--vdev=net_tap0,iface=rnic0` |
-//! | vhost | `--vdev=net_vhost0,iface=/run/x.sock`; in one process create it before its virtio_user |
-//! | PCI function | `-a 0000:3b:00.1`, and no `--no-pci` |
+//! - **pair of rings**: [`ring_pair`](crate::ring_pair), no arguments; data room 4608.
+//! - **memif**: `net_memif0,role=server,id=0,socket=S,socket-abstract=no,bsize=4352`, the other side
+//!   with `role=client`; data room 4608.
+//! - **af_packet**: `net_af_packet0,iface=I,blocksz=36864,framesz=4608,framecnt=1024,qdisc_bypass=1`;
+//!   the data room must hold `framesz` and the headroom: 4736. Set the MTU of the interface itself:
+//!   the driver cannot. Privileged.
+//! - **af_xdp**: `net_af_xdp0,iface=I`; buffers must not pass a page, so the data room is at most 3840
+//!   and the MTU 3542. The driver keeps some buffers for ever: its pool is never freed. Privileged.
+//! - **tap**: `net_tap0,iface=I`; MTU at most 1504. Privileged.
+//! - **vhost**: `net_vhost0,iface=S,queues=1`, whose socket exists from [`EthDev::configure`] on; data
+//!   room 4608. **virtio_user**: `net_virtio_user0,path=S,queues=1,packed_vq=1,in_order=1`, after that.
+//! - **PCI function**: `-a 0000:3b:00.1`, without `--no-pci`; its DMA wants hugepages. Data room 4608.
 
 mod config;
 mod info;
