@@ -70,14 +70,14 @@ impl Wqe {
     }
 }
 
-/// Bits of [`Wqe::flags`].
+/// Bits of [`Wqe::flags`]: those of `enum ibv_send_flags`.
 pub mod wqe_flags {
-    /// Make a completion even on success.
-    pub const SIGNALED: u8 = 1;
-    /// Wake a peer that waits for solicited completions.
-    pub const SOLICITED: u8 = 2;
     /// Wait for earlier READs and atomics.
-    pub const FENCE: u8 = 4;
+    pub const FENCE: u8 = 1;
+    /// Make a completion even on success.
+    pub const SIGNALED: u8 = 2;
+    /// Wake a peer that waits for solicited completions.
+    pub const SOLICITED: u8 = 4;
     /// The payload stands in the WQE.
     pub const INLINE: u8 = 8;
     /// Every bit that means something.

@@ -1,1 +1,14 @@
-//! The poll loop: ports, views, memory access and client rings.
+//! The data path of `rnicd`: pinned poll cores that move frames between ports and the memory of clients.
+//!
+//! `ARCHITECTURE.md` in the repository walks one work request through the files of this crate.
+
+pub mod command;
+pub mod core;
+pub mod engine;
+pub mod frame;
+pub mod mem;
+pub mod nonblocking;
+pub mod port;
+pub mod view;
+
+pub use engine::{CoreConfig, Engine, EngineConfig, Limits, PortInfo, StartError};

@@ -1,0 +1,237 @@
+//! What the control thread and the poll cores tell each other, through bounded queues.
+//!
+//! Boxes travel both ways so that a core neither allocates nor frees: what it takes in by `Add…` it gives back
+//! by [`Message::Removed`].
+use std::fmt;
+
+use rnic_transport::{Cause, ModifyError, QpAttr, QpAttrMask, QpState};
+
+use crate::{
+    core::{ClientDoorbells, CompletionQueue, Qp},
+    frame::Frame,
+};
+
+/// Names a request of the control thread in the answer.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
+
+/// Control thread to poll core. Each is answered by exactly one [`Message`], except `Transmit` and `Stop`.
+pub enum Command {
+    /// Watch a client's doorbells. Answered by `Done`.
+    AddClient {
+        /// Index of the client, below `Limits::clients`.
+        client: u32,
+        /// The client's doorbell block for this core.
+        doorbells: Box<ClientDoorbells>,
+        /// For the answer.
+        token: Token,
+    },
+    /// Stop doing so. Answered by `Removed`.
+    RemoveClient {
+        /// Index of the client.
+        client: u32,
+        /// For the answer.
+        token: Token,
+    },
+    /// Take a completion queue (its sub-ring for this core). Answered by `Done`.
+    AddCq {
+        /// Slot of the CQ, below `Limits::cqs`.
+        cq: u32,
+        /// This core's producer side.
+        queue: Box<CompletionQueue>,
+        /// For the answer.
+        token: Token,
+    },
+    /// Give it back; no QP uses it any more. Answered by `Removed`.
+    RemoveCq {
+        /// Slot of the CQ.
+        cq: u32,
+        /// For the answer.
+        token: Token,
+    },
+    /// Take a QP. Answered by `Done`; only then may it be published.
+    AddQp {
+        /// Slot in the core's arena: the slot of the QP's number.
+        slot: u32,
+        /// The QP, in RESET.
+        qp: Box<Qp>,
+        /// For the answer.
+        token: Token,
+    },
+    /// Stop a QP that was unpublished and give it back: its work requests are discarded without completions,
+    /// its timers cancelled. Answered by `Removed`.
+    RemoveQp {
+        /// Slot in the core's arena.
+        slot: u32,
+        /// For the answer.
+        token: Token,
+    },
+    /// Change attributes of a QP. Answered by `Modified`.
+    ModifyQp {
+        /// Slot in the core's arena.
+        slot: u32,
+        /// What to change.
+        change: Box<QpChange>,
+        /// For the answer.
+        token: Token,
+    },
+    /// Read the attributes of a QP. Answered by `Queried`.
+    QueryQp {
+        /// Slot in the core's arena.
+        slot: u32,
+        /// For the answer.
+        token: Token,
+    },
+    /// Move a QP to the error state with a cause (port gone, memory fault). Answered by `Done`.
+    FailQp {
+        /// Slot in the core's arena.
+        slot: u32,
+        /// Why.
+        cause: Cause,
+        /// For the answer.
+        token: Token,
+    },
+    /// Send a frame of the slow path. Not answered; dropped and counted when the port has no room.
+    Transmit {
+        /// Index of the port.
+        port: u16,
+        /// The frame, complete with its Ethernet header.
+        frame: Frame,
+    },
+    /// Leave the loop. Not answered.
+    Stop,
+}
+
+/// A change of a QP's attributes.
+#[derive(Clone, Debug)]
+pub struct QpChange {
+    /// The values.
+    pub attr: QpAttr,
+    /// Which of them count.
+    pub mask: QpAttrMask,
+    /// The path, with `IBV_QP_AV`.
+    pub path: Option<Path>,
+}
+
+/// The network path of a connected QP, resolved by the control thread.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Index of the local port.
+    pub port: u16,
+    /// Local address: IPv6, or IPv4 mapped into it.
+    pub local_ip: [u8; 16],
+    /// Address of the peer, of the same family.
+    pub remote_ip: [u8; 16],
+    /// Local MAC address.
+    pub local_mac: [u8; 6],
+    /// MAC address of the next hop.
+    pub remote_mac: [u8; 6],
+    /// VLAN tag (TCI).
+    pub vlan: Option<u16>,
+    /// Hop limit or TTL.
+    pub hop_limit: u8,
+    /// Traffic class or TOS.
+    pub traffic_class: u8,
+    /// IPv6 flow label, 20 bits.
+    pub flow_label: u32,
+    /// UDP source port, 0xC000 to 0xFFFF.
+    pub udp_source: u16,
+    /// The peer is on this appliance and is reached without frames.
+    pub direct: bool,
+}
+
+/// Poll core to control thread.
+pub enum Message {
+    /// A command was carried out.
+    Done {
+        /// Of the command.
+        token: Token,
+    },
+    /// Something was given back. Free it a grace period later.
+    Removed {
+        /// Of the command.
+        token: Token,
+        /// What; `None` when there was nothing at that place.
+        what: Option<Removed>,
+    },
+    /// A QP was changed, or not.
+    Modified {
+        /// Of the command.
+        token: Token,
+        /// The state it is in now.
+        result: Result<QpState, ModifyError>,
+        /// The change, to be freed.
+        change: Box<QpChange>,
+    },
+    /// Attributes of a QP.
+    Queried {
+        /// Of the command.
+        token: Token,
+        /// `None` when there is no such QP.
+        state: Option<QpStatus>,
+    },
+    /// Asynchronous events of an object.
+    Event(ObjectEvent),
+    /// A frame that is not RoCE, for the slow path.
+    Frame {
+        /// Port it came from.
+        port: u16,
+        /// The frame.
+        frame: Frame,
+    },
+}
+
+/// What a core gave back.
+pub enum Removed {
+    /// A QP.
+    Qp(Box<Qp>),
+    /// A completion queue.
+    Cq(Box<CompletionQueue>),
+    /// A client's doorbells.
+    Client(Box<ClientDoorbells>),
+}
+
+/// Attributes and progress of a QP.
+#[derive(Copy, Clone, Debug)]
+pub struct QpStatus {
+    /// The attributes.
+    pub attr: QpAttr,
+    /// Why it is in the error state.
+    pub cause: Cause,
+    /// Messages completed as requester.
+    pub sent_messages: u64,
+    /// Packets received and accepted.
+    pub received_packets: u64,
+    /// Packets dropped.
+    pub dropped_packets: u64,
+    /// Retransmissions begun.
+    pub retries: u64,
+}
+
+/// Events of one object.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct ObjectEvent {
+    /// Index of the client.
+    pub client: u32,
+    /// Handle of the object, generation included.
+    pub handle: u32,
+    /// Bits of [`rnic_abi::event_kind`].
+    pub kinds: u32,
+    /// QPN or CQ slot.
+    pub number: u32,
+    /// Cause of the first.
+    pub cause: Cause,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Message::Done { token } => write!(f, "Done({})", token.0),
+            Message::Removed { token, .. } => write!(f, "Removed({})", token.0),
+            Message::Modified { token, result, .. } => write!(f, "Modified({}, {result:?})", token.0),
+            Message::Queried { token, .. } => write!(f, "Queried({})", token.0),
+            Message::Event(event) => write!(f, "{event:?}"),
+            Message::Frame { port, frame } => write!(f, "Frame({port}, {frame:?})"),
+        }
+    }
+}

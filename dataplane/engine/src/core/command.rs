@@ -1,0 +1,199 @@
+//! Carrying out the control thread's commands.
+use rnic_transport::{QpAttrMask, QpState};
+
+use super::{
+    doorbell::NO_QP,
+    qp::Qp,
+    run::Core,
+    shared::{Handoff, RESERVED},
+};
+use crate::{
+    command::{Command, Message, QpChange, QpStatus, Removed, Token},
+    frame::Frame,
+};
+
+/// Commands carried out in one pass.
+const BUDGET: usize = 64;
+
+impl Core {
+    /// Carries out commands while their answers have room.
+    pub(super) fn commands(&mut self) -> usize {
+        for count in 0..BUDGET {
+            if self.me.messages.capacity() - self.me.messages.len() < RESERVED / 2 {
+                return count;
+            }
+            let Some(command) = self.me.commands.pop() else {
+                return count;
+            };
+            if let Some(answer) = self.carry_out(command) {
+                // Cannot fail: this core is the only producer, and room was seen.
+                let _ = self.me.messages.push(answer);
+                self.control_called = true;
+            }
+        }
+        BUDGET
+    }
+
+    fn carry_out(&mut self, command: Command) -> Option<Message> {
+        Some(match command {
+            Command::AddClient {
+                client,
+                doorbells,
+                token,
+            } => {
+                self.clients[client as usize] = Some(doorbells);
+                self.client_list.push(client);
+                Message::Done { token }
+            }
+            Command::RemoveClient { client, token } => {
+                self.client_list.retain(|c| *c != client);
+                let what = self.clients[client as usize].take().map(Removed::Client);
+                Message::Removed { token, what }
+            }
+            Command::AddCq { cq, queue, token } => {
+                self.env.cqs[cq as usize] = Some(queue);
+                Message::Done { token }
+            }
+            Command::RemoveCq { cq, token } => {
+                let what = self.env.cqs[cq as usize].take().map(Removed::Cq);
+                self.env.touched.retain(|c| *c != cq);
+                Message::Removed { token, what }
+            }
+            Command::AddQp { slot, qp, token } => {
+                self.bind_doorbell(&qp, slot);
+                self.qps[slot as usize] = Some(qp);
+                Message::Done { token }
+            }
+            Command::RemoveQp { slot, token } => {
+                let what = self.remove_qp(slot).map(Removed::Qp);
+                Message::Removed { token, what }
+            }
+            Command::ModifyQp { slot, change, token } => self.modify_qp(slot, change, token)?,
+            Command::QueryQp { slot, token } => {
+                let state = self
+                    .qps
+                    .get(slot as usize)
+                    .and_then(Option::as_ref)
+                    .map(|qp| status(qp));
+                Message::Queried { token, state }
+            }
+            Command::FailQp { slot, cause, token } => {
+                if let Some(mut qp) = self.qps[slot as usize].take() {
+                    qp.with(&mut self.env, |rc, ctx| rc.fatal(ctx, cause));
+                    self.after(slot, &mut qp);
+                    self.qps[slot as usize] = Some(qp);
+                }
+                Message::Done { token }
+            }
+            Command::Transmit { port, frame } => {
+                self.send_slow(port, frame);
+                return None;
+            }
+            Command::Stop => {
+                self.stopping = true;
+                return None;
+            }
+        })
+    }
+
+    fn bind_doorbell(&mut self, qp: &Qp, slot: u32) {
+        let bit = rnic_abi::Handle(qp.id.handle).slot() as usize;
+        let client = self
+            .clients
+            .get_mut(qp.id.client as usize)
+            .and_then(Option::as_mut);
+        if let Some(entry) = client.and_then(|c| c.qps.get_mut(bit)) {
+            *entry = slot;
+        }
+    }
+
+    /// Step 3 of destroy: no work request, timer or event of the QP is left on this core.
+    fn remove_qp(&mut self, slot: u32) -> Option<Box<Qp>> {
+        let qp = self.qps.get_mut(slot as usize)?.take()?;
+        self.timers.cancel(slot);
+        let bit = rnic_abi::Handle(qp.id.handle).slot() as usize;
+        if let Some(client) = self
+            .clients
+            .get_mut(qp.id.client as usize)
+            .and_then(Option::as_mut)
+            && let Some(entry) = client.qps.get_mut(bit)
+            && *entry == slot
+        {
+            *entry = NO_QP;
+        }
+        if qp.active {
+            self.active.retain(|s| *s != slot);
+        }
+        if qp.pending.listed {
+            self.eventful.retain(|s| *s != slot);
+        }
+        Some(qp)
+    }
+
+    fn modify_qp(&mut self, slot: u32, change: Box<QpChange>, token: Token) -> Option<Message> {
+        let Some(mut qp) = self.qps.get_mut(slot as usize).and_then(Option::take) else {
+            return Some(Message::Removed { token, what: None });
+        };
+        let QpChange { attr, mask, path } = *change.as_ref();
+        let result = qp.with(&mut self.env, |rc, ctx| rc.modify(ctx, &attr, mask));
+        if result.is_ok() {
+            if mask.contains(QpAttrMask::AV)
+                && let Some(path) = path
+            {
+                qp.set_path(path);
+            }
+            if qp.rc.state() == QpState::Reset {
+                qp.forget_queues();
+            }
+        }
+        // What was posted before RTS, or is to be flushed, is looked at now; the doorbell was rung long ago.
+        if qp.rc.state().sends() || qp.in_error() {
+            qp.sq.keep();
+            if !qp.active {
+                qp.active = true;
+                qp.idle_passes = 0;
+                self.active.push_back(slot);
+            }
+        }
+        self.after(slot, &mut qp);
+        let result = result.map(|()| qp.rc.state());
+        self.qps[slot as usize] = Some(qp);
+        Some(Message::Modified {
+            token,
+            result,
+            change,
+        })
+    }
+
+    /// Queues a frame of the slow path, on the core that has a queue of its port.
+    pub(super) fn send_slow(&mut self, port: u16, frame: Frame) {
+        let Some(state) = self.ports.get_mut(usize::from(port)) else {
+            return;
+        };
+        if state.queue.is_none() {
+            let owner = &self.cores[usize::from(self.port_owners[usize::from(port)])];
+            if owner.inbound.push(Handoff::Send { port, frame }).is_err() {
+                self.env.counters.handoff_dropped += 1;
+            }
+            owner.kick();
+            return;
+        }
+        if state.tx.is_full() {
+            state.flush();
+        }
+        if state.tx.try_push(frame).is_err() {
+            self.env.counters.slow_path_tx_dropped += 1;
+        }
+    }
+}
+
+fn status(qp: &Qp) -> QpStatus {
+    QpStatus {
+        attr: qp.rc.query(),
+        cause: qp.cause,
+        sent_messages: qp.counters.sent_messages,
+        received_packets: qp.counters.received_packets,
+        dropped_packets: qp.counters.dropped_packets,
+        retries: qp.counters.retries,
+    }
+}

@@ -1,0 +1,88 @@
+//! Delivery between two QPs of one appliance, without frames where both are on this core.
+use rnic_transport::{Emit, Received};
+
+use super::{host::Gathered, qp::Qp, queue::Segments, run::Core, shared::Handoff};
+
+impl Core {
+    /// Gives a packet of `qp` to the QP it is for. A peer on another core, or the QP itself, gets it as a frame
+    /// through the hand-off queue; a packet that cannot be delivered is lost, as on a wire, and retried.
+    pub(super) fn deliver(&mut self, qp: &mut Qp, emit: &Emit, payload: &Segments) {
+        let dest = qp.rc.dest_qpn();
+        let view = self.view.refresh();
+        let owner = usize::from(view.owner(dest));
+        if owner != self.id || dest == qp.qpn() {
+            return self.deliver_frame(owner, qp, emit, payload);
+        }
+        let Some(slot) = view.qp(dest).map(|leaf| leaf.slot) else {
+            self.env.counters.unknown_qp += 1;
+            return;
+        };
+        let Some(mut peer) = self.qps.get_mut(slot as usize).and_then(Option::take) else {
+            self.env.counters.unknown_qp += 1;
+            return;
+        };
+        self.env.counters.direct_packets += 1;
+        if are_peers(qp, &peer) {
+            let headers = &emit.headers;
+            let outcome = peer.with(&mut self.env, |rc, ctx| {
+                rc.receive(ctx, headers, Gathered::new(payload))
+            });
+            self.received(slot, &mut peer, outcome);
+        } else {
+            self.env.counters.address_mismatch += 1;
+        }
+        self.qps[slot as usize] = Some(peer);
+    }
+
+    fn deliver_frame(&mut self, owner: usize, qp: &mut Qp, emit: &Emit, payload: &Segments) {
+        let Some(port) = qp.path.map(|path| path.port) else {
+            return;
+        };
+        if !self.ports[usize::from(port)].ready() {
+            return;
+        }
+        let Some(frame) = self.build(usize::from(port), qp, emit, payload) else {
+            return;
+        };
+        let core = &self.cores[owner];
+        if core
+            .inbound
+            .push(Handoff::Received {
+                port,
+                frame,
+                direct: true,
+            })
+            .is_err()
+        {
+            self.env.counters.handoff_dropped += 1;
+        }
+        core.kick();
+    }
+
+    /// Counts what became of a packet and sees to it that the QP's answer goes out.
+    #[inline]
+    pub(super) fn received(&mut self, slot: u32, qp: &mut Qp, outcome: Received) {
+        let c = &mut self.env.counters;
+        match outcome {
+            Received::Accepted => qp.counters.received_packets += 1,
+            Received::Duplicate => c.duplicate += 1,
+            Received::OutOfOrder => c.out_of_order += 1,
+            Received::NotReady => c.rnr_nak_sent += 1,
+            Received::Refused(_) => c.refused += 1,
+            Received::Dropped(_) => {
+                c.no_effect += 1;
+                qp.counters.dropped_packets += 1;
+            }
+        }
+        self.after(slot, qp);
+    }
+}
+
+/// Whether the address vectors of both name each other, as the addresses in a frame would have to.
+#[inline]
+fn are_peers(qp: &Qp, peer: &Qp) -> bool {
+    match (&qp.path, &peer.path) {
+        (Some(a), Some(b)) => a.local_ip == b.remote_ip && a.remote_ip == b.local_ip,
+        _ => false,
+    }
+}

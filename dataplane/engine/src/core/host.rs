@@ -1,0 +1,257 @@
+//! What the transport sees of the world: keys, memory, queues, completions, events.
+use std::{marker::PhantomData, ptr, sync::Arc};
+
+use rnic_abi::{Cqe, cqe_flags, event_kind};
+use rnic_simd::Crc;
+use rnic_transport::{
+    Access, Cause, Completion, CompletionFlags, CqFull, Event, EventKind, Host, KeyError, Payload, Queue,
+    RecvError, RecvWqe, SendWr, Time, WcStatus,
+};
+
+use super::{
+    cq::CompletionQueue,
+    qp::{Identity, Pending, QpCounters},
+    queue::{QueueError, RecvQueue, SendQueue},
+    shared::CoreCounters,
+};
+use crate::mem::{MrTable, RemoteRange};
+
+/// What all QPs of a core share.
+pub(super) struct Env {
+    pub now: Time,
+    pub mrs: Arc<MrTable>,
+    pub cqs: Vec<Option<Box<CompletionQueue>>>,
+    /// CQs with fresh completions or an error, each once.
+    pub touched: Vec<u32>,
+    pub counters: CoreCounters,
+    pub crc: Crc,
+}
+
+/// The payload of a packet: checked ranges, of a frame or of the sender's memory.
+#[derive(Copy, Clone)]
+pub(super) struct Gathered<'a> {
+    ranges: &'a [RemoteRange],
+    len: usize,
+    _bytes: PhantomData<&'a [u8]>,
+}
+
+impl<'a> Gathered<'a> {
+    pub fn new(ranges: &'a [RemoteRange]) -> Self {
+        Gathered {
+            ranges,
+            len: ranges.iter().map(|r| r.len).sum(),
+            _bytes: PhantomData,
+        }
+    }
+
+    /// Copies the payload to `targets`, which are as long together.
+    #[inline]
+    fn copy_to(&self, targets: &[RemoteRange]) {
+        let mut sources = self.ranges.iter();
+        let mut source = RemoteRange {
+            ptr: ptr::NonNull::dangling(),
+            len: 0,
+        };
+        for target in targets {
+            let mut done = 0;
+            while done < target.len {
+                if source.len == 0 {
+                    let Some(next) = sources.next() else { return };
+                    source = *next;
+                    continue;
+                }
+                let part = source.len.min(target.len - done);
+                // SAFETY: both ranges were resolved in this pass of the loop (or are parts of a frame this core
+                // owns), so they are mapped and at least `part` long from here. They may overlap, when a client
+                // writes from and to the same region: `copy` allows it.
+                unsafe {
+                    ptr::copy(source.ptr.as_ptr(), target.ptr.as_ptr().add(done), part);
+                    source.ptr = source.ptr.add(part);
+                }
+                source.len -= part;
+                done += part;
+            }
+        }
+    }
+}
+
+impl Payload for Gathered<'_> {
+    #[inline]
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// The surroundings of one QP during one call.
+pub(super) struct QpHost<'a> {
+    pub env: &'a mut Env,
+    pub id: &'a Identity,
+    pub peer: u32,
+    pub sq: &'a SendQueue,
+    pub rq: &'a mut RecvQueue,
+    pub pending: &'a mut Pending,
+    pub cause: &'a mut Cause,
+    pub counters: &'a mut QpCounters,
+}
+
+impl Host for QpHost<'_> {
+    type Payload<'p> = Gathered<'p>;
+
+    #[inline]
+    fn check_remote(&mut self, rkey: u32, addr: u64, len: u64, access: Access) -> Result<(), KeyError> {
+        self.env
+            .mrs
+            .resolve(rkey, self.id.pd, addr, len, access)
+            .map(drop)
+    }
+
+    #[inline]
+    fn write_remote(&mut self, rkey: u32, addr: u64, payload: Gathered<'_>) -> Result<(), KeyError> {
+        let len = payload.len as u64;
+        let target = self
+            .env
+            .mrs
+            .resolve(rkey, self.id.pd, addr, len, Access::REMOTE_WRITE)?;
+        payload.copy_to(&[target]);
+        Ok(())
+    }
+
+    #[inline]
+    fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError> {
+        match self.rq.take() {
+            Ok(wqe) => Ok(wqe.map(|w| RecvWqe {
+                wr_id: w.wr_id,
+                capacity: w.capacity,
+                data: 0,
+            })),
+            Err(QueueError::Malformed { wr_id }) => Err(RecvError { wr_id: Some(wr_id) }),
+            Err(QueueError::Forged) => Err(RecvError { wr_id: None }),
+        }
+    }
+
+    #[inline]
+    fn scatter_recv(&mut self, _wqe: &RecvWqe, offset: u32, payload: Gathered<'_>) -> Result<(), KeyError> {
+        let targets = self
+            .rq
+            .segments(&self.env.mrs, self.id.pd, offset, payload.len as u32)?;
+        payload.copy_to(&targets);
+        Ok(())
+    }
+
+    #[inline]
+    fn scatter_send(&mut self, wr: &SendWr, offset: u32, payload: Gathered<'_>) -> Result<(), KeyError> {
+        let (mrs, len) = (&self.env.mrs, payload.len as u32);
+        let targets = self
+            .sq
+            .segments(mrs, self.id.pd, Access::LOCAL_WRITE, wr.data, offset, len)?;
+        payload.copy_to(&targets);
+        Ok(())
+    }
+
+    fn invalidate(&mut self, rkey: u32) -> Result<(), KeyError> {
+        self.env
+            .mrs
+            .resolve(rkey, self.id.pd, 0, 0, Access::NONE)
+            .map(drop)
+            .or_else(|e| match e {
+                // The key is this PD's; where its region lies does not matter here.
+                KeyError::Range => Ok(()),
+                other => Err(other),
+            })?;
+        if self.env.mrs.invalidate(rkey) {
+            Ok(())
+        } else {
+            Err(KeyError::Key)
+        }
+    }
+
+    #[inline]
+    fn complete(&mut self, c: &Completion) -> Result<(), CqFull> {
+        if c.queue == Queue::Send && c.status == WcStatus::Success {
+            self.counters.sent_messages += 1;
+        }
+        if !matches!(c.status, WcStatus::Success | WcStatus::WrFlushErr) {
+            *self.cause = c.cause;
+        }
+        let number = match c.queue {
+            Queue::Send => self.id.send_cq,
+            Queue::Recv => self.id.recv_cq,
+        };
+        let cqe = self.cqe(c);
+        let Some(cq) = self.env.cqs.get_mut(number as usize).and_then(Option::as_mut) else {
+            return Err(CqFull);
+        };
+        if !cq.listed {
+            cq.listed = true;
+            self.env.touched.push(number);
+        }
+        let solicited = c.flags.contains(CompletionFlags::SOLICITED) || c.status != WcStatus::Success;
+        if cq.push(&cqe, solicited) {
+            Ok(())
+        } else {
+            Err(CqFull)
+        }
+    }
+
+    fn event(&mut self, event: &Event) {
+        let kind = match event.kind {
+            EventKind::QpFatal => event_kind::QP_FATAL,
+            EventKind::QpReqErr => event_kind::QP_REQ_ERR,
+            EventKind::QpAccessErr => event_kind::QP_ACCESS_ERR,
+            EventKind::CommEst => event_kind::COMM_EST,
+            EventKind::SqDrained => event_kind::SQ_DRAINED,
+            EventKind::LastWqeReached => event_kind::LAST_WQE_REACHED,
+        };
+        if self.pending.kinds == 0 {
+            self.pending.cause = event.cause;
+        }
+        self.pending.kinds |= kind;
+        if kind & (event_kind::QP_FATAL | event_kind::QP_REQ_ERR | event_kind::QP_ACCESS_ERR) != 0 {
+            *self.cause = event.cause;
+        }
+    }
+}
+
+impl QpHost<'_> {
+    #[inline]
+    fn cqe(&self, c: &Completion) -> Cqe {
+        let mut flags = 0;
+        for (ours, theirs) in [
+            (CompletionFlags::WITH_IMM, cqe_flags::WITH_IMM),
+            (CompletionFlags::WITH_INV, cqe_flags::WITH_INV),
+            (CompletionFlags::SOLICITED, cqe_flags::SOLICITED),
+        ] {
+            if c.flags.contains(ours) {
+                flags |= theirs;
+            }
+        }
+        if c.queue == Queue::Recv {
+            flags |= cqe_flags::RECV;
+        }
+        Cqe {
+            wr_id: c.wr_id,
+            handle: self.id.handle,
+            qpn: self.id.qpn,
+            byte_len: c.byte_len,
+            imm_or_rkey: c.imm_or_rkey,
+            src_qpn: self.peer,
+            status: c.status as u8,
+            opcode: c.opcode as u8,
+            flags,
+            cause: abi_cause(&c.cause),
+            timestamp: self.env.now.0,
+            reserved: [0; 16],
+        }
+    }
+}
+
+/// A cause as clients see it.
+pub fn abi_cause(cause: &Cause) -> rnic_abi::Cause {
+    rnic_abi::Cause {
+        check: cause.check as u8,
+        opcode: cause.opcode,
+        syndrome: cause.syndrome,
+        reserved: 0,
+        psn: cause.psn,
+    }
+}

@@ -1,0 +1,107 @@
+//! What a core does when there is nothing to do.
+use std::{
+    mem::MaybeUninit,
+    sync::atomic::{Ordering, fence},
+};
+
+use rustix::{
+    event::{Timespec, epoll},
+    io::read,
+};
+
+use super::run::Core;
+
+/// The idle policy.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Spin at full speed.
+    Spin,
+    /// Spin with pause instructions: kinder to a hyper-thread.
+    Pause,
+    /// Spin for a while, then sleep until a doorbell, a timer or `max_sleep_ns`. Ports that cannot wake the core
+    /// are looked at once every `max_sleep_ns`.
+    Sleep {
+        /// Nanoseconds without work before the first sleep.
+        spin_for_ns: u64,
+        /// Longest sleep in nanoseconds.
+        max_sleep_ns: u64,
+    },
+}
+
+impl Core {
+    /// Called after a pass without work.
+    pub(super) fn rest(&mut self) {
+        match self.idle {
+            Idle::Spin => {}
+            Idle::Pause => std::hint::spin_loop(),
+            Idle::Sleep {
+                spin_for_ns,
+                max_sleep_ns,
+            } => {
+                let idle_for = self.env.now.0.saturating_sub(self.last_work.0);
+                if idle_for < spin_for_ns || !self.active.is_empty() || self.tx_waiting() {
+                    std::hint::spin_loop();
+                } else {
+                    self.sleep(max_sleep_ns);
+                }
+            }
+        }
+    }
+
+    fn tx_waiting(&self) -> bool {
+        self.ports.iter().any(|p| !p.tx.is_empty()) || !self.eventful.is_empty()
+    }
+
+    fn sleep(&mut self, max_sleep_ns: u64) {
+        let me = self.me.clone();
+        me.sleeping.store(true, Ordering::Relaxed);
+        for &client in &self.client_list {
+            if let Some(doorbells) = &self.clients[client as usize] {
+                doorbells.announce_sleep();
+            }
+        }
+        // Whoever queues something after this fence sees `sleeping`; whatever was queued before it is seen here.
+        fence(Ordering::SeqCst);
+        let rung = |core: &Self| {
+            core.client_list
+                .iter()
+                .any(|c| core.clients[*c as usize].as_ref().is_some_and(|d| d.pending()))
+        };
+        if me.commands.is_empty() && me.inbound.is_empty() && !rung(self) {
+            let timer = self
+                .timers
+                .next()
+                .map_or(u64::MAX, |t| t.0.saturating_sub(self.env.now.0));
+            let timeout = timer.min(max_sleep_ns);
+            self.publish();
+            self.view.release();
+            self.participant.offline();
+            self.wait(timeout);
+            self.participant.online();
+            self.view.acquire();
+        }
+        me.sleeping.store(false, Ordering::Relaxed);
+        for &client in &self.client_list {
+            if let Some(doorbells) = &self.clients[client as usize] {
+                doorbells.announce_wake();
+            }
+        }
+    }
+
+    fn wait(&self, timeout_ns: u64) {
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 8];
+        let timeout = Timespec {
+            tv_sec: (timeout_ns / 1_000_000_000) as i64,
+            tv_nsec: (timeout_ns % 1_000_000_000) as i64,
+        };
+        let woken = epoll::wait(&self.me.epoll, &mut events[..], Some(&timeout));
+        if matches!(woken, Ok((ready, _)) if !ready.is_empty()) {
+            let _ = read(&self.me.wake, &mut [0u8; 8]);
+            for &client in &self.client_list {
+                if let Some(doorbells) = &self.clients[client as usize] {
+                    doorbells.drain_wakes();
+                }
+            }
+        }
+    }
+}

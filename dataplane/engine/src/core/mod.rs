@@ -1,0 +1,26 @@
+//! A poll core: the loop, and what it owns.
+mod command;
+mod cq;
+mod deliver;
+mod doorbell;
+mod host;
+mod idle;
+mod qp;
+mod queue;
+mod receive;
+mod run;
+mod service;
+mod shared;
+mod timer;
+mod transmit;
+
+pub use cq::{CompletionQueue, CqInit};
+pub use doorbell::ClientDoorbells;
+pub use host::abi_cause;
+pub use idle::Idle;
+pub use qp::{Qp, QpInit};
+pub use queue::InitError;
+pub use shared::{CoreCounters, CoreStatus};
+
+pub(crate) use run::{Core, CoreInit};
+pub(crate) use shared::{ControlWake, Shared};

@@ -1,0 +1,435 @@
+//! The daemon's side of a client's send and receive queues: consumers of rings a hostile producer writes.
+//!
+//! A WQE is copied once into daemon memory and validated there; what the client does to its copy afterwards
+//! has no effect. Indices are private; the words in shared memory are only told (`head`) or asked (`tail`).
+use std::{
+    ptr::NonNull,
+    sync::{Arc, atomic::Ordering},
+};
+
+use arrayvec::ArrayVec;
+use rnic_abi::{MAX_SGE, RING_ENTRIES, RingIndices, Sge, WQE_UNIT, Wqe, protocol, wqe_flags};
+use rnic_transport::{Access, KeyError};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::mem::{ClientMem, MrTable, RemoteRange, SharedU32};
+
+/// Parts a payload can be in: one for each SGE, or for each unit of inline data.
+pub type Segments = ArrayVec<RemoteRange, MAX_SGE>;
+
+/// 64 bytes of a WQE.
+#[derive(Copy, Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub struct Unit([u8; WQE_UNIT]);
+
+impl Unit {
+    const ZERO: Unit = Unit([0; WQE_UNIT]);
+
+    fn head(&self) -> Wqe {
+        zerocopy::transmute!(*self)
+    }
+
+    fn sges(&self) -> [Sge; 4] {
+        zerocopy::transmute!(self.0)
+    }
+}
+
+/// What a ring's indices or a WQE can have wrong.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueueError {
+    /// `tail - head` exceeds the depth, or a WQE claims units that are not there: the ring is lost.
+    #[error("the queue's tail or a WQE's unit count was forged")]
+    Forged,
+    /// The WQE is malformed, but its extent is known: it alone is lost.
+    #[error("malformed WQE")]
+    Malformed {
+        /// From the WQE.
+        wr_id: u64,
+    },
+}
+
+/// Why a queue cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The slice leaves the region, is misaligned, or its depth is no power of two.
+    #[error("queue slice at {offset} with depth {depth} does not fit the region of {region} bytes")]
+    Slice {
+        /// Offset of the slice.
+        offset: u64,
+        /// Units or entries.
+        depth: u32,
+        /// Length of the region.
+        region: usize,
+    },
+}
+
+/// The client's ring.
+struct Ring {
+    mem: Arc<ClientMem>,
+    tail: SharedU32,
+    head: SharedU32,
+    need_kick: SharedU32,
+    entries: usize,
+    depth: u32,
+    /// Next unit to take.
+    next: u32,
+}
+
+impl Ring {
+    fn new(mem: Arc<ClientMem>, offset: u64, depth: u32) -> Result<Self, InitError> {
+        let error = || InitError::Slice {
+            offset,
+            depth,
+            region: mem.len(),
+        };
+        let size = rnic_abi::work_queue_size(depth) as u64;
+        if !depth.is_power_of_two() || depth > 1 << 24 || mem.range(offset, size).is_none() {
+            return Err(error());
+        }
+        let at = offset as usize;
+        let word = |o| mem.u32(at + o).ok_or_else(error);
+        let (tail, head) = (word(RingIndices::TAIL)?, word(RingIndices::HEAD)?);
+        let need_kick = word(RingIndices::NEED_KICK)?;
+        Ok(Ring {
+            tail,
+            head,
+            need_kick,
+            entries: at + RING_ENTRIES,
+            depth,
+            next: 0,
+            mem,
+        })
+    }
+
+    /// Units posted and not yet taken.
+    #[inline]
+    fn available(&self) -> Result<u32, QueueError> {
+        let available = self.tail.load(Ordering::Acquire).wrapping_sub(self.next);
+        if available > self.depth {
+            Err(QueueError::Forged)
+        } else {
+            Ok(available)
+        }
+    }
+
+    #[inline]
+    fn copy_unit(&self, index: u32, into: &mut Unit) {
+        let at = self.entries + (index & (self.depth - 1)) as usize * WQE_UNIT;
+        // Cannot fail: the slice was checked when the ring was made.
+        if let Some(words) = self.mem.read_words::<{ WQE_UNIT / 8 }>(at) {
+            into.0 = zerocopy::transmute!(words);
+        }
+    }
+
+    /// Forgets what was posted.
+    fn discard(&mut self) {
+        self.next = self.tail.load(Ordering::Acquire);
+        self.head.store(self.next, Ordering::Release);
+    }
+
+    #[inline]
+    fn take(&mut self, units: u32) {
+        self.next = self.next.wrapping_add(units);
+        self.head.store(self.next, Ordering::Release);
+    }
+}
+
+/// Checks the first unit against what is available.
+fn check_extent(wqe: &Wqe, available: u32, depth: u32) -> Result<u32, QueueError> {
+    let units = u32::from(wqe.units);
+    if units == 0 || units > Wqe::MAX_UNITS || units > available || units > depth {
+        return Err(QueueError::Forged);
+    }
+    Ok(units)
+}
+
+/// The entries of a WQE whose units are `unit(0..)`.
+fn sge(unit: impl Fn(u32) -> Unit, i: usize) -> Sge {
+    match i.checked_sub(rnic_abi::SGES_IN_HEAD) {
+        None => unit(0).head().sges[i],
+        Some(rest) => unit(1 + (rest / 4) as u32).sges()[rest % 4],
+    }
+}
+
+/// Sum of the entries' lengths, when the WQE is well-formed.
+fn total_length(wqe: &Wqe, unit: impl Fn(u32) -> Unit) -> Option<u32> {
+    if wqe.flags & !wqe_flags::ALL != 0 {
+        return None;
+    }
+    if wqe.flags & wqe_flags::INLINE != 0 {
+        let len = wqe.inline_len as usize;
+        let fits = wqe.num_sge == 0
+            && len <= rnic_abi::MAX_INLINE
+            && Wqe::units_for_inline(len) == u32::from(wqe.units);
+        return fits.then_some(wqe.inline_len);
+    }
+    let count = usize::from(wqe.num_sge);
+    if count > MAX_SGE || wqe.inline_len != 0 || Wqe::units_for_sges(count) != u32::from(wqe.units) {
+        return None;
+    }
+    let total: u64 = (0..count).map(|i| u64::from(sge(&unit, i).length)).sum();
+    (total <= 1 << 31).then_some(total as u32)
+}
+
+/// Resolves the bytes `offset..offset + len` of a list of `count` entries.
+fn resolve_sges(
+    mrs: &MrTable,
+    pd: u32,
+    access: Access,
+    count: usize,
+    unit: impl Fn(u32) -> Unit,
+    mut offset: u32,
+    mut len: u32,
+) -> Result<Segments, KeyError> {
+    let mut segments = Segments::new();
+    for i in 0..count {
+        if len == 0 {
+            break;
+        }
+        let entry = sge(&unit, i);
+        if offset >= entry.length {
+            offset -= entry.length;
+            continue;
+        }
+        let part = (entry.length - offset).min(len);
+        let addr = entry.addr.checked_add(u64::from(offset)).ok_or(KeyError::Range)?;
+        segments.push(mrs.resolve(entry.lkey, pd, addr, u64::from(part), access)?);
+        offset = 0;
+        len -= part;
+    }
+    if len == 0 {
+        Ok(segments)
+    } else {
+        Err(KeyError::Range)
+    }
+}
+
+/// A send WQE that was copied and checked.
+#[derive(Copy, Clone, Debug)]
+pub struct Accepted {
+    /// The first unit.
+    pub wqe: Wqe,
+    /// Index of the first unit in the private ring: the `data` of the work request.
+    pub data: u32,
+    /// Bytes of the message.
+    pub length: u32,
+}
+
+/// A send queue: the client's ring and the private copies of what was taken from it.
+pub struct SendQueue {
+    ring: Ring,
+    units: Box<[Unit]>,
+}
+
+impl SendQueue {
+    /// The queue at `offset` with `depth` units. Control thread.
+    pub fn new(mem: Arc<ClientMem>, offset: u64, depth: u32) -> Result<Self, InitError> {
+        let ring = Ring::new(mem, offset, depth)?;
+        Ok(SendQueue {
+            units: vec![Unit::ZERO; depth as usize].into(),
+            ring,
+        })
+    }
+
+    /// Units of the ring.
+    pub fn depth(&self) -> u32 {
+        self.ring.depth
+    }
+
+    /// Copies the next WQE, if there is one and if its units do not overwrite those from `oldest` on, the
+    /// first unit of the oldest work request in progress.
+    #[inline]
+    pub fn take(&mut self, oldest: Option<u32>) -> Result<Option<Accepted>, QueueError> {
+        let available = self.ring.available()?;
+        if available == 0 {
+            return Ok(None);
+        }
+        let (first, mask) = (self.ring.next, self.ring.depth - 1);
+        let held = oldest.map_or(0, |o| first.wrapping_sub(o));
+        if held >= self.ring.depth {
+            return Ok(None);
+        }
+        let mut unit = Unit::ZERO;
+        self.ring.copy_unit(first, &mut unit);
+        let wqe = unit.head();
+        let count = check_extent(&wqe, available, self.ring.depth)?;
+        if held + count > self.ring.depth {
+            return Ok(None);
+        }
+        self.units[(first & mask) as usize] = unit;
+        for i in 1..count {
+            let index = first.wrapping_add(i);
+            self.ring
+                .copy_unit(index, &mut self.units[(index & mask) as usize]);
+        }
+        self.ring.take(count);
+        match total_length(&wqe, |i| self.unit(first, i)) {
+            Some(length) => Ok(Some(Accepted {
+                wqe,
+                data: first,
+                length,
+            })),
+            None => Err(QueueError::Malformed { wr_id: wqe.wr_id }),
+        }
+    }
+
+    fn unit(&self, data: u32, i: u32) -> Unit {
+        self.units[(data.wrapping_add(i) & (self.ring.depth - 1)) as usize]
+    }
+
+    /// The bytes `offset..offset + len` of the work request whose first unit is `data`.
+    #[inline]
+    pub fn segments(
+        &self,
+        mrs: &MrTable,
+        pd: u32,
+        access: Access,
+        data: u32,
+        offset: u32,
+        len: u32,
+    ) -> Result<Segments, KeyError> {
+        let wqe = self.unit(data, 0).head();
+        if wqe.flags & wqe_flags::INLINE != 0 {
+            return self.inline_segments(data, offset, len);
+        }
+        resolve_sges(
+            mrs,
+            pd,
+            access,
+            usize::from(wqe.num_sge),
+            |i| self.unit(data, i),
+            offset,
+            len,
+        )
+    }
+
+    fn inline_segments(&self, data: u32, mut offset: u32, mut len: u32) -> Result<Segments, KeyError> {
+        const HEAD: usize = WQE_UNIT - rnic_abi::SGES_IN_HEAD * size_of::<Sge>();
+        let mut segments = Segments::new();
+        for i in 0..Wqe::MAX_UNITS {
+            if len == 0 {
+                break;
+            }
+            let unit = &self.units[(data.wrapping_add(i) & (self.ring.depth - 1)) as usize].0;
+            let payload = if i == 0 { &unit[HEAD..] } else { &unit[..] };
+            if offset as usize >= payload.len() {
+                offset -= payload.len() as u32;
+                continue;
+            }
+            let part = &payload[offset as usize..];
+            let part = &part[..part.len().min(len as usize)];
+            segments.push(RemoteRange {
+                ptr: NonNull::from(part).cast(),
+                len: part.len(),
+            });
+            len -= part.len() as u32;
+            offset = 0;
+        }
+        if len == 0 {
+            Ok(segments)
+        } else {
+            Err(KeyError::Range)
+        }
+    }
+
+    /// Forgets what was posted (RESET).
+    pub fn discard(&mut self) {
+        self.ring.discard();
+    }
+
+    /// Asks to be kicked and tells whether the queue can be left alone.
+    #[inline]
+    pub fn release(&self) -> bool {
+        protocol::drop_queue(&self.ring.tail, self.ring.next, &self.ring.need_kick)
+    }
+
+    /// Takes the queue into the core's own polling.
+    #[inline]
+    pub fn keep(&self) {
+        protocol::keep_queue(&self.ring.need_kick)
+    }
+}
+
+/// Units of a receive WQE with the most entries.
+const RECV_UNITS: usize = Wqe::units_for_sges(MAX_SGE) as usize;
+
+/// A receive queue: the client's ring and a private copy of the WQE in progress.
+pub struct RecvQueue {
+    ring: Ring,
+    current: Box<[Unit; RECV_UNITS]>,
+}
+
+/// A receive WQE that was copied and checked.
+#[derive(Copy, Clone, Debug)]
+pub struct AcceptedRecv {
+    /// From the WQE.
+    pub wr_id: u64,
+    /// Bytes its entries hold together.
+    pub capacity: u32,
+}
+
+impl RecvQueue {
+    /// The queue at `offset` with `depth` units. Control thread.
+    pub fn new(mem: Arc<ClientMem>, offset: u64, depth: u32) -> Result<Self, InitError> {
+        Ok(RecvQueue {
+            ring: Ring::new(mem, offset, depth)?,
+            current: Box::new([Unit::ZERO; RECV_UNITS]),
+        })
+    }
+
+    /// Copies the next WQE; one is in progress at a time.
+    #[inline]
+    pub fn take(&mut self) -> Result<Option<AcceptedRecv>, QueueError> {
+        let available = self.ring.available()?;
+        if available == 0 {
+            return Ok(None);
+        }
+        let first = self.ring.next;
+        self.ring.copy_unit(first, &mut self.current[0]);
+        let wqe = self.current[0].head();
+        let count = check_extent(&wqe, available, self.ring.depth)?;
+        let malformed = QueueError::Malformed { wr_id: wqe.wr_id };
+        if count as usize > RECV_UNITS || wqe.flags != 0 || wqe.opcode != 0 {
+            self.ring.take(count);
+            return Err(malformed);
+        }
+        for i in 1..count {
+            self.ring
+                .copy_unit(first.wrapping_add(i), &mut self.current[i as usize]);
+        }
+        self.ring.take(count);
+        match total_length(&wqe, |i| self.current[i as usize]) {
+            Some(capacity) => Ok(Some(AcceptedRecv {
+                wr_id: wqe.wr_id,
+                capacity,
+            })),
+            None => Err(malformed),
+        }
+    }
+
+    /// The bytes `offset..offset + len` of the WQE in progress.
+    #[inline]
+    pub fn segments(&self, mrs: &MrTable, pd: u32, offset: u32, len: u32) -> Result<Segments, KeyError> {
+        let count = usize::from(self.current[0].head().num_sge);
+        resolve_sges(
+            mrs,
+            pd,
+            Access::LOCAL_WRITE,
+            count,
+            |i| self.current[i as usize],
+            offset,
+            len,
+        )
+    }
+
+    /// Forgets what was posted (RESET).
+    pub fn discard(&mut self) {
+        self.ring.discard();
+    }
+
+    /// Asks to be kicked (a QP in error flushes what is posted later) and tells whether nothing is there now.
+    #[inline]
+    pub fn release(&self) -> bool {
+        protocol::drop_queue(&self.ring.tail, self.ring.next, &self.ring.need_kick)
+    }
+}

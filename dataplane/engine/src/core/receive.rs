@@ -1,0 +1,165 @@
+//! From a frame to the QP it is for. Whatever is not right is counted and dropped.
+use std::ptr::NonNull;
+
+use rnic_wire::{Datagram, Kind, Qpn, Transport, classify, verify_icrc};
+
+use super::{
+    host::Gathered,
+    qp::Qp,
+    run::Core,
+    shared::{Handoff, RESERVED},
+};
+use crate::{
+    command::Message,
+    frame::{Frame, FrameBurst},
+    mem::RemoteRange,
+};
+
+/// The default partition, full and limited members alike.
+const DEFAULT_PARTITION: u16 = 0x7fff;
+
+impl Core {
+    /// One burst from each port. Tells how many frames came.
+    pub(super) fn receive_ports(&mut self) -> usize {
+        let mut count = 0;
+        for port in 0..self.ports.len() {
+            let Some(queue) = &mut self.ports[port].queue else {
+                continue;
+            };
+            queue.tick(self.env.now.0);
+            let mut burst = FrameBurst::new_const();
+            count += queue.rx_burst(&mut burst);
+            for frame in burst {
+                self.receive(port as u16, frame, false);
+            }
+        }
+        count
+    }
+
+    /// Frames that other cores handed over, at most a burst.
+    pub(super) fn receive_inbound(&mut self) -> usize {
+        for count in 0..crate::frame::BURST {
+            match self.me.inbound.pop() {
+                Some(Handoff::Received { port, frame, direct }) => self.receive(port, frame, direct),
+                Some(Handoff::Send { port, frame }) => self.send_slow(port, frame),
+                None => return count,
+            }
+        }
+        crate::frame::BURST
+    }
+
+    /// One frame. `direct` frames were built by a core of this appliance and did not come through a port.
+    #[inline]
+    pub(super) fn receive(&mut self, port: u16, frame: Frame, direct: bool) {
+        let owner = match classify(frame.bytes(), frame.vlan()) {
+            Kind::Other => return self.divert(port, frame),
+            Kind::Malformed(error) => {
+                self.env.counters.malformed[error.index()] += 1;
+                return;
+            }
+            Kind::Roce(packet) => {
+                let qpn = packet.bth().dest_qpn;
+                let owner = usize::from(self.view.refresh().owner(qpn));
+                if owner == self.id {
+                    self.env.counters.rx_roce += 1;
+                    if !verify_icrc(&self.env.crc, packet.datagram()) {
+                        self.env.counters.icrc_errors += 1;
+                        return;
+                    }
+                    let slot = self.find(qpn, packet.bth().pkey);
+                    let Some((slot, mut qp)) = slot else { return };
+                    if addressed(&qp, packet.datagram(), port, direct) {
+                        let payload = packet.payload();
+                        let range = [RemoteRange {
+                            ptr: NonNull::from(payload).cast(),
+                            len: payload.len(),
+                        }];
+                        let headers = packet.headers();
+                        let outcome = qp.with(&mut self.env, |rc, ctx| {
+                            rc.receive(ctx, headers, Gathered::new(&range))
+                        });
+                        self.received(slot, &mut qp, outcome);
+                    } else {
+                        self.env.counters.address_mismatch += 1;
+                    }
+                    self.qps[slot as usize] = Some(qp);
+                    return;
+                }
+                owner
+            }
+            Kind::ReservedOpcode {
+                datagram,
+                opcode,
+                dest_qpn,
+                psn,
+            } => {
+                let owner = usize::from(self.view.refresh().owner(dest_qpn));
+                if owner == self.id {
+                    if !verify_icrc(&self.env.crc, &datagram) {
+                        self.env.counters.icrc_errors += 1;
+                        return;
+                    }
+                    self.env.counters.reserved_opcode += 1;
+                    let own_class = Transport::of_opcode(opcode) == Some(Transport::Rc);
+                    let Some((slot, mut qp)) = self.find(dest_qpn, DEFAULT_PARTITION) else {
+                        return;
+                    };
+                    if own_class && addressed(&qp, &datagram, port, direct) {
+                        let outcome = qp.with(&mut self.env, |rc, ctx| rc.receive_reserved(ctx, opcode, psn));
+                        self.received(slot, &mut qp, outcome);
+                    }
+                    self.qps[slot as usize] = Some(qp);
+                    return;
+                }
+                owner
+            }
+        };
+        self.hand_to(owner, Handoff::Received { port, frame, direct });
+    }
+
+    fn hand_to(&mut self, owner: usize, handoff: Handoff) {
+        let core = &self.cores[owner];
+        if core.inbound.push(handoff).is_err() {
+            self.env.counters.handoff_dropped += 1;
+        }
+        core.kick();
+    }
+
+    /// Takes the QP with this number out of the arena. The caller puts it back.
+    #[inline]
+    fn find(&mut self, qpn: u32, pkey: u16) -> Option<(u32, Box<Qp>)> {
+        if qpn <= 1 || qpn == Qpn::MULTICAST.get() {
+            self.env.counters.special_qp += 1;
+            return None;
+        }
+        if pkey & 0x7fff != DEFAULT_PARTITION {
+            self.env.counters.pkey_mismatch += 1;
+            return None;
+        }
+        let slot = self.view.refresh().qp(qpn).map(|leaf| leaf.slot);
+        let qp = slot.and_then(|slot| Some((slot, self.qps.get_mut(slot as usize)?.take()?)));
+        if qp.is_none() {
+            self.env.counters.unknown_qp += 1;
+        }
+        qp
+    }
+
+    fn divert(&mut self, port: u16, frame: Frame) {
+        let room = self.me.messages.capacity() - self.me.messages.len();
+        if room <= RESERVED || self.me.messages.push(Message::Frame { port, frame }).is_err() {
+            self.env.counters.slow_path_dropped += 1;
+            return;
+        }
+        self.control_called = true;
+    }
+}
+
+/// Whether addresses, VLAN and ingress port of a packet are those of the QP's address vector.
+#[inline]
+fn addressed(qp: &Qp, datagram: &Datagram<'_>, port: u16, direct: bool) -> bool {
+    let Some(path) = &qp.path else { return false };
+    let net = datagram.net();
+    let ends = net.src_gid() == path.remote_ip && net.dst_gid() == path.local_ip;
+    let vlan = path.vlan.map(|tci| tci & 0x0fff).filter(|id| *id != 0);
+    ends && (direct || (path.port == port && datagram.vlan_id() == vlan))
+}

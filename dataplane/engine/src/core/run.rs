@@ -1,0 +1,204 @@
+//! The loop of a poll core.
+use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering};
+
+use rnic_qsbr::Participant;
+use rnic_simd::Crc;
+use rnic_transport::Time;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{
+    cq::CompletionQueue, doorbell::ClientDoorbells, host::Env, idle::Idle, qp::Qp, shared::CoreCounters,
+    shared::Shared, timer::TimerWheel,
+};
+use crate::{
+    engine::Limits,
+    frame::{FrameBurst, SharedPool},
+    mem::MrTable,
+    nonblocking::NonBlocking,
+    port::Port,
+    view::ViewCache,
+};
+
+/// A port as one core sees it.
+pub(super) struct PortState {
+    /// The core's queue; a core without one hands its frames to one that has.
+    pub queue: Option<Box<dyn Port>>,
+    pub pool: SharedPool,
+    /// Frames to be sent at the end of the pass.
+    pub tx: FrameBurst,
+    /// Empty frames.
+    pub spare: FrameBurst,
+}
+
+/// What a core is started with.
+pub(crate) struct CoreInit {
+    pub id: usize,
+    pub cores: Arc<[Arc<Shared>]>,
+    pub participant: Participant,
+    pub view: ViewCache,
+    pub mrs: Arc<MrTable>,
+    pub limits: Limits,
+    pub idle: Idle,
+    /// By port: this core's queue if it has one, and the pool.
+    pub ports: Vec<(Option<Box<dyn Port>>, SharedPool)>,
+    /// By port: a core that has a queue of it.
+    pub port_owners: Vec<u16>,
+}
+
+/// A poll core. All of it belongs to one thread; every container has its full capacity from the start.
+pub(crate) struct Core {
+    pub(super) id: usize,
+    pub(super) me: Arc<Shared>,
+    pub(super) cores: Arc<[Arc<Shared>]>,
+    pub(super) participant: Participant,
+    pub(super) view: ViewCache,
+    pub(super) env: Env,
+    pub(super) qps: Vec<Option<Box<Qp>>>,
+    pub(super) clients: Vec<Option<Box<ClientDoorbells>>>,
+    pub(super) client_list: Vec<u32>,
+    /// QPs to be served in the next pass, each once.
+    pub(super) active: VecDeque<u32>,
+    /// QPs with events to be told, each once.
+    pub(super) eventful: VecDeque<u32>,
+    pub(super) timers: TimerWheel,
+    pub(super) ports: Vec<PortState>,
+    pub(super) port_owners: Vec<u16>,
+    pub(super) idle: Idle,
+    pub(super) last_work: Time,
+    /// Something for the control thread was queued in this pass.
+    pub(super) control_called: bool,
+    pub(super) stopping: bool,
+    busy_cycles: u64,
+    idle_cycles: u64,
+    passes: u64,
+}
+
+/// Passes between two publications of the counters while busy.
+const PUBLISH_EVERY: u64 = 1024;
+
+impl Core {
+    /// Allocates everything the core will ever need. Not on the poll thread's hot path: before the section.
+    pub fn new(init: CoreInit) -> Self {
+        let Limits {
+            clients, qps, cqs, ..
+        } = init.limits;
+        let now = now();
+        let empty = |n: u32| (0..n).map(|_| None::<Box<CompletionQueue>>).collect::<Vec<_>>();
+        Core {
+            id: init.id,
+            me: init.cores[init.id].clone(),
+            cores: init.cores,
+            participant: init.participant,
+            view: init.view,
+            env: Env {
+                now,
+                mrs: init.mrs,
+                cqs: empty(cqs),
+                touched: Vec::with_capacity(cqs as usize),
+                counters: CoreCounters::default(),
+                crc: Crc::detect(),
+            },
+            qps: (0..qps).map(|_| None).collect(),
+            clients: (0..clients).map(|_| None).collect(),
+            client_list: Vec::with_capacity(clients as usize),
+            active: VecDeque::with_capacity(qps as usize),
+            eventful: VecDeque::with_capacity(qps as usize),
+            timers: TimerWheel::new(qps as usize, now),
+            ports: init
+                .ports
+                .into_iter()
+                .map(|(queue, pool)| PortState {
+                    queue,
+                    pool,
+                    tx: FrameBurst::new_const(),
+                    spare: FrameBurst::new_const(),
+                })
+                .collect(),
+            port_owners: init.port_owners,
+            idle: init.idle,
+            last_work: now,
+            control_called: false,
+            stopping: false,
+            busy_cycles: 0,
+            idle_cycles: 0,
+            passes: 0,
+        }
+    }
+
+    /// Runs until [`crate::command::Command::Stop`], and returns everything to be freed by the caller.
+    pub fn run(mut self) -> Self {
+        self.participant.online();
+        self.view.acquire();
+        let section = NonBlocking::enter();
+        let mut before = cycles();
+        while !self.stopping {
+            // The epoch is read before the view is refreshed, and this reading is what is reported at the end
+            // (DESIGN I2).
+            let observed = self.participant.observe();
+            self.view.refresh();
+            self.env.now = now();
+            let mut work = self.receive_inbound();
+            work += self.receive_ports();
+            work += self.serve();
+            self.flush_ports();
+            self.notify();
+            work += self.commands();
+            work += self.doorbells();
+            work += self.timers();
+            self.participant.quiescent(observed);
+            before = self.account(before, work);
+        }
+        drop(section);
+        self.view.release();
+        self.participant.offline();
+        self.publish();
+        self
+    }
+
+    fn account(&mut self, before: u64, work: usize) -> u64 {
+        self.passes += 1;
+        if work > 0 {
+            self.last_work = self.env.now;
+            if self.passes.is_multiple_of(PUBLISH_EVERY) {
+                self.publish();
+            }
+            let after = cycles();
+            self.busy_cycles += after.wrapping_sub(before);
+            return after;
+        }
+        if self.passes.is_multiple_of(64) {
+            self.publish();
+        }
+        self.rest();
+        let after = cycles();
+        self.idle_cycles += after.wrapping_sub(before);
+        after
+    }
+
+    /// Shows counters and cycles to the control thread.
+    pub(super) fn publish(&mut self) {
+        self.me.busy_cycles.store(self.busy_cycles, Ordering::Relaxed);
+        self.me.idle_cycles.store(self.idle_cycles, Ordering::Relaxed);
+        self.me.publish_counters(&self.env.counters);
+        for (i, port) in self.ports.iter().enumerate() {
+            if let Some(queue) = &port.queue {
+                self.me.publish_port(i, queue.stats());
+            }
+        }
+    }
+}
+
+/// Nanoseconds of the monotonic clock (no system call: the vDSO's).
+pub(crate) fn now() -> Time {
+    let t = clock_gettime(ClockId::Monotonic);
+    Time(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
+}
+
+/// The time stamp counter, or nanoseconds where there is none.
+fn cycles() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 processor has RDTSC.
+    return unsafe { std::arch::x86_64::_rdtsc() };
+    #[cfg(not(target_arch = "x86_64"))]
+    now().0
+}

@@ -1,0 +1,352 @@
+//! Serving the QPs that have something to do: doorbells, send queues, timers, events.
+use rnic_transport::{
+    Cause, Check, Completion, CompletionFlags, Host, Queue, SendFlags, SendWr, WcOpcode, WcStatus, WrOpcode,
+};
+
+use super::{
+    qp::{BadWr, Qp},
+    queue::{Accepted, QueueError},
+    run::Core,
+    shared::RESERVED,
+};
+use crate::command::{Message, ObjectEvent};
+
+/// Packets one QP may send in one pass of the loop.
+const PACKET_BUDGET: usize = 32;
+/// Payload bytes one QP may move in one pass.
+const BYTE_BUDGET: usize = 64 << 10;
+/// Work requests flushed in one pass.
+const FLUSH_BUDGET: u32 = 32;
+/// Passes without work after which a QP is left alone until its doorbell rings.
+const IDLE_PASSES: u8 = 64;
+/// Timers looked at in one pass.
+const TIMER_BUDGET: usize = 256;
+
+impl Core {
+    /// Takes the doorbells of all clients.
+    pub(super) fn doorbells(&mut self) -> usize {
+        let mut rung = 0;
+        for i in 0..self.client_list.len() {
+            let client = self.client_list[i];
+            let Some(doorbells) = self.clients[client as usize].take() else {
+                continue;
+            };
+            doorbells.take(|slot| {
+                rung += 1;
+                if let Some(Some(qp)) = self.qps.get_mut(slot as usize) {
+                    activate(slot, qp, &mut self.active);
+                }
+            });
+            self.clients[client as usize] = Some(doorbells);
+        }
+        rung
+    }
+
+    /// Runs the timers that have come up.
+    pub(super) fn timers(&mut self) -> usize {
+        for count in 0..TIMER_BUDGET {
+            let Some(slot) = self.timers.expire(self.env.now) else {
+                return count;
+            };
+            let Some(mut qp) = self.qps[slot as usize].take() else {
+                continue;
+            };
+            if qp.deadline().is_some_and(|t| t <= self.env.now) {
+                qp.with(&mut self.env, |rc, ctx| rc.handle_timeout(ctx));
+            }
+            self.after(slot, &mut qp);
+            self.qps[slot as usize] = Some(qp);
+        }
+        TIMER_BUDGET
+    }
+
+    /// Serves every QP in the active list once.
+    pub(super) fn serve(&mut self) -> usize {
+        let mut work = 0;
+        for _ in 0..self.active.len() {
+            let Some(slot) = self.active.pop_front() else {
+                break;
+            };
+            let Some(mut qp) = self.qps[slot as usize].take() else {
+                continue;
+            };
+            let done = self.serve_one(&mut qp);
+            work += done;
+            qp.active = false;
+            self.after(slot, &mut qp);
+            if !qp.active && (done > 0 || !self.leave(&mut qp)) {
+                qp.active = true;
+                self.active.push_back(slot);
+            }
+            if done > 0 {
+                qp.idle_passes = 0;
+            }
+            self.qps[slot as usize] = Some(qp);
+        }
+        work
+    }
+
+    /// Whether an idle QP can be left alone until its doorbell rings.
+    #[inline]
+    fn leave(&mut self, qp: &mut Qp) -> bool {
+        qp.idle_passes = qp.idle_passes.saturating_add(1);
+        if qp.idle_passes < IDLE_PASSES {
+            return false;
+        }
+        // In the error state receives posted later are flushed too.
+        if qp.sq.release() && (!qp.in_error() || qp.rq.release()) {
+            return true;
+        }
+        qp.idle_passes = 0;
+        qp.sq.keep();
+        false
+    }
+
+    /// After anything was done with a QP: its timer, its place in the active list, its events.
+    #[inline]
+    pub(super) fn after(&mut self, slot: u32, qp: &mut Qp) {
+        if let Some(deadline) = qp.deadline() {
+            self.timers.arm(slot, deadline);
+        }
+        if qp.pending.kinds != 0 && !qp.pending.listed {
+            qp.pending.listed = true;
+            self.eventful.push_back(slot);
+        }
+        if !qp.active && (qp.rc.has_work() || qp.bad.is_some()) {
+            qp.idle_passes = 0;
+            qp.active = true;
+            self.active.push_back(slot);
+        }
+    }
+
+    fn serve_one(&mut self, qp: &mut Qp) -> usize {
+        let mut work = self.intake(qp);
+        if qp.in_error() {
+            let before = qp.outstanding();
+            let more = qp.with(&mut self.env, |rc, ctx| rc.flush(ctx, FLUSH_BUDGET));
+            work += usize::from(more) + (before - qp.outstanding()) as usize;
+        }
+        work + self.transmit(qp)
+    }
+
+    /// Moves posted WQEs into the transport's ring, while there is room.
+    #[inline]
+    fn intake(&mut self, qp: &mut Qp) -> usize {
+        if !qp.rc.state().sends() && !qp.in_error() {
+            return 0;
+        }
+        for count in 0..PACKET_BUDGET {
+            if let Some(bad) = qp.bad {
+                if qp.outstanding() > 0 {
+                    return count;
+                }
+                qp.bad = None;
+                self.fail(qp, &bad);
+            }
+            match qp.sq.take(qp.oldest()) {
+                Ok(None) => return count,
+                Ok(Some(wqe)) => self.post(qp, &wqe),
+                Err(QueueError::Malformed { wr_id }) => {
+                    qp.bad = Some(BadWr {
+                        wr_id,
+                        cause: Cause::of(Check::SendQueue),
+                    });
+                }
+                Err(QueueError::Forged) => {
+                    if !qp.in_error() {
+                        let cause = Cause::of(Check::SendQueue);
+                        qp.with(&mut self.env, |rc, ctx| rc.fatal(ctx, cause));
+                    }
+                    // Nothing in the ring can be trusted any more.
+                    qp.sq.discard();
+                    return count + 1;
+                }
+            }
+        }
+        PACKET_BUDGET
+    }
+
+    #[inline]
+    fn post(&mut self, qp: &mut Qp, accepted: &Accepted) {
+        let wqe = &accepted.wqe;
+        let mut flags = SendFlags::from_bits(u32::from(wqe.flags)).unwrap_or_default();
+        if qp.id.sig_all {
+            flags = flags.union(SendFlags::SIGNALED);
+        }
+        let bad = |check| {
+            Some(BadWr {
+                wr_id: wqe.wr_id,
+                cause: Cause::of(check),
+            })
+        };
+        let Some(opcode) = WrOpcode::from_verbs(wqe.opcode) else {
+            qp.bad = bad(Check::UnsupportedOpcode);
+            return;
+        };
+        let mut wr = SendWr::default();
+        wr.wr_id = wqe.wr_id;
+        wr.remote_addr = wqe.remote_addr;
+        wr.rkey = wqe.rkey;
+        wr.imm_or_rkey = wqe.imm_or_rkey;
+        wr.length = accepted.length;
+        wr.data = accepted.data;
+        wr.opcode = opcode;
+        wr.flags = flags;
+        match qp.with(&mut self.env, |rc, ctx| rc.post_send(ctx, wr)) {
+            Ok(()) => qp.posted = qp.posted.wrapping_add(1),
+            Err(error) => {
+                use rnic_transport::PostError::*;
+                qp.bad = bad(match error {
+                    Unsupported { .. } => Check::UnsupportedOpcode,
+                    TooLong { .. } => Check::Length,
+                    NoReadResources => Check::ReadResources,
+                    Full | BadState { .. } => Check::SendQueue,
+                });
+            }
+        }
+    }
+
+    /// Completes a work request that could not be posted, and with it the QP.
+    fn fail(&mut self, qp: &mut Qp, bad: &BadWr) {
+        let completion = Completion {
+            wr_id: bad.wr_id,
+            status: WcStatus::LocQpOpErr,
+            opcode: WcOpcode::Send,
+            queue: Queue::Send,
+            flags: CompletionFlags::NONE,
+            byte_len: 0,
+            imm_or_rkey: 0,
+            cause: bad.cause,
+        };
+        let in_error = qp.in_error();
+        qp.with(&mut self.env, |rc, ctx| {
+            let _ = ctx.host.complete(&completion);
+            if !in_error {
+                rc.fatal(ctx, bad.cause);
+            }
+        });
+    }
+
+    /// Sends what the transport has, within the budgets and the room of the port.
+    #[inline]
+    fn transmit(&mut self, qp: &mut Qp) -> usize {
+        let Some(path) = qp.path else { return 0 };
+        let port = usize::from(path.port);
+        let mut bytes = 0;
+        for count in 0..PACKET_BUDGET {
+            if bytes >= BYTE_BUDGET || (!path.direct && !self.ports[port].ready()) {
+                return count;
+            }
+            let Some(emit) = qp.with(&mut self.env, |rc, ctx| rc.poll_transmit(ctx)) else {
+                return count;
+            };
+            let payload = match qp.gather(&self.env, &emit.source) {
+                Ok(payload) => payload,
+                Err(error) => {
+                    self.env.counters.gather_errors += 1;
+                    qp.with(&mut self.env, |rc, ctx| rc.gather_failed(ctx, &emit, error));
+                    continue;
+                }
+            };
+            bytes += payload.iter().map(|r| r.len).sum::<usize>();
+            if emit.retransmitted {
+                self.env.counters.retransmitted += 1;
+                qp.counters.retries += 1;
+            }
+            if path.direct {
+                self.deliver(qp, &emit, &payload);
+            } else if let Some(frame) = self.build(port, qp, &emit, &payload) {
+                self.env.counters.tx_roce += 1;
+                self.ports[port].tx.push(frame);
+            }
+        }
+        PACKET_BUDGET
+    }
+
+    /// Gives every port its frames.
+    pub(super) fn flush_ports(&mut self) {
+        for port in 0..self.ports.len() {
+            let state = &mut self.ports[port];
+            if state.tx.is_empty() {
+                continue;
+            }
+            if state.queue.is_some() {
+                state.flush();
+            } else {
+                let owner = &self.cores[usize::from(self.port_owners[port])];
+                state.hand_over(port as u16, owner, &mut self.env.counters.handoff_dropped);
+            }
+        }
+    }
+
+    /// Wakes clients of CQs with fresh completions, and tells the control thread of events, as far as it has
+    /// room; the rest waits here, an object at most once.
+    pub(super) fn notify(&mut self) {
+        let mut i = 0;
+        while i < self.env.touched.len() {
+            let number = self.env.touched[i] as usize;
+            let Some(cq) = self.env.cqs[number].as_mut() else {
+                self.env.touched.swap_remove(i);
+                continue;
+            };
+            if cq.fresh {
+                cq.notify();
+            }
+            if cq.error_pending {
+                let event = ObjectEvent {
+                    client: cq.client(),
+                    handle: cq.handle(),
+                    kinds: rnic_abi::event_kind::CQ_ERR,
+                    number: cq.number(),
+                    cause: Cause::of(Check::CqOverflow),
+                };
+                if self.me.messages.push(Message::Event(event)).is_err() {
+                    i += 1;
+                    continue;
+                }
+                self.control_called = true;
+                cq.error_pending = false;
+            }
+            cq.listed = false;
+            self.env.touched.swap_remove(i);
+        }
+        while let Some(&slot) = self.eventful.front() {
+            if self.me.messages.capacity() - self.me.messages.len() <= RESERVED {
+                break;
+            }
+            self.eventful.pop_front();
+            if let Some(qp) = &mut self.qps[slot as usize]
+                && let Some(event) = take_event(qp)
+                && self.me.messages.push(Message::Event(event)).is_ok()
+            {
+                self.control_called = true;
+            }
+        }
+        if std::mem::take(&mut self.control_called) {
+            self.me.control.ring();
+        }
+    }
+}
+
+/// Puts a QP whose doorbell rang into the active list.
+#[inline]
+fn activate(slot: u32, qp: &mut Qp, active: &mut std::collections::VecDeque<u32>) {
+    qp.sq.keep();
+    qp.idle_passes = 0;
+    if !qp.active {
+        qp.active = true;
+        active.push_back(slot);
+    }
+}
+
+/// The events of a QP that were not told yet.
+pub(super) fn take_event(qp: &mut Qp) -> Option<ObjectEvent> {
+    let pending = std::mem::take(&mut qp.pending);
+    (pending.kinds != 0).then_some(ObjectEvent {
+        client: qp.id.client,
+        handle: qp.id.handle,
+        kinds: pending.kinds,
+        number: qp.id.qpn,
+        cause: pending.cause,
+    })
+}

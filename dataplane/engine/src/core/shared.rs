@@ -1,0 +1,250 @@
+//! What other threads see of a poll core.
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
+    },
+};
+
+use crossbeam_queue::ArrayQueue;
+use rnic_wire::ParseError;
+use rustix::{
+    event::{EventfdFlags, epoll, eventfd},
+    io::write,
+};
+
+use crate::{
+    command::{Command, Message},
+    frame::Frame,
+    port::PortStats,
+};
+
+/// Commands that can wait for a core.
+const COMMANDS: usize = 1024;
+/// Messages that can wait for the control thread.
+pub(super) const MESSAGES: usize = 4096;
+/// Places kept free for answers: a core takes a command only when its answer has room.
+pub(super) const RESERVED: usize = 64;
+/// Frames that can wait to be handed over.
+const INBOUND: usize = 1024;
+
+/// A frame for another core.
+pub(crate) enum Handoff {
+    /// Received on `port`, for a QP of that core. `direct` frames were built by a core of this appliance.
+    Received {
+        /// Port index.
+        port: u16,
+        /// The frame.
+        frame: Frame,
+        /// It did not come through a port.
+        direct: bool,
+    },
+    /// To be sent on `port`, of which that core has a queue.
+    Send {
+        /// Port index.
+        port: u16,
+        /// The frame.
+        frame: Frame,
+    },
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What a core has counted. Names are those shown to users.
+        #[derive(Clone, Debug, Default)]
+        pub struct CoreCounters {
+            $($(#[$doc])* pub $name: u64,)*
+            /// Malformed frames by [`ParseError::index`].
+            pub malformed: [u64; ParseError::NAMES.len()],
+        }
+
+        impl CoreCounters {
+            /// Every counter with its name.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+                let own = [$((stringify!($name), self.$name),)*];
+                own.into_iter().chain(ParseError::NAMES.iter().copied().zip(self.malformed))
+            }
+
+            fn values(&self) -> impl Iterator<Item = u64> + '_ {
+                self.named().map(|(_, value)| value)
+            }
+
+            fn from_values(mut values: impl Iterator<Item = u64>) -> Self {
+                let mut next = || values.next().unwrap_or(0);
+                let mut c = CoreCounters { $($name: next(),)* malformed: [0; ParseError::NAMES.len()] };
+                c.malformed.fill_with(next);
+                c
+            }
+        }
+    };
+}
+
+counters! {
+    /// RoCE packets received, before any check.
+    rx_roce,
+    /// RoCE packets sent.
+    tx_roce,
+    /// Messages and packets delivered without frames.
+    direct_packets,
+    /// Wrong ICRC.
+    icrc_errors,
+    /// No such QP.
+    unknown_qp,
+    /// Source or destination address, VLAN or port is not the QP's.
+    address_mismatch,
+    /// P_Key is not the default partition's.
+    pkey_mismatch,
+    /// QP0, QP1 and multicast: not served yet.
+    special_qp,
+    /// A reserved opcode of a class the QP is not of.
+    reserved_opcode,
+    /// Packets before it are missing.
+    out_of_order,
+    /// Seen before.
+    duplicate,
+    /// Answered by an RNR NAK.
+    rnr_nak_sent,
+    /// Refused with a NAK or a failed completion.
+    refused,
+    /// Without effect on the QP, by its state machine.
+    no_effect,
+    /// Frames retransmitted.
+    retransmitted,
+    /// Frames for another core that its queue had no room for.
+    handoff_dropped,
+    /// Frames for the slow path that the control thread had no room for.
+    slow_path_dropped,
+    /// Frames of the slow path that a port had no room for.
+    slow_path_tx_dropped,
+    /// Packets not sent because the payload could not be read.
+    gather_errors,
+}
+
+/// State of a core, for users.
+#[derive(Clone, Debug)]
+pub struct CoreStatus {
+    /// `running`, `sleeping` or `stopped`.
+    pub state: &'static str,
+    /// The epoch it last reported; 0 while offline.
+    pub epoch: u64,
+    /// TSC cycles of passes that found work.
+    pub busy_cycles: u64,
+    /// TSC cycles of the others.
+    pub idle_cycles: u64,
+    /// What it has counted.
+    pub counters: CoreCounters,
+}
+
+/// The shared part of a core.
+pub(crate) struct Shared {
+    pub commands: ArrayQueue<Command>,
+    pub messages: ArrayQueue<Message>,
+    pub inbound: ArrayQueue<Handoff>,
+    /// Set while the core sleeps or is about to.
+    pub sleeping: AtomicBool,
+    /// Wakes the core; the daemon's own, no client has it.
+    pub wake: OwnedFd,
+    /// What the core sleeps on: `wake`, and each client's wake socket.
+    pub epoll: OwnedFd,
+    /// Wakes the control thread.
+    pub control: Arc<ControlWake>,
+    pub busy_cycles: AtomicU64,
+    pub idle_cycles: AtomicU64,
+    counters: Vec<AtomicU64>,
+    ports: Vec<[AtomicU64; 6]>,
+}
+
+/// The control thread's bell, rung once until it has looked.
+pub(crate) struct ControlWake {
+    pub fd: OwnedFd,
+    pub rung: AtomicBool,
+}
+
+impl ControlWake {
+    pub fn new() -> io::Result<Self> {
+        let fd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        Ok(ControlWake {
+            fd,
+            rung: AtomicBool::new(false),
+        })
+    }
+
+    pub fn ring(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            let _ = write(&self.fd, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+impl Shared {
+    pub fn new(control: Arc<ControlWake>, ports: usize) -> io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        let poller = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(
+            &poller,
+            &wake,
+            epoll::EventData::new_u64(0),
+            epoll::EventFlags::IN,
+        )?;
+        let count = CoreCounters::default().named().count();
+        Ok(Shared {
+            commands: ArrayQueue::new(COMMANDS),
+            messages: ArrayQueue::new(MESSAGES),
+            inbound: ArrayQueue::new(INBOUND),
+            sleeping: AtomicBool::new(false),
+            wake,
+            epoll: poller,
+            control,
+            busy_cycles: AtomicU64::new(0),
+            idle_cycles: AtomicU64::new(0),
+            counters: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            ports: (0..ports).map(|_| Default::default()).collect(),
+        })
+    }
+
+    /// Wakes the core if it sleeps. After something was put into one of its queues.
+    pub fn kick(&self) {
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed) {
+            let _ = write(&self.wake, &1u64.to_ne_bytes());
+        }
+    }
+
+    pub fn publish_counters(&self, counters: &CoreCounters) {
+        for (shared, value) in self.counters.iter().zip(counters.values()) {
+            shared.store(value, Ordering::Relaxed);
+        }
+    }
+
+    pub fn counters(&self) -> CoreCounters {
+        CoreCounters::from_values(self.counters.iter().map(|c| c.load(Ordering::Relaxed)))
+    }
+
+    pub fn publish_port(&self, port: usize, s: PortStats) {
+        let values = [
+            s.rx_frames,
+            s.rx_bytes,
+            s.rx_dropped,
+            s.tx_frames,
+            s.tx_bytes,
+            s.tx_dropped,
+        ];
+        for (shared, value) in self.ports[port].iter().zip(values) {
+            shared.store(value, Ordering::Relaxed);
+        }
+    }
+
+    pub fn port(&self, port: usize) -> PortStats {
+        let v = |i: usize| self.ports[port][i].load(Ordering::Relaxed);
+        PortStats {
+            rx_frames: v(0),
+            rx_bytes: v(1),
+            rx_dropped: v(2),
+            tx_frames: v(3),
+            tx_bytes: v(4),
+            tx_dropped: v(5),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! From a packet the transport wants sent to a frame in a port's burst.
+use rnic_simd::Crc;
+use rnic_transport::{Access, Emit, KeyError, Source};
+use rnic_wire::{FrameTemplate, ICRC_LEN, Icrc, MAX_FRAME_HEADER_LEN, pad_len};
+
+use super::{
+    host::Env,
+    qp::Qp,
+    queue::Segments,
+    run::{Core, PortState},
+    shared::{Handoff, Shared},
+};
+use crate::{
+    frame::{BURST, Frame, FrameBurst},
+    mem::RemoteRange,
+};
+
+impl PortState {
+    /// Whether one more frame can be made and queued; makes room if it can.
+    #[inline]
+    pub(super) fn ready(&mut self) -> bool {
+        if self.spare.is_empty() {
+            self.pool.alloc_burst(BURST, &mut self.spare);
+        }
+        if self.tx.is_full() {
+            self.flush();
+        }
+        !self.spare.is_empty() && !self.tx.is_full()
+    }
+
+    /// Gives queued frames to the port; what it does not take stays.
+    #[inline]
+    pub(super) fn flush(&mut self) {
+        if let Some(queue) = &mut self.queue
+            && !self.tx.is_empty()
+        {
+            queue.tx_burst(&mut self.tx);
+        }
+    }
+
+    /// Hands queued frames to the core that has a queue of this port.
+    pub(super) fn hand_over(&mut self, port: u16, owner: &Shared, dropped: &mut u64) {
+        let frames = std::mem::replace(&mut self.tx, FrameBurst::new_const());
+        for frame in frames {
+            if owner.inbound.push(Handoff::Send { port, frame }).is_err() {
+                *dropped += 1;
+            }
+        }
+        owner.kick();
+    }
+}
+
+impl Qp {
+    /// Resolves the payload of a packet.
+    #[inline]
+    pub(super) fn gather(&self, env: &Env, source: &Source) -> Result<Segments, KeyError> {
+        match *source {
+            Source::None => Ok(Segments::new()),
+            Source::Send { len: 0, .. } => Ok(Segments::new()),
+            Source::Send {
+                data, offset, len, ..
+            } => self
+                .sq
+                .segments(&env.mrs, self.id.pd, Access::NONE, data, offset, len),
+            Source::Remote { len: 0, .. } => Ok(Segments::new()),
+            Source::Remote { rkey, addr, len } => {
+                let range = env
+                    .mrs
+                    .resolve(rkey, self.id.pd, addr, u64::from(len), Access::REMOTE_READ)?;
+                let mut segments = Segments::new();
+                segments.push(range);
+                Ok(segments)
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Builds the frame for `emit` from a spare buffer of `port`. `None` (and a count) when it cannot be built.
+    #[inline]
+    pub(super) fn build(
+        &mut self,
+        port: usize,
+        qp: &mut Qp,
+        emit: &Emit,
+        payload: &Segments,
+    ) -> Option<Frame> {
+        let state = &mut self.ports[port];
+        let mut frame = state.spare.pop()?;
+        let template = qp.template.as_ref()?;
+        qp.ident = qp.ident.wrapping_add(1);
+        let built = build_frame(&mut frame, template, emit, qp.ident, payload, &self.env.crc);
+        if !built {
+            state.spare.push(frame);
+            self.env.counters.gather_errors += 1;
+            return None;
+        }
+        Some(frame)
+    }
+}
+
+/// Headers, payload (copied and summed in one pass), pad, ICRC.
+#[inline]
+fn build_frame(
+    frame: &mut Frame,
+    template: &FrameTemplate,
+    emit: &Emit,
+    ident: u16,
+    payload: &[RemoteRange],
+    crc: &Crc,
+) -> bool {
+    let len: usize = payload.iter().map(|r| r.len).sum();
+    let pad = usize::from(pad_len(len));
+    let buffer = frame.buffer_mut();
+    if buffer.len() < MAX_FRAME_HEADER_LEN + len + pad + ICRC_LEN {
+        return false;
+    }
+    let Ok(header_len) = template.emit_headers(&emit.headers, ident, len, buffer) else {
+        return false;
+    };
+    let mut state = Icrc::start(crc, &buffer[template.ip_start()..header_len], template.version());
+    let mut at = header_len;
+    for range in payload {
+        let target = &mut buffer[at..at + range.len];
+        // SAFETY: the range was resolved in this pass of the loop, so it is mapped; the target is a frame this
+        // core owns, outside all client memory.
+        state = unsafe { crc.copy_crc_raw(state, target.as_mut_ptr(), range.ptr.as_ptr(), range.len) };
+        at += range.len;
+    }
+    buffer[at..at + pad].fill(0);
+    let state = Icrc::pad(crc, state, pad as u8);
+    at += pad;
+    buffer[at..at + ICRC_LEN].copy_from_slice(&Icrc::finish(state));
+    frame.set_len(at + ICRC_LEN);
+    true
+}

@@ -1,0 +1,447 @@
+//! The control thread's handle on the data path.
+use std::{
+    any::Any,
+    collections::VecDeque,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rnic_qsbr::{Epoch, ParticipantState, Qsbr, Reclaimer, RegisterError};
+use rustix::{event::epoll, io::read};
+
+use crate::{
+    command::{Command, Message},
+    core::{Core, CoreInit, CoreStatus, Idle, Shared},
+    frame::{Frame, SharedPool},
+    mem::MrTable,
+    port::{Link, OpenPort, Port, PortStats},
+    view::{Publisher, RetiredView, SLOT_BITS},
+};
+
+/// How many objects there can be at once. Everything is allocated for them at start.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Client contexts.
+    pub clients: u32,
+    /// Slots of QPs, at most 2^18; the first two are never used.
+    pub qps: u32,
+    /// Slots of CQs.
+    pub cqs: u32,
+    /// Slots of MRs, at most 2^18.
+    pub mrs: u32,
+}
+
+/// One poll core.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct CoreConfig {
+    /// CPU to pin the thread to; `None` leaves it to the scheduler.
+    pub cpu: Option<usize>,
+    /// What to do without work.
+    pub idle: Idle,
+}
+
+/// What an engine is started with.
+#[derive(Debug)]
+pub struct EngineConfig {
+    /// The poll cores, 1 to 256.
+    pub cores: Vec<CoreConfig>,
+    /// Sizes of the tables.
+    pub limits: Limits,
+    /// Opened ports, in the order of their indices. Queue `i` of a port goes to core `i`.
+    pub ports: Vec<OpenPort>,
+}
+
+/// Why an engine cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Bad number of cores.
+    #[error("{0} poll cores; there must be 1 to 256")]
+    Cores(usize),
+    /// Too large a table.
+    #[error("limits.{what} is {value}; at most {max} are possible")]
+    Limit {
+        /// Which.
+        what: &'static str,
+        /// Value asked for.
+        value: u32,
+        /// Largest value.
+        max: u32,
+    },
+    /// A port without queues.
+    #[error("port {0} was opened without a queue")]
+    NoQueue(String),
+    /// A system call failed.
+    #[error("starting the poll cores failed: {0}")]
+    Io(#[from] io::Error),
+    /// The participants could not be registered.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+}
+
+/// A port as the control thread knows it; its queues are with the cores.
+pub struct PortInfo {
+    /// Device name.
+    pub name: String,
+    /// Driver.
+    pub driver: String,
+    /// MAC address.
+    pub mac: [u8; 6],
+    /// Link MTU.
+    pub mtu: u16,
+    /// NUMA node, when known.
+    pub numa_node: Option<u32>,
+    /// Frames for the slow path.
+    pub pool: SharedPool,
+    /// Link state and closing.
+    pub link: Box<dyn Link>,
+    /// Queues it was opened with.
+    pub queues: usize,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Core>>,
+    /// Commands that did not fit the queue yet.
+    waiting: VecDeque<Command>,
+}
+
+enum Garbage {
+    View(RetiredView),
+    Other(#[allow(dead_code, reason = "kept only to be dropped")] Box<dyn Any + Send>),
+}
+
+/// The data path: poll cores, views, memory regions, and what waits for a grace period. Owned by the control
+/// thread; no method waits for a core, except [`Engine::stop`].
+pub struct Engine {
+    qsbr: Arc<Qsbr>,
+    publisher: Publisher,
+    mrs: Arc<MrTable>,
+    cores: Vec<Handle>,
+    ports: Vec<PortInfo>,
+    port_owners: Vec<u16>,
+    control: Arc<crate::core::ControlWake>,
+    reclaimer: Reclaimer<Garbage>,
+    limits: Limits,
+}
+
+impl Engine {
+    /// Starts the poll threads `rnic-poll-0` and so on.
+    pub fn start(config: EngineConfig) -> Result<Engine, StartError> {
+        let EngineConfig { cores, limits, ports } = config;
+        if cores.is_empty() || cores.len() > 256 {
+            return Err(StartError::Cores(cores.len()));
+        }
+        for (what, value) in [("qps", limits.qps), ("mrs", limits.mrs)] {
+            let max = 1 << SLOT_BITS;
+            if value > max {
+                return Err(StartError::Limit { what, value, max });
+            }
+        }
+        let qsbr = Arc::new(Qsbr::new(cores.len()));
+        let publisher = Publisher::new(qsbr.clone(), cores.len());
+        let mrs = Arc::new(MrTable::new(limits.mrs));
+        let control = Arc::new(crate::core::ControlWake::new()?);
+        let shared = (0..cores.len())
+            .map(|_| Shared::new(control.clone(), ports.len()).map(Arc::new))
+            .collect::<io::Result<Arc<[Arc<Shared>]>>>()?;
+        let (infos, mut queues) = split_ports(ports, cores.len())?;
+        let port_owners = vec![0u16; infos.len()];
+        let mut handles = Vec::new();
+        for (id, core) in cores.iter().enumerate() {
+            let init = CoreInit {
+                id,
+                cores: shared.clone(),
+                participant: qsbr.register(id)?,
+                view: publisher.cache(id),
+                mrs: mrs.clone(),
+                limits,
+                idle: core.idle,
+                ports: queues
+                    .iter_mut()
+                    .zip(&infos)
+                    .map(|(q, info)| (q.get_mut(id).and_then(Option::take), info.pool.clone()))
+                    .collect(),
+                port_owners: port_owners.clone(),
+            };
+            let cpu = core.cpu;
+            let thread = std::thread::Builder::new()
+                .name(format!("rnic-poll-{id}"))
+                .spawn(move || poll(init, cpu))?;
+            let shared = shared[id].clone();
+            handles.push(Handle {
+                shared,
+                thread: Some(thread),
+                waiting: VecDeque::new(),
+            });
+        }
+        let ports = infos;
+        let reclaimer = Reclaimer::new();
+        Ok(Engine {
+            qsbr,
+            publisher,
+            mrs,
+            cores: handles,
+            ports,
+            port_owners,
+            control,
+            reclaimer,
+            limits,
+        })
+    }
+
+    /// Poll cores.
+    pub fn core_count(&self) -> usize {
+        self.cores.len()
+    }
+
+    /// Sizes of the tables.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The ports; the index is the number used in paths and messages.
+    pub fn ports(&self) -> &[PortInfo] {
+        &self.ports
+    }
+
+    /// The memory regions.
+    pub fn mrs(&self) -> &Arc<MrTable> {
+        &self.mrs
+    }
+
+    /// What the next commit publishes.
+    pub fn publisher(&mut self) -> &mut Publisher {
+        &mut self.publisher
+    }
+
+    /// Hands a command to a core. Never blocks and never fails: what does not fit waits here, in order.
+    pub fn submit(&mut self, core: usize, command: Command) {
+        let handle = &mut self.cores[core];
+        if let Command::AddClient {
+            client, doorbells, ..
+        } = &command
+        {
+            // The core sleeps on the client's wake socket too. Closing the socket takes it out again.
+            let data = epoll::EventData::new_u64(u64::from(*client) + 1);
+            let _ = epoll::add(
+                &handle.shared.epoll,
+                doorbells.wake_fd(),
+                data,
+                epoll::EventFlags::IN,
+            );
+        }
+        handle.waiting.push_back(command);
+        handle.push_waiting();
+    }
+
+    /// Sends a frame of the slow path.
+    pub fn transmit(&mut self, port: u16, frame: Frame) {
+        if let Some(&owner) = self.port_owners.get(usize::from(port)) {
+            self.submit(usize::from(owner), Command::Transmit { port, frame });
+        }
+    }
+
+    /// Moves waiting commands, gives every message to `f`, frees what may be freed.
+    pub fn poll(&mut self, mut f: impl FnMut(usize, Message)) {
+        let _ = read(&self.control.fd, &mut [0u8; 8]);
+        self.control.rung.store(false, Ordering::SeqCst);
+        for (id, core) in self.cores.iter_mut().enumerate() {
+            core.push_waiting();
+            // One look at a full queue; what comes in meanwhile rings again.
+            for _ in 0..core.shared.messages.capacity() {
+                let Some(message) = core.shared.messages.pop() else {
+                    break;
+                };
+                f(id, message);
+            }
+        }
+        self.reclaim();
+    }
+
+    fn reclaim(&mut self) {
+        self.reclaimer.poll(&self.qsbr, |garbage| match garbage {
+            Garbage::View(view) => view.try_free().map_err(Garbage::View),
+            Garbage::Other(what) => {
+                drop(what);
+                Ok(())
+            }
+        });
+    }
+
+    /// Readable when messages wait.
+    pub fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.control.fd.as_fd()
+    }
+
+    /// Publishes what was changed in [`Engine::publisher`]. When the returned epoch has passed, no core finds
+    /// what was removed.
+    pub fn commit(&mut self) -> Epoch {
+        let reclaimer = &mut self.reclaimer;
+        self.publisher
+            .commit(|view, epoch| reclaimer.retire(Garbage::View(view), epoch, RetiredView::BYTES))
+    }
+
+    /// Begins a grace period without a publication.
+    pub fn start_grace(&mut self) -> Epoch {
+        self.qsbr.advance()
+    }
+
+    /// Whether every core has passed a quiescent state since `epoch` began.
+    pub fn passed(&self, epoch: Epoch) -> bool {
+        self.qsbr.check(epoch)
+    }
+
+    /// Drops `what` on this thread when `epoch` has passed.
+    pub fn retire(&mut self, what: Box<dyn Any + Send>, epoch: Epoch, bytes: usize) {
+        self.reclaimer.retire(Garbage::Other(what), epoch, bytes);
+    }
+
+    /// Bytes that wait for a grace period.
+    pub fn bytes_awaiting_grace(&self) -> usize {
+        self.reclaimer.bytes_waiting()
+    }
+
+    /// How long the oldest of them has waited.
+    pub fn oldest_grace(&self) -> Option<Duration> {
+        self.reclaimer.oldest(Instant::now()).map(|oldest| oldest.age)
+    }
+
+    /// Cores that hold up the grace period of `epoch`.
+    pub fn laggards(&self, epoch: Epoch) -> Vec<usize> {
+        self.qsbr.laggards(epoch).collect()
+    }
+
+    /// State of a core.
+    pub fn core_status(&self, core: usize) -> CoreStatus {
+        let shared = &self.cores[core].shared;
+        let (state, epoch) = match self.qsbr.state(core) {
+            ParticipantState::Unregistered => ("stopped", 0),
+            ParticipantState::Offline => ("sleeping", 0),
+            ParticipantState::Online { reported } => ("running", reported.get()),
+        };
+        CoreStatus {
+            state,
+            epoch,
+            busy_cycles: shared.busy_cycles.load(Ordering::Relaxed),
+            idle_cycles: shared.idle_cycles.load(Ordering::Relaxed),
+            counters: shared.counters(),
+        }
+    }
+
+    /// Counts of a port, over all its queues.
+    pub fn port_stats(&self, port: usize) -> PortStats {
+        self.cores
+            .iter()
+            .map(|c| c.shared.port(port))
+            .fold(PortStats::default(), |a, b| PortStats {
+                rx_frames: a.rx_frames + b.rx_frames,
+                rx_bytes: a.rx_bytes + b.rx_bytes,
+                rx_dropped: a.rx_dropped + b.rx_dropped,
+                tx_frames: a.tx_frames + b.tx_frames,
+                tx_bytes: a.tx_bytes + b.tx_bytes,
+                tx_dropped: a.tx_dropped + b.tx_dropped,
+            })
+    }
+
+    /// Whether every poll thread still runs; one that has ended by itself has panicked.
+    pub fn is_healthy(&self) -> bool {
+        self.cores
+            .iter()
+            .all(|c| c.thread.as_ref().is_some_and(|t| !t.is_finished()))
+    }
+
+    /// Stops and joins the cores, frees everything, closes the ports.
+    pub fn stop(mut self) {
+        crate::nonblocking::might_block();
+        for core in 0..self.cores.len() {
+            self.submit(core, Command::Stop);
+        }
+        let mut stopped = Vec::new();
+        for core in &mut self.cores {
+            while core.thread.as_ref().is_some_and(|t| !t.is_finished()) {
+                core.push_waiting();
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            stopped.extend(core.thread.take().and_then(|t| t.join().ok()));
+        }
+        // The cores' queues go before their ports, and their views before the tables.
+        drop(stopped);
+        for core in &self.cores {
+            while core.shared.messages.pop().is_some() {}
+            while core.shared.commands.pop().is_some() {}
+            while core.shared.inbound.pop().is_some() {}
+        }
+        self.reclaim();
+        for port in &mut self.ports {
+            port.link.close();
+        }
+    }
+}
+
+impl Handle {
+    fn push_waiting(&mut self) {
+        let mut pushed = false;
+        while let Some(command) = self.waiting.pop_front() {
+            if let Err(command) = self.shared.commands.push(command) {
+                self.waiting.push_front(command);
+                break;
+            }
+            pushed = true;
+        }
+        if pushed {
+            self.shared.kick();
+        }
+    }
+}
+
+type Queues = Vec<Vec<Option<Box<dyn Port>>>>;
+
+fn split_ports(ports: Vec<OpenPort>, cores: usize) -> Result<(Vec<PortInfo>, Queues), StartError> {
+    let mut infos = Vec::new();
+    let mut queues = Vec::new();
+    for port in ports {
+        if port.queues.is_empty() {
+            return Err(StartError::NoQueue(port.name));
+        }
+        let count = port.queues.len().min(cores);
+        queues.push(port.queues.into_iter().take(cores).map(Some).collect());
+        let OpenPort {
+            name,
+            driver,
+            mac,
+            mtu,
+            numa_node,
+            pool,
+            link,
+            ..
+        } = port;
+        infos.push(PortInfo {
+            name,
+            driver,
+            mac,
+            mtu,
+            numa_node,
+            pool,
+            link,
+            queues: count,
+        });
+    }
+    Ok((infos, queues))
+}
+
+/// A poll thread.
+fn poll(init: CoreInit, cpu: Option<usize>) -> Core {
+    if let Some(id) = cpu
+        && !core_affinity::set_for_current(core_affinity::CoreId { id })
+    {
+        tracing::warn!(
+            cpu = id,
+            "cannot pin the poll core; it runs where the scheduler puts it"
+        );
+    }
+    let _dpdk = crate::port::register_thread();
+    Core::new(init).run()
+}

@@ -1,0 +1,339 @@
+//! One mapping of memory shared with a client.
+use std::{
+    ffi::c_void,
+    fmt,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    ptr::{self, NonNull},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use rnic_abi::protocol::{Word32, Word64};
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create},
+    mm::{MapFlags, ProtFlags, mmap, munmap},
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::sigbus::{self, FaultCell, RangeGuard};
+
+/// Why a client's descriptor cannot be used as memory.
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    /// Not a memfd, or one without seals.
+    #[error("the descriptor is not a memfd made with MFD_ALLOW_SEALING ({0}); pass a sealed memfd")]
+    NotMemfd(rustix::io::Errno),
+    /// F_SEAL_SHRINK is missing.
+    #[error("the memfd can still shrink; add F_SEAL_SHRINK before registering it")]
+    NotSealed,
+    /// The range leaves the file.
+    #[error("bytes {offset}..{offset}+{length} leave the memfd, which has {size} bytes")]
+    Range {
+        /// Start asked for.
+        offset: u64,
+        /// Length asked for.
+        length: u64,
+        /// Size of the file.
+        size: u64,
+    },
+    /// The offset is not a multiple of the page size, or the length is zero.
+    #[error(
+        "offset {offset} and length {length}: the offset must be a multiple of {page}, the length not zero"
+    )]
+    Alignment {
+        /// Start asked for.
+        offset: u64,
+        /// Length asked for.
+        length: u64,
+        /// Page size of the file.
+        page: u64,
+    },
+    /// No room to watch the mapping for SIGBUS.
+    #[error("too many mappings; deregister memory regions first")]
+    TooMany,
+    /// mmap or another call failed.
+    #[error("mapping the memfd failed: {0}")]
+    Io(#[from] rustix::io::Errno),
+}
+
+/// A mapping shared with a client. Every access is a raw copy or an atomic with a checked offset; no
+/// reference into it exists. Unmapped on drop, which is the reclaimer's business.
+pub struct ClientMem {
+    base: NonNull<u8>,
+    len: usize,
+    fault: Arc<FaultCell>,
+    _watched: RangeGuard,
+}
+
+// SAFETY: the mapping is process-wide, and all access is by raw copies and atomics that tolerate concurrent
+// writers (the client is one at any time anyway).
+unsafe impl Send for ClientMem {}
+// SAFETY: as above.
+unsafe impl Sync for ClientMem {}
+
+impl ClientMem {
+    /// Makes a context region of `len` bytes (a multiple of the page size): a memfd sealed against any change
+    /// of length, mapped here, and the descriptor to send to the client.
+    pub fn create(name: &str, len: usize, fault: Arc<FaultCell>) -> Result<(Self, OwnedFd), MapError> {
+        let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&fd, len as u64)?;
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let mem = Self::map_range(fd.as_fd(), 0, len, false, fault)?;
+        Ok((mem, fd))
+    }
+
+    /// Maps `length` bytes of a client's memfd from `offset`. The file must be sealed against shrinking.
+    /// Populating can take long for large regions: call it off the control thread.
+    pub fn map(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+        fault: Arc<FaultCell>,
+    ) -> Result<Self, MapError> {
+        let seals = fcntl_get_seals(fd).map_err(MapError::NotMemfd)?;
+        if !seals.contains(SealFlags::SHRINK) {
+            return Err(MapError::NotSealed);
+        }
+        let stat = fstat(fd)?;
+        let (size, page) = (stat.st_size as u64, (stat.st_blksize as u64).max(4096));
+        if length == 0 || !offset.is_multiple_of(page) {
+            return Err(MapError::Alignment { offset, length, page });
+        }
+        match offset.checked_add(length) {
+            Some(end) if end <= size => {}
+            _ => return Err(MapError::Range { offset, length, size }),
+        }
+        let len = usize::try_from(length).map_err(|_| MapError::Range { offset, length, size })?;
+        Self::map_range(fd, offset, len, true, fault)
+    }
+
+    fn map_range(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+        populate: bool,
+        fault: Arc<FaultCell>,
+    ) -> Result<Self, MapError> {
+        let mut flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        flags.set(MapFlags::POPULATE, populate);
+        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+        let base = unsafe {
+            mmap(
+                ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                flags,
+                fd,
+                offset,
+            )?
+        };
+        let base = NonNull::new(base.cast::<u8>()).expect("mmap returned null");
+        let Some(watched) = sigbus::watch(base.as_ptr() as usize, len, &fault) else {
+            // SAFETY: the mapping just made, not yet known to anyone.
+            let _ = unsafe { munmap(base.as_ptr().cast::<c_void>(), len) };
+            return Err(MapError::TooMany);
+        };
+        Ok(ClientMem {
+            base,
+            len,
+            fault,
+            _watched: watched,
+        })
+    }
+
+    /// Length in bytes.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether an access hit a hole; the owner is then to be treated as broken.
+    pub fn faulted(&self) -> bool {
+        self.fault.is_set()
+    }
+
+    /// Pointer to `len` bytes at `offset`, for raw copies; `None` when they leave the mapping. Valid as long as
+    /// the mapping.
+    #[inline]
+    pub fn range(&self, offset: u64, len: u64) -> Option<NonNull<u8>> {
+        let end = offset.checked_add(len)?;
+        if end > self.len as u64 {
+            return None;
+        }
+        // SAFETY: `offset <= len` of the mapping.
+        Some(unsafe { self.base.add(offset as usize) })
+    }
+
+    /// Copies a plain record out.
+    #[inline]
+    pub fn read<T: FromBytes>(&self, offset: usize) -> Option<T> {
+        let src = self.range(offset as u64, size_of::<T>() as u64)?;
+        // SAFETY: the bytes are mapped; any bit pattern is a `T`; a torn value is still some `T`, and callers
+        // treat it as hostile.
+        Some(unsafe { ptr::read_unaligned(src.as_ptr().cast::<T>()) })
+    }
+
+    /// Reads `N` aligned words, each exactly once: what is validated afterwards is what is used, whatever the
+    /// client stores meanwhile. A plain copy may be compiled into reading the source again.
+    #[inline]
+    pub fn read_words<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        let words = self.range(offset as u64, 8 * N as u64)?.cast::<AtomicU64>();
+        if !words.is_aligned() {
+            return None;
+        }
+        Some(std::array::from_fn(|i| {
+            // SAFETY: `N` aligned words from `offset` are mapped (checked above); an atomic tolerates writers.
+            unsafe { words.add(i).as_ref() }.load(Ordering::Relaxed)
+        }))
+    }
+
+    /// Copies a plain record in; `false` when it leaves the mapping.
+    #[inline]
+    pub fn write<T: IntoBytes + Immutable>(&self, offset: usize, value: &T) -> bool {
+        self.copy_in(offset, value.as_bytes())
+    }
+
+    /// Copies bytes in; `false` when they leave the mapping.
+    #[inline]
+    pub fn copy_in(&self, offset: usize, bytes: &[u8]) -> bool {
+        let Some(dst) = self.range(offset as u64, bytes.len() as u64) else {
+            return false;
+        };
+        // SAFETY: the destination is mapped and no Rust reference points into it.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), dst.as_ptr(), bytes.len()) };
+        true
+    }
+
+    /// Copies bytes out; `false` when they leave the mapping.
+    #[inline]
+    pub fn copy_out(&self, offset: usize, bytes: &mut [u8]) -> bool {
+        let Some(src) = self.range(offset as u64, bytes.len() as u64) else {
+            return false;
+        };
+        // SAFETY: the source is mapped; `bytes` is ours and outside of it.
+        unsafe { ptr::copy_nonoverlapping(src.as_ptr(), bytes.as_mut_ptr(), bytes.len()) };
+        true
+    }
+
+    /// The atomic u32 at `offset`; `None` when it is outside or misaligned.
+    #[inline]
+    pub fn u32(&self, offset: usize) -> Option<SharedU32> {
+        let word = self.range(offset as u64, 4)?.cast::<AtomicU32>();
+        word.is_aligned().then_some(SharedU32(word))
+    }
+
+    /// The atomic u64 at `offset`; `None` when it is outside or misaligned.
+    #[inline]
+    pub fn u64(&self, offset: usize) -> Option<SharedU64> {
+        let word = self.range(offset as u64, 8)?.cast::<AtomicU64>();
+        word.is_aligned().then_some(SharedU64(word))
+    }
+}
+
+impl Drop for ClientMem {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nothing that points into it survives its owner: words and ranges are
+        // handed out to objects that hold an `Arc` of this mapping, or are used within one pass of the poll
+        // loop, which the grace period waits for.
+        let _ = unsafe { munmap(self.base.as_ptr().cast::<c_void>(), self.len) };
+    }
+}
+
+impl fmt::Debug for ClientMem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClientMem({} bytes)", self.len)
+    }
+}
+
+macro_rules! shared_word {
+    ($(#[$doc:meta])* $name:ident, $atomic:ty, $value:ty) => {
+        $(#[$doc])*
+        #[derive(Copy, Clone, Debug)]
+        pub struct $name(NonNull<$atomic>);
+
+        // SAFETY: atomics of memory that is mapped as long as the holder keeps the `ClientMem` alive.
+        unsafe impl Send for $name {}
+        // SAFETY: as above.
+        unsafe impl Sync for $name {}
+
+        impl $name {
+            #[inline]
+            fn word(&self) -> &$atomic {
+                // SAFETY: aligned and mapped (checked where it was made); an atomic may be shared with any
+                // writer; the reference does not outlive the call.
+                unsafe { self.0.as_ref() }
+            }
+            /// Atomic load.
+            #[inline]
+            pub fn load(&self, order: Ordering) -> $value {
+                self.word().load(order)
+            }
+            /// Atomic store.
+            #[inline]
+            pub fn store(&self, value: $value, order: Ordering) {
+                self.word().store(value, order)
+            }
+            /// Atomic swap.
+            #[inline]
+            pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                self.word().swap(value, order)
+            }
+            /// Atomic or.
+            #[inline]
+            pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                self.word().fetch_or(value, order)
+            }
+            /// Atomic and.
+            #[inline]
+            pub fn fetch_and(&self, value: $value, order: Ordering) -> $value {
+                self.word().fetch_and(value, order)
+            }
+        }
+    };
+}
+
+shared_word! {
+    /// An atomic u32 in client memory. Valid as long as its [`ClientMem`]; whoever keeps one keeps an `Arc` of
+    /// that beside it.
+    SharedU32, AtomicU32, u32
+}
+shared_word! {
+    /// An atomic u64 in client memory, like [`SharedU32`].
+    SharedU64, AtomicU64, u64
+}
+
+impl Word32 for SharedU32 {
+    #[inline]
+    fn load(&self, order: Ordering) -> u32 {
+        SharedU32::load(self, order)
+    }
+    #[inline]
+    fn store(&self, value: u32, order: Ordering) {
+        SharedU32::store(self, value, order)
+    }
+    #[inline]
+    fn swap(&self, value: u32, order: Ordering) -> u32 {
+        SharedU32::swap(self, value, order)
+    }
+    #[inline]
+    fn fence(order: Ordering) {
+        std::sync::atomic::fence(order)
+    }
+}
+
+impl Word64 for SharedU64 {
+    #[inline]
+    fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
+        SharedU64::fetch_or(self, value, order)
+    }
+    #[inline]
+    fn swap(&self, value: u64, order: Ordering) -> u64 {
+        SharedU64::swap(self, value, order)
+    }
+    #[inline]
+    fn load(&self, order: Ordering) -> u64 {
+        SharedU64::load(self, order)
+    }
+}

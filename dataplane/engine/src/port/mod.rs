@@ -1,0 +1,105 @@
+//! Ports: where frames come from and go to.
+use std::fmt;
+
+use crate::frame::{FrameBurst, SharedPool};
+
+/// What one queue of a port can do.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct PortCaps {
+    /// Largest frame without VLAN tag and FCS, in bytes: link MTU + 14.
+    pub max_frame: usize,
+    /// The driver spreads flows over the queues by a hash of the 5-tuple.
+    pub rss: bool,
+    /// A file descriptor wakes the core when frames arrive; without, a sleeping core looks now and then.
+    pub needs_polling: bool,
+}
+
+/// What a queue has counted since it was opened.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortStats {
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Frames the driver could not deliver.
+    pub rx_dropped: u64,
+    /// Frames sent.
+    pub tx_frames: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Frames given to the driver that it did not send.
+    pub tx_dropped: u64,
+}
+
+/// One queue pair of a port, owned by one poll core. No method blocks, allocates from the heap or takes a
+/// lock after the port was opened.
+pub trait Port: Send {
+    /// What the queue can do.
+    fn caps(&self) -> PortCaps;
+
+    /// Appends received frames to `out`, up to its capacity, and tells how many.
+    fn rx_burst(&mut self, out: &mut FrameBurst) -> usize;
+
+    /// Sends frames from the front of `frames` and takes those out that it accepted; the rest stays, in
+    /// order, for a later call. Tells how many were accepted.
+    fn tx_burst(&mut self, frames: &mut FrameBurst) -> usize;
+
+    /// Where frames for this port are allocated.
+    fn pool(&self) -> &SharedPool;
+
+    /// Counts so far.
+    fn stats(&self) -> PortStats;
+
+    /// Called once in each pass of the poll loop with the time in nanoseconds, for wrappers that hold frames
+    /// back.
+    fn tick(&mut self, _now_ns: u64) {}
+}
+
+/// An opened port: one [`Port`] for each queue, and what the control thread needs to know.
+pub struct OpenPort {
+    /// Device name, as in the configuration.
+    pub name: String,
+    /// Driver, for `rnicctl`.
+    pub driver: String,
+    /// MAC address.
+    pub mac: [u8; 6],
+    /// Link MTU in bytes: the largest IP packet.
+    pub mtu: u16,
+    /// NUMA node, when the driver knows it.
+    pub numa_node: Option<u32>,
+    /// Queues, at most one a poll core.
+    pub queues: Vec<Box<dyn Port>>,
+    /// Pool for frames made by the control thread.
+    pub pool: SharedPool,
+    /// Link and administration, for the control thread.
+    pub link: Box<dyn Link>,
+}
+
+impl fmt::Debug for OpenPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenPort")
+            .field("name", &self.name)
+            .field("driver", &self.driver)
+            .field("mtu", &self.mtu)
+            .field("queues", &self.queues.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The control thread's side of a port.
+pub trait Link: Send {
+    /// Whether the link is up.
+    fn is_up(&self) -> bool;
+    /// Megabits a second, when known.
+    fn speed_mbps(&self) -> Option<u32>;
+    /// Stops and closes the port. All its queues must have been dropped before, on whatever thread.
+    fn close(&mut self);
+}
+
+/// While it lives, its thread is known to DPDK, so that it has mempool caches. A no-op without DPDK.
+pub(crate) struct ThreadRegistration;
+
+/// Registers the calling poll thread.
+pub(crate) fn register_thread() -> ThreadRegistration {
+    ThreadRegistration
+}
