@@ -1,0 +1,232 @@
+//! Work requests, written straight into the queue and posted together.
+use std::marker::PhantomData;
+
+use rnic_abi::{Wqe, wqe_flags};
+
+use crate::queue::Writer;
+use crate::{Error, MrSlice, RemoteAddr, Result};
+
+/// `enum ibv_wr_opcode`.
+mod opcode {
+    pub const WRITE: u8 = 0;
+    pub const WRITE_WITH_IMM: u8 = 1;
+    pub const SEND: u8 = 2;
+    pub const SEND_WITH_IMM: u8 = 3;
+    pub const READ: u8 = 4;
+    pub const SEND_WITH_INV: u8 = 9;
+}
+
+/// Kinds of work requests: they say which options a [`Wr`](crate::Wr) has.
+pub mod op {
+    /// SEND.
+    #[derive(Debug)]
+    pub enum Send {}
+    /// RDMA WRITE.
+    #[derive(Debug)]
+    pub enum Write {}
+    /// RDMA READ.
+    #[derive(Debug)]
+    pub enum Read {}
+    /// Receive.
+    #[derive(Debug)]
+    pub enum Recv {}
+}
+
+/// Send work requests that are posted together, with one doorbell: all of them, or on an error none.
+///
+/// The batch holds the QP's send queue: other threads that post to it wait, and this thread must not start
+/// another batch on the same QP before the end of this one. Polling is free meanwhile.
+#[derive(Debug)]
+#[must_use = "a batch does nothing until it is posted"]
+pub struct Batch<'q> {
+    writer: Writer<'q>,
+    not_ready: Option<Error>,
+    signal_all: bool,
+}
+
+impl<'q> Batch<'q> {
+    pub(crate) fn new(writer: Writer<'q>, not_ready: Option<Error>, signal_all: bool) -> Self {
+        Batch {
+            writer,
+            not_ready,
+            signal_all,
+        }
+    }
+
+    /// SEND of the bytes of `local`, one after another: an [`Mr`](crate::Mr), an [`MrSlice`], an array of them.
+    pub fn send(&mut self, local: impl AsRef<[MrSlice]>) -> Wr<'_, 'q, op::Send> {
+        self.append(opcode::SEND, None, local.as_ref())
+    }
+
+    /// SEND of bytes copied now into the work request.
+    pub fn send_inline(&mut self, payload: &[u8]) -> Wr<'_, 'q, op::Send> {
+        self.append_inline(opcode::SEND, None, payload)
+    }
+
+    /// RDMA WRITE of the bytes of `local` to the peer's memory at `remote`.
+    pub fn write(
+        &mut self,
+        local: impl AsRef<[MrSlice]>,
+        remote: impl Into<RemoteAddr>,
+    ) -> Wr<'_, 'q, op::Write> {
+        self.append(opcode::WRITE, Some(remote.into()), local.as_ref())
+    }
+
+    /// RDMA WRITE of bytes copied now into the work request.
+    pub fn write_inline(&mut self, payload: &[u8], remote: impl Into<RemoteAddr>) -> Wr<'_, 'q, op::Write> {
+        self.append_inline(opcode::WRITE, Some(remote.into()), payload)
+    }
+
+    /// RDMA READ of the peer's memory at `remote` into `local`, whose region needs
+    /// [`Access::LOCAL_WRITE`](crate::Access::LOCAL_WRITE).
+    pub fn read(
+        &mut self,
+        local: impl AsRef<[MrSlice]>,
+        remote: impl Into<RemoteAddr>,
+    ) -> Wr<'_, 'q, op::Read> {
+        self.append(opcode::READ, Some(remote.into()), local.as_ref())
+    }
+
+    /// Posts the batch and tells how many work requests it has.
+    pub fn post(self) -> Result<usize> {
+        match self.not_ready {
+            Some(error) => Err(error),
+            None => self.writer.commit(),
+        }
+    }
+
+    fn append<K>(&mut self, opcode: u8, remote: Option<RemoteAddr>, local: &[MrSlice]) -> Wr<'_, 'q, K> {
+        let head = self.head(opcode, remote);
+        self.writer.append(head, local);
+        Wr::new(&mut self.writer)
+    }
+
+    fn append_inline<K>(&mut self, opcode: u8, remote: Option<RemoteAddr>, payload: &[u8]) -> Wr<'_, 'q, K> {
+        let head = self.head(opcode, remote);
+        self.writer.append_inline(head, payload);
+        Wr::new(&mut self.writer)
+    }
+
+    fn head(&self, opcode: u8, remote: Option<RemoteAddr>) -> Wqe {
+        let remote = remote.unwrap_or(RemoteAddr { addr: 0, rkey: 0 });
+        Wqe {
+            opcode,
+            flags: if self.signal_all { wqe_flags::SIGNALED } else { 0 },
+            remote_addr: remote.addr,
+            rkey: remote.rkey,
+            ..Wqe::default()
+        }
+    }
+}
+
+/// Receives that are posted together: all of them, or on an error none. It holds the receive queue as
+/// [`Batch`] does the send queue.
+#[derive(Debug)]
+#[must_use = "a batch does nothing until it is posted"]
+pub struct RecvBatch<'q> {
+    writer: Writer<'q>,
+    not_ready: Option<Error>,
+}
+
+impl<'q> RecvBatch<'q> {
+    pub(crate) fn new(writer: Writer<'q>, not_ready: Option<Error>) -> Self {
+        RecvBatch { writer, not_ready }
+    }
+
+    /// Receives a message into `local`, which is filled in order and whose regions need
+    /// [`Access::LOCAL_WRITE`](crate::Access::LOCAL_WRITE).
+    pub fn recv(&mut self, local: impl AsRef<[MrSlice]>) -> Wr<'_, 'q, op::Recv> {
+        self.writer.append(Wqe::default(), local.as_ref());
+        Wr::new(&mut self.writer)
+    }
+
+    /// Posts the batch and tells how many receives it has.
+    pub fn post(self) -> Result<usize> {
+        match self.not_ready {
+            Some(error) => Err(error),
+            None => self.writer.commit(),
+        }
+    }
+}
+
+/// The work request just added to a batch, to be given its options. Errors, such as a full queue, come from
+/// posting.
+#[derive(Debug)]
+pub struct Wr<'b, 'q, K> {
+    writer: &'b mut Writer<'q>,
+    kind: PhantomData<K>,
+}
+
+impl<'b, 'q, K> Wr<'b, 'q, K> {
+    fn new(writer: &'b mut Writer<'q>) -> Self {
+        Wr {
+            writer,
+            kind: PhantomData,
+        }
+    }
+
+    /// The number its completion will carry; 0 if not given.
+    pub fn wr_id(self, wr_id: u64) -> Self {
+        if let Some((current, _)) = self.writer.current() {
+            *current = wr_id;
+        }
+        self
+    }
+
+    fn change(self, change: impl FnOnce(&mut Wqe)) -> Self {
+        if let Some((_, head)) = self.writer.current() {
+            change(head);
+        }
+        self
+    }
+}
+
+/// Kinds that a send queue takes.
+mod sealed {
+    pub trait Sends {}
+    impl Sends for super::op::Send {}
+    impl Sends for super::op::Write {}
+    impl Sends for super::op::Read {}
+}
+
+#[allow(private_bounds)]
+impl<K: sealed::Sends> Wr<'_, '_, K> {
+    /// Asks for a completion on success too.
+    pub fn signaled(self) -> Self {
+        self.change(|head| head.flags |= wqe_flags::SIGNALED)
+    }
+
+    /// Makes it wait for the READs before it.
+    pub fn fence(self) -> Self {
+        self.change(|head| head.flags |= wqe_flags::FENCE)
+    }
+}
+
+impl Wr<'_, '_, op::Send> {
+    /// Sends immediate data along, in host order.
+    pub fn imm(self, imm: u32) -> Self {
+        self.change(|head| (head.opcode, head.imm_or_rkey) = (opcode::SEND_WITH_IMM, imm))
+    }
+
+    /// Invalidates a key of the peer's after delivery, instead of immediate data.
+    pub fn invalidate(self, rkey: u32) -> Self {
+        self.change(|head| (head.opcode, head.imm_or_rkey) = (opcode::SEND_WITH_INV, rkey))
+    }
+
+    /// Wakes a peer that waits for solicited completions.
+    pub fn solicited(self) -> Self {
+        self.change(|head| head.flags |= wqe_flags::SOLICITED)
+    }
+}
+
+impl Wr<'_, '_, op::Write> {
+    /// Tells the peer by immediate data, in host order, which takes one of its receives.
+    pub fn imm(self, imm: u32) -> Self {
+        self.change(|head| (head.opcode, head.imm_or_rkey) = (opcode::WRITE_WITH_IMM, imm))
+    }
+
+    /// Wakes a peer that waits for solicited completions; means something with [`Wr::imm`] only.
+    pub fn solicited(self) -> Self {
+        self.change(|head| head.flags |= wqe_flags::SOLICITED)
+    }
+}

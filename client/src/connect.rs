@@ -1,0 +1,157 @@
+//! Connecting a QP: what the two sides tell each other, and the transitions that follow.
+use rnic_abi::{Av, QpAttrs, qp_mask};
+use serde::{Deserialize, Serialize};
+
+use crate::{Access, Error, Gid, Mtu, Qp, QpState, Result};
+
+/// What a peer must know to connect to a QP. Sent to it by any means; [`crate::exchange`] is one.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// [`Endpoint::VERSION`].
+    pub version: u32,
+    /// Number of the QP.
+    pub qpn: u32,
+    /// First PSN it sends.
+    pub psn: u32,
+    /// Its address.
+    pub gid: Gid,
+    /// Largest path MTU it can do, in bytes.
+    pub mtu: Mtu,
+    /// READs it takes at a time.
+    pub rd_atomic: u8,
+}
+
+impl Endpoint {
+    /// Version of this structure's serialised form.
+    pub const VERSION: u32 = 1;
+
+    pub(crate) fn of(qp: &Qp, options: &ConnectOptions) -> Result<Endpoint> {
+        let context = qp.pd().context();
+        let active = context.query_port()?.active_mtu;
+        Ok(Endpoint {
+            version: Self::VERSION,
+            qpn: qp.qpn(),
+            psn: qp.initial_psn(),
+            gid: context.gid(options.gid_index)?.gid,
+            mtu: options.mtu.map_or(active, |mtu| mtu.min(active)),
+            rd_atomic: options.rd_atomic.min(clamp(context.attr().max_qp_rd_atom)),
+        })
+    }
+}
+
+/// How to connect. The defaults are those of a wire with rare loss.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct ConnectOptions {
+    /// Which of our GIDs to use; the peer's must be of the same address family.
+    pub gid_index: u8,
+    /// Largest path MTU to use; the smaller of both sides' is taken. `None` is the port's.
+    pub mtu: Option<Mtu>,
+    /// Exponent of the local ACK timeout: 4.096 µs × 2^timeout, 0 is never, at most 31.
+    pub timeout: u8,
+    /// Retries without progress, 0 to 7.
+    pub retry_cnt: u8,
+    /// Retries while the peer has no receive posted, 0 to 7; 7 is for ever.
+    pub rnr_retry: u8,
+    /// How long the peer is to wait when we have no receive posted: a code of 0 to 31 (IBTA table 45).
+    pub min_rnr_timer: u8,
+    /// READs outstanding at a time, in either direction; the device's and the peer's limits hold too.
+    pub rd_atomic: u8,
+    /// What the peer may do with our memory through this QP.
+    pub access: Access,
+    /// Traffic class: DSCP and ECN.
+    pub traffic_class: u8,
+    /// Hop limit; 0 means 64.
+    pub hop_limit: u8,
+    /// Flow label, 20 bits.
+    pub flow_label: u32,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        ConnectOptions {
+            gid_index: 0,
+            mtu: None,
+            timeout: 14,
+            retry_cnt: 7,
+            rnr_retry: 7,
+            min_rnr_timer: 12,
+            rd_atomic: 16,
+            access: Access::LOCAL_WRITE | Access::REMOTE_WRITE | Access::REMOTE_READ,
+            traffic_class: 0,
+            hop_limit: 0,
+            flow_label: 0,
+        }
+    }
+}
+
+impl ConnectOptions {
+    /// The transitions to RTR and RTS, with their masks (IBTA table 91).
+    pub(crate) fn transitions(&self, qp: &Qp, peer: &Endpoint) -> Result<[(QpState, u32, QpAttrs); 2]> {
+        if peer.version != Endpoint::VERSION {
+            return Err(Error::InvalidArgument(format!(
+                "the peer's endpoint is of version {}, this library's of {}",
+                peer.version,
+                Endpoint::VERSION
+            )));
+        }
+        let ours = Endpoint::of(qp, self)?;
+        if ours.gid.is_ipv4() != peer.gid.is_ipv4() {
+            return Err(Error::InvalidArgument(format!(
+                "our GID {} and the peer's {} are of different address families; choose another gid_index",
+                ours.gid, peer.gid
+            )));
+        }
+        let receive = QpAttrs {
+            path_mtu: ours.mtu.min(peer.mtu) as u8,
+            dest_qp_num: peer.qpn,
+            rq_psn: peer.psn,
+            max_dest_rd_atomic: ours.rd_atomic,
+            min_rnr_timer: self.min_rnr_timer,
+            ah_attr: Av {
+                dgid: peer.gid.0,
+                flow_label: self.flow_label,
+                sgid_index: self.gid_index,
+                hop_limit: self.hop_limit,
+                traffic_class: self.traffic_class,
+                reserved: 0,
+            },
+            ..QpAttrs::default()
+        };
+        let send = QpAttrs {
+            sq_psn: ours.psn,
+            timeout: self.timeout,
+            retry_cnt: self.retry_cnt,
+            rnr_retry: self.rnr_retry,
+            max_rd_atomic: self
+                .rd_atomic
+                .min(clamp(qp.pd().context().attr().max_qp_init_rd_atom))
+                .min(peer.rd_atomic),
+            ..QpAttrs::default()
+        };
+        Ok([
+            (
+                QpState::Rtr,
+                qp_mask::AV
+                    | qp_mask::PATH_MTU
+                    | qp_mask::DEST_QPN
+                    | qp_mask::RQ_PSN
+                    | qp_mask::MAX_DEST_RD_ATOMIC
+                    | qp_mask::MIN_RNR_TIMER,
+                receive,
+            ),
+            (
+                QpState::Rts,
+                qp_mask::SQ_PSN
+                    | qp_mask::TIMEOUT
+                    | qp_mask::RETRY_CNT
+                    | qp_mask::RNR_RETRY
+                    | qp_mask::MAX_QP_RD_ATOMIC,
+                send,
+            ),
+        ])
+    }
+}
+
+fn clamp(limit: u32) -> u8 {
+    limit.min(255) as u8
+}

@@ -1,0 +1,331 @@
+//! Completion queues.
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rnic_abi::{
+    Cqe, CreateCq, CreateCqReply, Op, RING_ENTRIES, RingIndices, completion_queue_size, cq_subring_offset,
+    cqe_flags, protocol,
+};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::context::Context;
+use crate::queue::{QpQueues, WorkQueue};
+use crate::session::Session;
+use crate::wake::deadline;
+use crate::{CompChannel, Completion, Error, Result};
+
+/// Polls of an empty CQ after which a busy wait lets others run: on a machine with fewer cores than spinning
+/// threads, the one that has the answer may be waiting for this very core.
+const SPINS_BEFORE_YIELD: u32 = 64;
+
+/// A completion queue. Cheap to clone; any thread, and it is polled under a lock. Destroyed with its last clone
+/// and QP.
+#[derive(Clone, Debug)]
+pub struct Cq(pub(crate) Arc<CqInner>);
+
+/// What a CQ is armed for.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Arm {
+    /// The next completion.
+    Any = rnic_abi::arm::ANY as isize,
+    /// The next completion whose sender asked for a solicited event, or that is an error.
+    Solicited = rnic_abi::arm::SOLICITED as isize,
+}
+
+#[derive(Debug)]
+pub(crate) struct CqInner {
+    session: Arc<Session>,
+    channel: CompChannel,
+    handle: u32,
+    /// Where it stands in the region: the arm word, then the sub-rings.
+    offset: usize,
+    depth: u32,
+    state: Mutex<State>,
+    /// The arm word was set and its firing not yet reported by the channel.
+    armed: AtomicBool,
+    /// A sub-ring's indices made no sense; nothing is taken from it any more.
+    corrupt: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Head of each sub-ring.
+    heads: Box<[u32]>,
+    /// Sub-ring at which the next poll begins.
+    next: usize,
+    /// The QPs that complete here, by handle, sorted.
+    qps: Vec<(u32, Arc<QpQueues>)>,
+}
+
+impl Cq {
+    pub(crate) fn create(context: &Context, channel: &CompChannel, depth: u32) -> Result<Cq> {
+        let session = &context.session;
+        channel.check_session(session)?;
+        let body = CreateCq {
+            device: context.device,
+            depth,
+            channel: channel.0.handle,
+            reserved: 0,
+        };
+        let reply: CreateCqReply = session.control.request(Op::CreateCq, &body)?;
+        let depth = session.check_depth(reply.depth)?;
+        if reply.subrings == 0 || reply.subrings > session.cores() {
+            return Err(Error::Protocol(format!("a CQ with {} sub-rings", reply.subrings)));
+        }
+        let offset = session.check_queue(reply.offset, completion_queue_size(depth, reply.subrings))?;
+        session.events.register(reply.handle);
+        let cq = Arc::new(CqInner {
+            session: session.clone(),
+            channel: channel.clone(),
+            handle: reply.handle,
+            offset,
+            depth,
+            state: Mutex::new(State {
+                heads: (0..reply.subrings)
+                    .map(|i| {
+                        let ring = offset + cq_subring_offset(depth, i);
+                        session
+                            .region
+                            .u32(ring + RingIndices::HEAD)
+                            .load(Ordering::Relaxed)
+                    })
+                    .collect(),
+                next: 0,
+                qps: Vec::new(),
+            }),
+            armed: AtomicBool::new(false),
+            corrupt: AtomicBool::new(false),
+        });
+        channel.register(&cq);
+        Ok(Cq(cq))
+    }
+
+    /// Completions it has room for.
+    pub fn depth(&self) -> u32 {
+        self.0.depth
+    }
+
+    /// Its number in asynchronous events: the slot of its handle.
+    pub fn number(&self) -> u32 {
+        rnic_abi::Handle(self.0.handle).slot()
+    }
+
+    /// The channel that wakes its waiters.
+    pub fn channel(&self) -> &CompChannel {
+        &self.0.channel
+    }
+
+    /// Takes up to `out.len()` completions, without waiting, and returns how many. Those of one QP come in
+    /// order. Memory whose last use was a completed operation is deregistered here when nothing else holds it.
+    pub fn poll(&self, out: &mut [Completion]) -> usize {
+        self.0.poll(out)
+    }
+
+    /// Polls, letting other threads run between polls, until there are completions or the time is over (zero is
+    /// returned); no timeout is for ever. For short waits: it uses a whole processor.
+    pub fn spin(&self, out: &mut [Completion], timeout: Option<Duration>) -> Result<usize> {
+        let deadline = deadline(timeout);
+        let mut polls = 0u32;
+        loop {
+            let count = self.0.poll(out);
+            if count > 0 || out.is_empty() {
+                return Ok(count);
+            }
+            polls += 1;
+            if polls.is_multiple_of(SPINS_BEFORE_YIELD) {
+                self.0.check()?;
+                if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    return Ok(0);
+                }
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Sleeps until there are completions or the time is over (zero is returned); no timeout is for ever.
+    pub fn wait(&self, out: &mut [Completion], timeout: Option<Duration>) -> Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        let found = self
+            .0
+            .channel
+            .0
+            .wake
+            .wait_for(deadline(timeout), "waiting for completions", || {
+                for looked_after_arming in [false, true] {
+                    let count = self.0.poll(out);
+                    if count > 0 {
+                        return Ok(Some(count));
+                    }
+                    if !looked_after_arming {
+                        self.0.check()?;
+                        self.arm(Arm::Any);
+                    }
+                }
+                Ok(None)
+            })?;
+        Ok(found.unwrap_or(0))
+    }
+
+    /// As [`Cq::wait`], into a new vector of at most `max` completions.
+    pub fn wait_vec(&self, max: usize, timeout: Option<Duration>) -> Result<Vec<Completion>> {
+        let mut out = vec![Completion::default(); max];
+        let count = self.wait(&mut out, timeout)?;
+        out.truncate(count);
+        Ok(out)
+    }
+
+    /// Asks for one wake through the channel at the next completion. Poll afterwards: completions that came
+    /// before do not wake.
+    pub fn arm(&self, kind: Arm) {
+        self.0.armed.store(true, Ordering::Relaxed);
+        protocol::arm_cq(self.0.session.region.u32(self.0.offset), kind as u32);
+    }
+}
+
+impl AsFd for Cq {
+    /// The channel's descriptor.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.channel.0.wake.as_fd()
+    }
+}
+
+impl CqInner {
+    fn poll(&self, out: &mut [Completion]) -> usize {
+        let mut state = self.lock();
+        let State { heads, next, qps } = &mut *state;
+        let mut count = 0;
+        let mut touched: Option<(u32, Touched<'_>)> = None;
+        for _ in 0..heads.len() {
+            let ring = self.offset + cq_subring_offset(self.depth, *next as u32);
+            let tail = self
+                .session
+                .region
+                .u32(ring + RingIndices::TAIL)
+                .load(Ordering::Acquire);
+            let head = &mut heads[*next];
+            if tail.wrapping_sub(*head) > self.depth {
+                self.corrupt.store(true, Ordering::Relaxed);
+            } else if tail != *head {
+                while tail != *head && count < out.len() {
+                    let mut cqe = Cqe::new_zeroed();
+                    let entry = (*head & (self.depth - 1)) as usize * size_of::<Cqe>();
+                    self.session
+                        .region
+                        .read(ring + RING_ENTRIES + entry, cqe.as_mut_bytes());
+                    *head = head.wrapping_add(1);
+                    if touched.as_ref().is_none_or(|(handle, _)| *handle != cqe.handle) {
+                        // Completions of QPs that were destroyed find no QP and are dropped.
+                        touched = find(qps, cqe.handle).map(|queues| (cqe.handle, Touched(queues)));
+                    }
+                    let Some((_, Touched(queues))) = &touched else {
+                        continue;
+                    };
+                    if let Some(wr_id) = queues.side(&cqe).retire(cqe.wr_id) {
+                        out[count] = Completion::new(&cqe, wr_id);
+                        count += 1;
+                    }
+                }
+                self.session
+                    .region
+                    .u32(ring + RingIndices::HEAD)
+                    .store(*head, Ordering::Release);
+            }
+            if count == out.len() {
+                break;
+            }
+            *next = (*next + 1) % heads.len();
+        }
+        count
+    }
+
+    /// Whether polling makes sense.
+    fn check(&self) -> Result<()> {
+        if self.corrupt.load(Ordering::Relaxed) {
+            return Err(Error::Protocol(format!(
+                "CQ {}: more completions than entries",
+                self.handle
+            )));
+        }
+        Ok(())
+    }
+
+    /// Completions of this QP are delivered from now on.
+    pub fn attach(&self, handle: u32, queues: &Arc<QpQueues>) {
+        let mut state = self.lock();
+        if let Err(at) = state.qps.binary_search_by_key(&handle, |(handle, _)| *handle) {
+            state.qps.insert(at, (handle, queues.clone()));
+        }
+    }
+
+    /// Completions of this QP are dropped from now on.
+    pub fn detach(&self, handle: u32) {
+        let mut state = self.lock();
+        if let Ok(at) = state.qps.binary_search_by_key(&handle, |(handle, _)| *handle) {
+            state.qps.remove(at);
+        }
+    }
+
+    /// Runs `f` while nothing is polled.
+    pub fn paused<T>(&self, f: impl FnOnce() -> T) -> T {
+        let _state = self.lock();
+        f()
+    }
+
+    /// Whether the CQ was armed and the daemon took the arming, told once.
+    pub fn take_fired(&self) -> bool {
+        let word = self.session.region.u32(self.offset);
+        self.armed.load(Ordering::Relaxed)
+            && word.load(Ordering::Acquire) == rnic_abi::arm::NONE
+            && self.armed.swap(false, Ordering::Relaxed)
+    }
+
+    pub fn is_of(&self, session: &Arc<Session>) -> bool {
+        Arc::ptr_eq(&self.session, session)
+    }
+
+    pub fn handle(&self) -> u32 {
+        self.handle
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for CqInner {
+    fn drop(&mut self) {
+        // Nothing to tell anyone: a daemon that is gone has destroyed it.
+        let _ = self.session.destroy(Op::DestroyCq, self.handle);
+    }
+}
+
+fn find(qps: &[(u32, Arc<QpQueues>)], handle: u32) -> Option<&QpQueues> {
+    let at = qps.binary_search_by_key(&handle, |(handle, _)| *handle).ok()?;
+    Some(&qps[at].1)
+}
+
+/// A QP of which completions were taken. What they retired is released when the poll turns to another QP.
+struct Touched<'q>(&'q QpQueues);
+
+impl Drop for Touched<'_> {
+    fn drop(&mut self) {
+        self.0.settle();
+    }
+}
+
+impl QpQueues {
+    /// The queue a completion belongs to.
+    fn side(&self, cqe: &Cqe) -> &WorkQueue {
+        if cqe.flags & cqe_flags::RECV == 0 {
+            &self.send
+        } else {
+            &self.recv
+        }
+    }
+}

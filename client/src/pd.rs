@@ -1,0 +1,49 @@
+//! Protection domains.
+use std::sync::Arc;
+
+use rnic_abi::{Empty, HandleArg, Op};
+
+use crate::{Access, Context, Mr, Qp, QpConfig, Result};
+
+/// A protection domain: QPs use the memory regions of their own domain only. Cheap to clone; any thread. Freed
+/// when the last clone, region and QP of it are gone.
+#[derive(Clone, Debug)]
+pub struct Pd(pub(crate) Arc<PdInner>);
+
+#[derive(Debug)]
+pub(crate) struct PdInner {
+    pub context: Context,
+    pub handle: u32,
+}
+
+impl Pd {
+    pub(crate) fn new(context: Context, handle: u32) -> Pd {
+        Pd(Arc::new(PdInner { context, handle }))
+    }
+
+    /// The context it was made from.
+    pub fn context(&self) -> &Context {
+        &self.0.context
+    }
+
+    /// Allocates `len` bytes of zeroed memory (at least one) and registers them.
+    pub fn alloc_mr(&self, len: usize, access: Access) -> Result<Mr> {
+        Mr::allocate(self, len, access)
+    }
+
+    /// Makes an RC QP in the state RESET.
+    pub fn create_qp(&self, config: QpConfig) -> Result<Qp> {
+        Qp::create(self, config)
+    }
+}
+
+impl Drop for PdInner {
+    fn drop(&mut self) {
+        let arg = HandleArg {
+            handle: self.handle,
+            reserved: 0,
+        };
+        // Nothing to tell anyone: a daemon that is gone has freed it.
+        let _ = self.context.session.control.request::<Empty>(Op::DeallocPd, &arg);
+    }
+}

@@ -1,0 +1,305 @@
+//! Queue pairs.
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use rnic_abi::{
+    CreateQp, CreateQpReply, Empty, Handle, HandleArg, ModifyQp, Op, QpAttrs, QueryQpReply, qp_mask,
+    work_queue_size,
+};
+
+use crate::queue::{Doorbell, QpQueues, WorkQueue};
+use crate::session::Session;
+use crate::{
+    Batch, Cause, ConnectOptions, Cq, Endpoint, Error, Mtu, Pd, QpConfig, QpState, RecvBatch, Result,
+};
+
+/// `enum ibv_qp_type`.
+const RC: u32 = 2;
+
+/// A queue pair of the reliable connection service. Any thread; each of its two queues has a lock.
+///
+/// Dropping it destroys it: outstanding work requests end without completions and let their memory go,
+/// completions not yet polled are dropped. It waits for events of it that other threads hold
+/// ([`AsyncEvent`](crate::AsyncEvent)).
+#[derive(Debug)]
+pub struct Qp {
+    handle: u32,
+    qpn: u32,
+    initial_psn: u32,
+    sq_sig_all: bool,
+    state: AtomicU8,
+    queues: Arc<QpQueues>,
+    send_cq: Cq,
+    recv_cq: Cq,
+    pd: Pd,
+}
+
+/// State of a QP as the daemon has it.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct QpAttr {
+    /// State.
+    pub state: QpState,
+    /// Why it failed, in the error state.
+    pub cause: Option<Cause>,
+    /// Path MTU, once it was set.
+    pub path_mtu: Option<Mtu>,
+    /// QPN of the peer.
+    pub dest_qpn: u32,
+    /// PSN expected next.
+    pub rq_psn: u32,
+    /// PSN sent next.
+    pub sq_psn: u32,
+    /// Exponent of the local ACK timeout, 4.096 µs × 2^timeout.
+    pub timeout: u8,
+    /// Retries without progress.
+    pub retry_cnt: u8,
+    /// RNR retries; 7 is for ever.
+    pub rnr_retry: u8,
+    /// READs outstanding as requester.
+    pub max_rd_atomic: u8,
+    /// READs outstanding as responder.
+    pub max_dest_rd_atomic: u8,
+}
+
+impl Qp {
+    pub(crate) fn create(pd: &Pd, config: QpConfig) -> Result<Qp> {
+        let session = &pd.context().session;
+        if !config.send_cq.0.is_of(session) || !config.recv_cq.0.is_of(session) {
+            return Err(Error::InvalidArgument(
+                "the CQ belongs to another context than the PD".into(),
+            ));
+        }
+        let (sq_units, rq_units) = config.units()?;
+        let body = CreateQp {
+            pd: pd.0.handle,
+            send_cq: config.send_cq.0.handle(),
+            recv_cq: config.recv_cq.0.handle(),
+            qp_type: RC,
+            sq_units,
+            rq_units,
+            sq_sig_all: config.sq_sig_all.into(),
+            reserved: 0,
+        };
+        let reply: CreateQpReply = session.control.request(Op::CreateQp, &body)?;
+        let queues = Arc::new(Self::queues(session, &config, &reply)?);
+        session.events.register(reply.handle);
+        config.send_cq.0.attach(reply.handle, &queues);
+        config.recv_cq.0.attach(reply.handle, &queues);
+        Ok(Qp {
+            handle: reply.handle,
+            qpn: reply.qpn,
+            // A start that nobody can guess, so that frames of an earlier connection do not fit (IBTA 9.7.1).
+            initial_psn: RandomState::new().hash_one(reply.qpn) as u32 & 0xFF_FFFF,
+            sq_sig_all: config.sq_sig_all,
+            state: AtomicU8::new(QpState::Reset as u8),
+            queues,
+            send_cq: config.send_cq,
+            recv_cq: config.recv_cq,
+            pd: pd.clone(),
+        })
+    }
+
+    fn queues(session: &Session, config: &QpConfig, reply: &CreateQpReply) -> Result<QpQueues> {
+        let doorbell = Doorbell {
+            block: reply.doorbell_block,
+            slot: Handle(reply.handle).slot(),
+        };
+        session.check_doorbell(doorbell.block, doorbell.slot)?;
+        let queue = |name, offset, depth, limits| {
+            let depth = session.check_depth(depth)?;
+            let ring = session.check_queue(offset, work_queue_size(depth))?;
+            Ok::<_, Error>(WorkQueue::new(
+                session, name, reply.qpn, ring, depth, limits, doorbell,
+            ))
+        };
+        Ok(QpQueues {
+            send: queue("send", reply.sq_offset, reply.sq_depth, config.send_limits())?,
+            recv: queue("receive", reply.rq_offset, reply.rq_depth, config.recv_limits())?,
+        })
+    }
+
+    /// Its number on the wire and in completions and events, 24 bits.
+    pub fn qpn(&self) -> u32 {
+        self.qpn
+    }
+
+    /// The protection domain it was made in.
+    pub fn pd(&self) -> &Pd {
+        &self.pd
+    }
+
+    /// Units of 64 bytes of the send and of the receive queue; a request takes one and more when it has more
+    /// than two scatter/gather entries or 32 inline bytes.
+    pub fn depths(&self) -> (u32, u32) {
+        (self.queues.send.depth(), self.queues.recv.depth())
+    }
+
+    /// PSN that a connection of this QP starts with.
+    pub(crate) fn initial_psn(&self) -> u32 {
+        self.initial_psn
+    }
+
+    /// Starts a batch of sends. See [`Batch`] for what it holds.
+    pub fn batch(&self) -> Batch<'_> {
+        let writer = self.queues.send.writer(&self.pd.context().session, &self.pd);
+        let not_ready = match self.last_state() {
+            QpState::Reset | QpState::Init | QpState::Rtr => Some("sends can be posted from RTS on"),
+            _ => None,
+        };
+        Batch::new(writer, self.not_ready(not_ready), self.sq_sig_all)
+    }
+
+    /// Builds a batch of sends and posts it; tells how many there were.
+    pub fn post(&self, build: impl FnOnce(&mut Batch<'_>)) -> Result<usize> {
+        let mut batch = self.batch();
+        build(&mut batch);
+        batch.post()
+    }
+
+    /// Starts a batch of receives. See [`RecvBatch`] for what it holds.
+    pub fn recv_batch(&self) -> RecvBatch<'_> {
+        let writer = self.queues.recv.writer(&self.pd.context().session, &self.pd);
+        let not_ready = match self.last_state() {
+            QpState::Reset => Some("receives can be posted from INIT on"),
+            _ => None,
+        };
+        RecvBatch::new(writer, self.not_ready(not_ready))
+    }
+
+    /// Builds a batch of receives and posts it; tells how many there were.
+    pub fn post_recv(&self, build: impl FnOnce(&mut RecvBatch<'_>)) -> Result<usize> {
+        let mut batch = self.recv_batch();
+        build(&mut batch);
+        batch.post()
+    }
+
+    /// RESET → INIT, where receives may be posted. [`Qp::connect`] does it too.
+    pub fn init(&self, options: &ConnectOptions) -> Result<()> {
+        let attrs = QpAttrs {
+            port_num: 1,
+            qp_access_flags: options.access.bits(),
+            ..QpAttrs::default()
+        };
+        let mask = qp_mask::PKEY_INDEX | qp_mask::PORT | qp_mask::ACCESS_FLAGS;
+        self.modify(QpState::Init, mask, attrs)
+    }
+
+    /// What the peer needs to connect to this QP.
+    pub fn endpoint(&self, options: &ConnectOptions) -> Result<Endpoint> {
+        Endpoint::of(self, options)
+    }
+
+    /// RESET or INIT → RTR → RTS, connected to the peer's QP. The peer does the same with our endpoint; a
+    /// send posted before it has is retried until it has, as `options` allow.
+    pub fn connect(&self, peer: &Endpoint, options: &ConnectOptions) -> Result<()> {
+        let transitions = options.transitions(self, peer)?;
+        if self.last_state() == QpState::Reset {
+            self.init(options)?;
+        }
+        for (state, mask, attrs) in transitions {
+            self.modify(state, mask, attrs)?;
+        }
+        Ok(())
+    }
+
+    /// Moves it to the error state: everything posted is flushed.
+    pub fn fail(&self) -> Result<()> {
+        self.modify(QpState::Error, 0, QpAttrs::default())
+    }
+
+    /// Moves it to RESET: outstanding requests and completions not yet polled are gone.
+    pub fn reset(&self) -> Result<()> {
+        self.modify(QpState::Reset, 0, QpAttrs::default())?;
+        self.send_cq.0.paused(|| self.queues.send.retire_all());
+        self.recv_cq.0.paused(|| self.queues.recv.retire_all());
+        self.queues.settle();
+        Ok(())
+    }
+
+    /// Its state as the daemon has it, with the cause if it failed.
+    pub fn query(&self) -> Result<QpAttr> {
+        let arg = HandleArg {
+            handle: self.handle,
+            reserved: 0,
+        };
+        let QueryQpReply { attrs, cause } = self.session().control.request(Op::QueryQp, &arg)?;
+        let state = QpState::from_code(attrs.qp_state)
+            .ok_or_else(|| Error::Protocol(format!("a QP state of {}", attrs.qp_state)))?;
+        self.state.store(state as u8, Ordering::Relaxed);
+        Ok(QpAttr {
+            state,
+            cause: Cause::from_abi(cause),
+            path_mtu: Mtu::from_code(attrs.path_mtu.into()),
+            dest_qpn: attrs.dest_qp_num,
+            rq_psn: attrs.rq_psn,
+            sq_psn: attrs.sq_psn,
+            timeout: attrs.timeout,
+            retry_cnt: attrs.retry_cnt,
+            rnr_retry: attrs.rnr_retry,
+            max_rd_atomic: attrs.max_rd_atomic,
+            max_dest_rd_atomic: attrs.max_dest_rd_atomic,
+        })
+    }
+
+    /// Destroys it now, as dropping does, and tells whether that worked.
+    pub fn destroy(self) -> Result<()> {
+        let result = self.tear_down();
+        // The fields are dropped as usual; only the second tear-down is left out.
+        self.state.store(DESTROYED, Ordering::Relaxed);
+        result
+    }
+
+    fn tear_down(&self) -> Result<()> {
+        let result = self.session().destroy(Op::DestroyQp, self.handle);
+        self.send_cq.0.detach(self.handle);
+        self.recv_cq.0.detach(self.handle);
+        result
+    }
+
+    fn modify(&self, state: QpState, mask: u32, attrs: QpAttrs) -> Result<()> {
+        let body = ModifyQp {
+            handle: self.handle,
+            mask: mask | qp_mask::STATE,
+            attrs: QpAttrs {
+                qp_state: state as u8,
+                ..attrs
+            },
+        };
+        self.session().control.request::<Empty>(Op::ModifyQp, &body)?;
+        self.state.store(state as u8, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The state as far as the library knows: a failure found by the daemon shows in completions and
+    /// [`Qp::query`].
+    fn last_state(&self) -> QpState {
+        QpState::from_code(self.state.load(Ordering::Relaxed)).unwrap_or(QpState::Error)
+    }
+
+    fn not_ready(&self, why: Option<&str>) -> Option<Error> {
+        why.map(|why| {
+            Error::InvalidArgument(format!(
+                "QP {:#x} is in state {}; {why}",
+                self.qpn,
+                self.last_state()
+            ))
+        })
+    }
+
+    fn session(&self) -> &Session {
+        &self.pd.context().session
+    }
+}
+
+/// Value of [`Qp::state`] after [`Qp::destroy`]; no number of `enum ibv_qp_state`.
+const DESTROYED: u8 = u8::MAX;
+
+impl Drop for Qp {
+    fn drop(&mut self) {
+        if self.state.load(Ordering::Relaxed) != DESTROYED {
+            // Nothing to tell anyone: a daemon that is gone has destroyed it.
+            let _ = self.tear_down();
+        }
+    }
+}
