@@ -1,5 +1,6 @@
 //! The extension headers (9.3, A19.4). Fields are in host order; those narrower than their type are masked when emitted.
 
+use crate::bytes::{LOW_24, be32, be64};
 use crate::syndrome::Syndrome;
 
 /// RDMA extended transport header: the remote range of a WRITE, READ, ATOMIC WRITE or FLUSH.
@@ -13,6 +14,17 @@ pub struct Reth {
     pub dma_len: u32,
 }
 
+impl Reth {
+    #[inline]
+    pub(crate) fn read(b: &[u8; 16]) -> Self {
+        Reth {
+            va: be64(b, 0),
+            rkey: be32(b, 8),
+            dma_len: be32(b, 12),
+        }
+    }
+}
+
 /// ACK extended transport header.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Aeth {
@@ -22,6 +34,16 @@ pub struct Aeth {
     pub msn: u32,
 }
 
+impl Aeth {
+    #[inline]
+    pub(crate) fn read(b: &[u8; 4]) -> Self {
+        Aeth {
+            syndrome: Syndrome::from_u8(b[0]),
+            msn: be32(b, 0) & LOW_24,
+        }
+    }
+}
+
 /// Datagram extended transport header.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Deth {
@@ -29,6 +51,16 @@ pub struct Deth {
     pub qkey: u32,
     /// Source QP, 24 bits.
     pub src_qpn: u32,
+}
+
+impl Deth {
+    #[inline]
+    pub(crate) fn read(b: &[u8; 8]) -> Self {
+        Deth {
+            qkey: be32(b, 0),
+            src_qpn: be32(b, 4) & LOW_24,
+        }
+    }
 }
 
 /// Atomic extended transport header.
@@ -44,6 +76,18 @@ pub struct AtomicEth {
     pub compare: u64,
 }
 
+impl AtomicEth {
+    #[inline]
+    pub(crate) fn read(b: &[u8; 28]) -> Self {
+        AtomicEth {
+            va: be64(b, 0),
+            rkey: be32(b, 8),
+            swap_or_add: be64(b, 12),
+            compare: be64(b, 20),
+        }
+    }
+}
+
 /// Atomic ACK extended transport header.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct AtomicAckEth {
@@ -51,11 +95,29 @@ pub struct AtomicAckEth {
     pub original: u64,
 }
 
+impl AtomicAckEth {
+    #[inline]
+    pub(crate) fn read(b: &[u8; 8]) -> Self {
+        AtomicAckEth {
+            original: u64::from_be_bytes(*b),
+        }
+    }
+}
+
 /// XRC extended transport header.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct XrcEth {
     /// The target's SRQ, 24 bits.
     pub srqn: u32,
+}
+
+impl XrcEth {
+    #[inline]
+    pub(crate) fn read(b: &[u8; 4]) -> Self {
+        XrcEth {
+            srqn: be32(b, 0) & LOW_24,
+        }
+    }
 }
 
 /// FLUSH extended transport header (A19.4.2).
@@ -76,4 +138,12 @@ impl Feth {
     pub const RANGE: u8 = 0;
     /// Selectivity: the whole memory region of the RETH's key.
     pub const REGION: u8 = 1;
+
+    #[inline]
+    pub(crate) fn read(b: &[u8; 4]) -> Self {
+        Feth {
+            placement: b[3] & 0x0F,
+            selectivity: b[3] >> 4 & 3,
+        }
+    }
 }

@@ -1,11 +1,10 @@
 //! All transport headers of a packet: the BTH and what follows it before the payload (9.2, 9.3, A19.4).
 
 use crate::bth::Bth;
-use crate::bytes::{LOW_24, be32, be64, put, take};
+use crate::bytes::{LOW_24, put, take};
 use crate::extension::{Aeth, AtomicAckEth, AtomicEth, Deth, Feth, Reth, XrcEth};
 use crate::header_set::HeaderSet;
-use crate::opcode::BTH_LEN;
-use crate::syndrome::Syndrome;
+use crate::opcode::{BTH_LEN, Opcode};
 use crate::{EmitError, ParseError};
 
 /// All transport headers of one packet; which options are `Some` is decided by `bth.opcode`.
@@ -53,79 +52,48 @@ impl Headers {
         let Some(bth) = take(&mut rest) else {
             return Err(truncated(BTH_LEN, ib.len()));
         };
-        let mut headers = Headers::new(Bth::parse(bth)?);
-        let len = headers.bth.opcode.header_len();
-        if ib.len() < len {
-            return Err(truncated(len, ib.len()));
+        let bth = Bth::parse(bth)?;
+        let len = bth.opcode.header_len();
+        let headers = if len == BTH_LEN {
+            Some(Headers::new(bth))
+        } else {
+            Headers::parse_extensions(bth, rest)
+        };
+        match headers {
+            Some(headers) => Ok((headers, len)),
+            None => Err(truncated(len, ib.len())),
         }
-        if headers.parse_extensions(&mut rest).is_none() {
-            return Err(truncated(len, ib.len()));
-        }
-        Ok((headers, len))
     }
 
+    /// Reads the headers that the opcode demands from the bytes behind the BTH; `None` when these do not suffice.
     #[inline]
-    fn parse_extensions(&mut self, rest: &mut &[u8]) -> Option<()> {
-        let set = self.bth.opcode.headers();
-        if set.is_empty() {
-            return Some(());
+    fn parse_extensions(bth: Bth, mut rest: &[u8]) -> Option<Self> {
+        let set = bth.opcode.headers();
+        let rest = &mut rest;
+        let xrceth = read_if(set.contains(HeaderSet::XRCETH), rest, XrcEth::read)?;
+        let deth = read_if(set.contains(HeaderSet::DETH), rest, Deth::read)?;
+        let feth = read_if(set.contains(HeaderSet::FETH), rest, Feth::read)?;
+        let reth = read_if(set.contains(HeaderSet::RETH), rest, Reth::read)?;
+        let atomic = read_if(set.contains(HeaderSet::ATOMIC), rest, AtomicEth::read)?;
+        let aeth = read_if(set.contains(HeaderSet::AETH), rest, Aeth::read)?;
+        let atomic_ack = read_if(set.contains(HeaderSet::ATOMIC_ACK), rest, AtomicAckEth::read)?;
+        let imm = read_if(set.contains(HeaderSet::IMM), rest, |b| u32::from_be_bytes(*b))?;
+        let ieth = read_if(set.contains(HeaderSet::IETH), rest, |b| u32::from_be_bytes(*b))?;
+        if set.contains(HeaderSet::CNP_RESERVED) {
+            take::<16>(rest)?;
         }
-        if set.contains(HeaderSet::XRCETH) {
-            self.xrceth = Some(XrcEth {
-                srqn: u32::from_be_bytes(*take(rest)?) & LOW_24,
-            });
-        }
-        if set.contains(HeaderSet::DETH) {
-            let b: &[u8; 8] = take(rest)?;
-            self.deth = Some(Deth {
-                qkey: be32(b, 0),
-                src_qpn: be32(b, 4) & LOW_24,
-            });
-        }
-        if set.contains(HeaderSet::FETH) {
-            let bits: &[u8; 4] = take(rest)?;
-            self.feth = Some(Feth {
-                placement: bits[3] & 0x0F,
-                selectivity: bits[3] >> 4 & 3,
-            });
-        }
-        if set.contains(HeaderSet::RETH) {
-            let b: &[u8; 16] = take(rest)?;
-            self.reth = Some(Reth {
-                va: be64(b, 0),
-                rkey: be32(b, 8),
-                dma_len: be32(b, 12),
-            });
-        }
-        if set.contains(HeaderSet::ATOMIC) {
-            let b: &[u8; 28] = take(rest)?;
-            self.atomic = Some(AtomicEth {
-                va: be64(b, 0),
-                rkey: be32(b, 8),
-                swap_or_add: be64(b, 12),
-                compare: be64(b, 20),
-            });
-        }
-        if set.contains(HeaderSet::AETH) {
-            let word = u32::from_be_bytes(*take(rest)?);
-            let syndrome = Syndrome::from_u8((word >> 24) as u8);
-            self.aeth = Some(Aeth {
-                syndrome,
-                msn: word & LOW_24,
-            });
-        }
-        if set.contains(HeaderSet::ATOMIC_ACK) {
-            self.atomic_ack = Some(AtomicAckEth {
-                original: u64::from_be_bytes(*take(rest)?),
-            });
-        }
-        if set.contains(HeaderSet::IMM) {
-            self.imm = Some(u32::from_be_bytes(*take(rest)?));
-        }
-        if set.contains(HeaderSet::IETH) {
-            self.ieth = Some(u32::from_be_bytes(*take(rest)?));
-        }
-        Some(())
+        Some(Headers {
+            bth,
+            xrceth,
+            deth,
+            reth,
+            atomic,
+            aeth,
+            atomic_ack,
+            imm,
+            ieth,
+            feth,
+        })
     }
 
     /// Bytes that [`Headers::emit`] writes.
@@ -138,8 +106,14 @@ impl Headers {
     /// Writes the headers to the start of `out` and returns their length. Reserved bits are written as zero.
     #[inline]
     pub fn emit(&self, out: &mut [u8]) -> Result<usize, EmitError> {
+        self.emit_with_pad(self.bth.pad, out)
+    }
+
+    /// [`Headers::emit`] with a pad count in place of the BTH's own.
+    #[inline]
+    pub(crate) fn emit_with_pad(&self, pad: u8, out: &mut [u8]) -> Result<usize, EmitError> {
         let opcode = self.bth.opcode;
-        if !opcode.is_defined() {
+        if Opcode::from_u8(opcode.to_u8()) != Some(opcode) {
             return Err(EmitError::UndefinedOpcode {
                 opcode: opcode.to_u8(),
             });
@@ -157,8 +131,10 @@ impl Headers {
         let have = out.len();
         let small = EmitError::BufferTooSmall { need: len, have };
         let mut rest = out.get_mut(..len).ok_or(small)?;
-        put(&mut rest, self.bth.to_bytes());
-        self.emit_extensions(rest);
+        put(&mut rest, Bth { pad, ..self.bth }.to_bytes());
+        if !rest.is_empty() {
+            self.emit_extensions(rest);
+        }
         Ok(len)
     }
 
@@ -220,6 +196,20 @@ impl Headers {
             .with(HeaderSet::ATOMIC_ACK.when(self.atomic_ack.is_some()))
             .with(HeaderSet::IMM.when(self.imm.is_some()))
             .with(HeaderSet::IETH.when(self.ieth.is_some()))
+    }
+}
+
+/// Reads a header when the opcode has it; the outer `None` when the bytes do not suffice.
+#[inline]
+fn read_if<const N: usize, T>(
+    present: bool,
+    rest: &mut &[u8],
+    read: impl Fn(&[u8; N]) -> T,
+) -> Option<Option<T>> {
+    if present {
+        Some(Some(read(take(rest)?)))
+    } else {
+        Some(None)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The invariant CRC: a CRC-32 over all that no router may change (A17.3.3, 7.8.1).
 
-use crate::frame::Datagram;
+use crate::datagram::Datagram;
 use crate::ip::IpVersion;
 use crate::opcode::BTH_LEN;
 use crate::udp::UDP_LEN;
@@ -98,6 +98,6 @@ fn masked<const N: usize>(crc: &impl Crc32, headers: &[u8], mask: &[u8; N]) -> u
 /// To be asked before anything in the packet is acted upon, also for a packet of a reserved opcode.
 #[inline]
 pub fn verify_icrc(crc: &impl Crc32, datagram: &Datagram<'_>) -> bool {
-    let state = Icrc::start(crc, datagram.icrc_covered(), datagram.net().version());
+    let state = Icrc::start(crc, datagram.icrc_covered(), datagram.version());
     Icrc::finish(state) == datagram.icrc()
 }

@@ -29,7 +29,7 @@ pub enum Operation {
     AtomicAcknowledge = 0x12,
     CompareSwap = 0x13,
     FetchAdd = 0x14,
-    /// RD only, hence never part of a defined [`Opcode`].
+    /// RD only, hence never part of a defined [`crate::Opcode`].
     Resync = 0x15,
     SendLastInv = 0x16,
     SendOnlyInv = 0x17,

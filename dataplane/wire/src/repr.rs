@@ -2,7 +2,7 @@
 
 use crate::ip::{IPV6_LEN, IpVersion, Net, fold};
 use crate::udp::UDP_LEN;
-use crate::{Bth, Crc32, EmitError, Headers, ICRC_LEN, Icrc, Link, MAX_HEADER_LEN, ROCE_UDP_PORT, pad_len};
+use crate::{Crc32, EmitError, Headers, ICRC_LEN, Icrc, Link, MAX_HEADER_LEN, ROCE_UDP_PORT, pad_len};
 
 /// The longest Ethernet, IP and UDP headers together: two tags and IPv6.
 const MAX_PREFIX_LEN: usize = 22 + IPV6_LEN + UDP_LEN;
@@ -171,11 +171,7 @@ impl FrameTemplate {
         };
 
         let (head, ib) = self.copy_prefix(out).ok_or(too_small)?;
-        let headers = Headers {
-            bth: Bth { pad, ..headers.bth },
-            ..*headers
-        };
-        let header_len = headers.emit(ib).map_err(|error| match error {
+        let header_len = headers.emit_with_pad(pad, ib).map_err(|error| match error {
             EmitError::BufferTooSmall { .. } => too_small,
             other => other,
         })?;

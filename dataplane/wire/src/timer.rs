@@ -79,11 +79,18 @@ mod tests {
 
     #[test]
     fn rnr_timer_codes_ascend_from_10_us_to_491_52_ms() {
-        assert_eq!(RnrTimer::new(1).nanos(), 10_000);
+        assert_eq!(
+            [1, 2, 3].map(|code| RnrTimer::new(code).nanos()),
+            [10_000, 20_000, 30_000]
+        );
         assert_eq!(RnrTimer::new(12).nanos(), 640_000);
         assert_eq!(RnrTimer::new(31).nanos(), 491_520_000);
-        for code in 1..31 {
-            assert!(RnrTimer::new(code).nanos() < RnrTimer::new(code + 1).nanos());
+        for code in 4..32 {
+            assert_eq!(
+                RnrTimer::new(code).nanos(),
+                2 * RnrTimer::new(code - 2).nanos(),
+                "code {code}"
+            );
         }
     }
 
