@@ -1,0 +1,491 @@
+//! A client played by hand: a region, two QPs and their queues, over an engine without a control thread.
+#![allow(dead_code, reason = "each test binary uses a part")]
+use std::{
+    os::unix::net::UnixDatagram,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use rnic_abi::{Cqe, Handle, RegionLayout, RingIndices, Sge, Wqe, protocol};
+use rnic_engine::{
+    CoreConfig, Engine, EngineConfig, Limits,
+    command::{Command, Message, ObjectEvent, Path, QpChange, QpStatus, Removed, Token},
+    core::{ClientDoorbells, CompletionQueue, CqInit, Idle, Qp, QpInit},
+    mem::{ClientMem, FaultCell, MrDescriptor, MrTable},
+    port::OpenPort,
+    view::{QpLeaf, number, slot_of},
+};
+use rnic_transport::{Access, ModifyError, QpAttr, QpAttrMask, QpState};
+use rnic_wire::Mtu;
+
+pub const DEPTH: u32 = 64;
+pub const PD: u32 = 7;
+
+pub struct Rig {
+    pub engine: Engine,
+    pub region: Arc<ClientMem>,
+    pub layout: RegionLayout,
+    pub data: Arc<ClientMem>,
+    pub key: u32,
+    pub qps: Vec<ClientQp>,
+    pub events: Vec<ObjectEvent>,
+    pub frames: usize,
+    answers: Vec<Message>,
+    next_token: u64,
+    wakes: Vec<UnixDatagram>,
+}
+
+/// The client's side of one QP and of its CQ.
+pub struct ClientQp {
+    pub qpn: u32,
+    pub handle: u32,
+    pub core: usize,
+    pub sq: u64,
+    pub rq: u64,
+    pub cq: u64,
+    sq_tail: u32,
+    rq_tail: u32,
+    cq_heads: Vec<u32>,
+}
+
+impl Rig {
+    pub fn new(cores: usize, ports: Vec<OpenPort>) -> Self {
+        Self::with_idle(
+            cores,
+            ports,
+            Idle::Sleep {
+                spin_for_ns: 200_000,
+                max_sleep_ns: 1_000_000,
+            },
+        )
+    }
+
+    pub fn with_idle(cores: usize, ports: Vec<OpenPort>, idle: Idle) -> Self {
+        let limits = Limits {
+            clients: 4,
+            qps: 64,
+            cqs: 64,
+            mrs: 64,
+        };
+        let cores_config = vec![CoreConfig { cpu: None, idle }; cores];
+        let engine = Engine::start(EngineConfig {
+            cores: cores_config,
+            limits,
+            ports,
+        })
+        .unwrap();
+        let layout = RegionLayout::new(64, cores as u32, 4 << 20);
+        let fault = Arc::new(FaultCell::default());
+        let (region, _fd) = ClientMem::create("region", layout.size, fault.clone()).unwrap();
+        let (data, _fd) = ClientMem::create("data", 8 << 20, fault).unwrap();
+        let (region, data) = (Arc::new(region), Arc::new(data));
+        let key = MrTable::key(3, 1, 0x55);
+        let access = Access::LOCAL_WRITE
+            .union(Access::REMOTE_READ)
+            .union(Access::REMOTE_WRITE);
+        let descriptor = MrDescriptor {
+            mem: &data,
+            pd: PD,
+            access,
+            iova: 0,
+            len: data.len() as u64,
+        };
+        assert!(engine.mrs().validate(key, &descriptor));
+        let mut rig = Rig {
+            engine,
+            region,
+            layout,
+            data,
+            key,
+            qps: Vec::new(),
+            events: Vec::new(),
+            frames: 0,
+            answers: Vec::new(),
+            next_token: 1,
+            wakes: Vec::new(),
+        };
+        for core in 0..cores {
+            let (ours, theirs) = UnixDatagram::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            rig.wakes.push(ours);
+            let doorbells =
+                ClientDoorbells::new(rig.region.clone(), &rig.layout, core as u32, theirs.into()).unwrap();
+            let token = rig.token();
+            rig.engine.submit(
+                core,
+                Command::AddClient {
+                    client: 0,
+                    doorbells,
+                    token,
+                },
+            );
+            rig.answer(token);
+        }
+        rig
+    }
+
+    pub fn token(&mut self) -> Token {
+        self.next_token += 1;
+        Token(self.next_token)
+    }
+
+    /// Waits until the answer with this token is there.
+    pub fn answer(&mut self, token: Token) -> Message {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            self.poll();
+            let found = self.answers.iter().position(|m| match m {
+                Message::Done { token: t }
+                | Message::Removed { token: t, .. }
+                | Message::Modified { token: t, .. }
+                | Message::Queried { token: t, .. } => *t == token,
+                _ => false,
+            });
+            if let Some(i) = found {
+                return self.answers.remove(i);
+            }
+            assert!(Instant::now() < deadline, "no answer to {token:?}");
+            std::thread::yield_now();
+        }
+    }
+
+    pub fn poll(&mut self) {
+        let Rig {
+            engine,
+            events,
+            answers,
+            frames,
+            ..
+        } = self;
+        engine.poll(|_, message| match message {
+            Message::Event(event) => events.push(event),
+            Message::Frame { .. } => *frames += 1,
+            other => answers.push(other),
+        });
+    }
+
+    /// Makes a QP with a CQ of its own, published, in RESET.
+    pub fn create_qp(&mut self, slot: u32) -> usize {
+        let cores = self.engine.core_count() as u32;
+        let index = self.qps.len() as u64;
+        let base = self.layout.queues as u64 + index * (256 << 10);
+        let (sq, rq, cq) = (base, base + (64 << 10), base + (128 << 10));
+        let handle = Handle::new(slot, 1).0;
+        for core in 0..cores {
+            let queue = CompletionQueue::new(CqInit {
+                handle: 1000 + slot,
+                client: 0,
+                number: slot,
+                region: self.region.clone(),
+                offset: cq,
+                depth: DEPTH,
+                subring: core,
+                channel: None,
+            })
+            .unwrap();
+            let token = self.token();
+            self.engine.submit(
+                core as usize,
+                Command::AddCq {
+                    cq: slot,
+                    queue,
+                    token,
+                },
+            );
+            self.answer(token);
+        }
+        let need_kick = self.region.u32(sq as usize + RingIndices::NEED_KICK).unwrap();
+        need_kick.store(1, Ordering::Release);
+        let qpn = number(slot, 5);
+        let qp = Qp::new(QpInit {
+            qpn,
+            handle,
+            client: 0,
+            pd: PD,
+            send_cq: slot,
+            recv_cq: slot,
+            region: self.region.clone(),
+            sq_offset: sq,
+            sq_depth: DEPTH,
+            rq_offset: rq,
+            rq_depth: DEPTH,
+            sig_all: true,
+        })
+        .unwrap();
+        let core = self.engine.publisher().owner(qpn);
+        let token = self.token();
+        self.engine
+            .submit(core.into(), Command::AddQp { slot, qp, token });
+        self.answer(token);
+        self.engine.publisher().add_qp(QpLeaf { qpn, core, slot });
+        self.engine.commit();
+        self.qps.push(ClientQp {
+            qpn,
+            handle,
+            core: core.into(),
+            sq,
+            rq,
+            cq,
+            sq_tail: 0,
+            rq_tail: 0,
+            cq_heads: vec![0; cores as usize],
+        });
+        self.qps.len() - 1
+    }
+
+    pub fn modify(
+        &mut self,
+        qp: usize,
+        attr: QpAttr,
+        mask: QpAttrMask,
+        path: Option<Path>,
+    ) -> Result<QpState, ModifyError> {
+        let token = self.token();
+        let (core, slot) = (self.qps[qp].core, slot_of(self.qps[qp].qpn));
+        let change = Box::new(QpChange { attr, mask, path });
+        self.engine
+            .submit(core, Command::ModifyQp { slot, change, token });
+        match self.answer(token) {
+            Message::Modified { result, .. } => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn query(&mut self, qp: usize) -> QpStatus {
+        let token = self.token();
+        let (core, slot) = (self.qps[qp].core, slot_of(self.qps[qp].qpn));
+        self.engine.submit(core, Command::QueryQp { slot, token });
+        match self.answer(token) {
+            Message::Queried { state, .. } => state.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Brings `a` and `b` to RTS over these paths.
+    pub fn connect(&mut self, a: usize, b: usize, path_a: Path, path_b: Path, mtu: Mtu) {
+        for (me, peer, path) in [(a, b, path_a), (b, a, path_b)] {
+            let mut attr = QpAttr {
+                state: QpState::Init,
+                port: 1,
+                access: Access::LOCAL_WRITE
+                    .union(Access::REMOTE_READ)
+                    .union(Access::REMOTE_WRITE),
+                path_mtu: mtu,
+                dest_qpn: self.qps[peer].qpn,
+                rq_psn: 0xfffff0,
+                sq_psn: 0xfffff0,
+                max_rd_atomic: 4,
+                max_dest_rd_atomic: 4,
+                min_rnr_timer: 1,
+                timeout: 10,
+                retry_cnt: 7,
+                rnr_retry: 7,
+                ..QpAttr::default()
+            };
+            use QpAttrMask as M;
+            let init = M::STATE | M::PKEY_INDEX | M::PORT | M::ACCESS_FLAGS;
+            let rtr = M::STATE
+                | M::AV
+                | M::PATH_MTU
+                | M::DEST_QPN
+                | M::RQ_PSN
+                | M::MAX_DEST_RD_ATOMIC
+                | M::MIN_RNR_TIMER;
+            let rts = M::STATE | M::SQ_PSN | M::TIMEOUT | M::RETRY_CNT | M::RNR_RETRY | M::MAX_QP_RD_ATOMIC;
+            self.modify(me, attr, init, None).unwrap();
+            attr.state = QpState::Rtr;
+            self.modify(me, attr, rtr, Some(path)).unwrap();
+            attr.state = QpState::Rts;
+            self.modify(me, attr, rts, None).unwrap();
+        }
+    }
+
+    /// Posts a send WQE with one SGE and rings.
+    pub fn post_send(&mut self, qp: usize, wqe: Wqe) {
+        let q = &mut self.qps[qp];
+        let at = q.sq as usize + rnic_abi::RING_ENTRIES + (q.sq_tail & (DEPTH - 1)) as usize * 64;
+        assert!(self.region.write(at, &wqe));
+        q.sq_tail = q.sq_tail.wrapping_add(1);
+        let (sq, tail, handle, core) = (q.sq as usize, q.sq_tail, q.handle, q.core);
+        self.publish(sq, tail, handle, core);
+    }
+
+    pub fn publish(&self, sq: usize, tail: u32, handle: u32, core: usize) {
+        let word = |o| self.region.u32(sq + o).unwrap();
+        if protocol::publish_tail(&word(RingIndices::TAIL), tail, &word(RingIndices::NEED_KICK)) {
+            self.ring(handle, core);
+        }
+    }
+
+    pub fn ring(&self, handle: u32, core: usize) {
+        let block = self.layout.doorbells + core * self.layout.doorbell.size();
+        let slot = Handle(handle).slot();
+        let level0 = self
+            .region
+            .u64(block + self.layout.doorbell.level0() + slot as usize / 64 * 8)
+            .unwrap();
+        let level1 = self
+            .region
+            .u64(block + rnic_abi::DoorbellLayout::LEVEL1 + slot as usize / 4096 * 8)
+            .unwrap();
+        let sleeping = self.region.u32(block).unwrap();
+        if protocol::ring_doorbell(&level0, &level1, slot, &sleeping) {
+            let _ = self.wakes[core].send(&[1]);
+        }
+    }
+
+    pub fn post_recv(&mut self, qp: usize, wr_id: u64, sges: &[Sge]) {
+        assert!(sges.len() <= 2);
+        let q = &mut self.qps[qp];
+        let mut wqe = Wqe {
+            wr_id,
+            units: 1,
+            num_sge: sges.len() as u8,
+            ..Wqe::default()
+        };
+        wqe.sges[..sges.len()].copy_from_slice(sges);
+        let at = q.rq as usize + rnic_abi::RING_ENTRIES + (q.rq_tail & (DEPTH - 1)) as usize * 64;
+        assert!(self.region.write(at, &wqe));
+        q.rq_tail = q.rq_tail.wrapping_add(1);
+        let word = |o| self.region.u32(q.rq as usize + o).unwrap();
+        let (tail, handle, core) = (q.rq_tail, q.handle, q.core);
+        if protocol::publish_tail(&word(RingIndices::TAIL), tail, &word(RingIndices::NEED_KICK)) {
+            self.ring(handle, core);
+        }
+    }
+
+    pub fn poll_cq(&mut self, qp: usize) -> Option<Cqe> {
+        let q = &mut self.qps[qp];
+        for (i, head) in q.cq_heads.iter_mut().enumerate() {
+            let ring = q.cq as usize + rnic_abi::cq_subring_offset(DEPTH, i as u32);
+            let tail = self
+                .region
+                .u32(ring + RingIndices::TAIL)
+                .unwrap()
+                .load(Ordering::Acquire);
+            if tail != *head {
+                let at = ring + rnic_abi::RING_ENTRIES + (*head & (DEPTH - 1)) as usize * 64;
+                let cqe = self.region.read(at).unwrap();
+                *head = head.wrapping_add(1);
+                self.region
+                    .u32(ring + RingIndices::HEAD)
+                    .unwrap()
+                    .store(*head, Ordering::Release);
+                return Some(cqe);
+            }
+        }
+        None
+    }
+
+    pub fn wait_cqe(&mut self, qp: usize) -> Cqe {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(cqe) = self.poll_cq(qp) {
+                return cqe;
+            }
+            self.poll();
+            if Instant::now() > deadline {
+                let state = self.query(qp);
+                let counters: Vec<_> = (0..self.engine.core_count())
+                    .flat_map(|c| {
+                        self.engine
+                            .core_status(c)
+                            .counters
+                            .named()
+                            .filter(|c| c.1 > 0)
+                            .collect::<Vec<_>>()
+                    })
+                    .collect();
+                panic!("no completion; {state:?} {counters:?}");
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    pub fn sge(&self, addr: u64, length: u32) -> Sge {
+        Sge {
+            addr,
+            length,
+            lkey: self.key,
+        }
+    }
+
+    pub fn fill(&self, at: usize, len: usize, seed: u8) -> Vec<u8> {
+        let bytes: Vec<u8> = (0..len)
+            .map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed))
+            .collect();
+        assert!(self.data.copy_in(at, &bytes));
+        bytes
+    }
+
+    pub fn bytes(&self, at: usize, len: usize) -> Vec<u8> {
+        let mut out = vec![0; len];
+        assert!(self.data.copy_out(at, &mut out));
+        out
+    }
+
+    /// Removes a QP in the order of a destroy, and gives back what its core gave back.
+    pub fn destroy_qp(&mut self, qp: usize) -> Box<Qp> {
+        let (qpn, core) = (self.qps[qp].qpn, self.qps[qp].core);
+        self.engine.publisher().remove_qp(qpn).unwrap();
+        self.engine.commit();
+        let token = self.token();
+        self.engine.submit(
+            core,
+            Command::RemoveQp {
+                slot: slot_of(qpn),
+                token,
+            },
+        );
+        let Message::Removed {
+            what: Some(Removed::Qp(qp)),
+            ..
+        } = self.answer(token)
+        else {
+            panic!("the core had no such QP")
+        };
+        let epoch = self.engine.start_grace();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.engine.passed(epoch) {
+            assert!(Instant::now() < deadline, "the grace period does not end");
+            std::thread::yield_now();
+        }
+        qp
+    }
+}
+
+fn mapped(last: u8) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last]
+}
+
+/// The path from host `from` (on port `from - 1`) to host `to`.
+pub fn path(from: u8, to: u8, direct: bool) -> Path {
+    Path {
+        port: u16::from(from - 1),
+        local_ip: mapped(from),
+        remote_ip: mapped(to),
+        local_mac: [2, 0, 0, 0, 0, from],
+        remote_mac: [2, 0, 0, 0, 0, to],
+        vlan: None,
+        hop_limit: 64,
+        traffic_class: 0,
+        flow_label: 0,
+        udp_source: 0xc000,
+        direct,
+    }
+}
+
+/// A send WQE with one entry.
+pub fn wqe(wr_id: u64, opcode: u8, sge: Sge, remote_addr: u64, rkey: u32) -> Wqe {
+    Wqe {
+        wr_id,
+        opcode,
+        flags: rnic_abi::wqe_flags::SIGNALED,
+        num_sge: 1,
+        units: 1,
+        remote_addr,
+        rkey,
+        sges: [sge, Sge::default()],
+        ..Wqe::default()
+    }
+}

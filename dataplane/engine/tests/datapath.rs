@@ -1,0 +1,183 @@
+//! Work requests through poll cores, played by hand: no control thread, no client library.
+mod common;
+
+use common::{PD, Rig, path, wqe};
+use rnic_abi::{Sge, event_kind};
+use rnic_engine::nonblocking::CheckedAllocator;
+use rnic_transport::{Check, QpState};
+use rnic_wire::Mtu;
+
+#[global_allocator]
+static ALLOCATOR: CheckedAllocator = CheckedAllocator;
+
+const WRITE: u8 = 0;
+const SEND: u8 = 2;
+const READ: u8 = 4;
+
+const A: usize = 0;
+const B: usize = 1 << 20;
+
+fn pair(rig: &mut Rig, direct: bool) -> (usize, usize) {
+    let (a, b) = (rig.create_qp(10), rig.create_qp(11));
+    rig.connect(a, b, path(1, 2, direct), path(2, 1, direct), Mtu::M1024);
+    (a, b)
+}
+
+/// SEND, WRITE and READ of sizes around the MTU, byte for byte.
+fn move_data(rig: &mut Rig, a: usize, b: usize) {
+    for (i, len) in [0, 1, 7, 1023, 1024, 1025, 5000, 100_000].into_iter().enumerate() {
+        let seed = i as u8;
+        let sent = rig.fill(A, len, seed);
+        rig.fill(B, len, !seed);
+        let (source, target) = (rig.sge(A as u64, len as u32), rig.sge(B as u64, len as u32));
+        rig.post_recv(b, 100 + i as u64, &[target]);
+        rig.post_send(a, wqe(i as u64, SEND, source, 0, 0));
+        let received = rig.wait_cqe(b);
+        assert_eq!(
+            (received.wr_id, received.status, received.byte_len),
+            (100 + i as u64, 0, len as u32)
+        );
+        let done = rig.wait_cqe(a);
+        assert_eq!((done.wr_id, done.status), (i as u64, 0));
+        assert_eq!(rig.bytes(B, len), sent, "SEND of {len} bytes");
+
+        let sent = rig.fill(A, len, seed ^ 0x5a);
+        rig.post_send(a, wqe(200, WRITE, source, B as u64, rig.key));
+        assert_eq!(rig.wait_cqe(a).status, 0);
+        assert_eq!(rig.bytes(B, len), sent, "WRITE of {len} bytes");
+
+        let there = rig.fill(B, len, seed ^ 0xa5);
+        rig.post_send(a, wqe(300, READ, source, B as u64, rig.key));
+        assert_eq!(rig.wait_cqe(a).status, 0);
+        assert_eq!(rig.bytes(A, len), there, "READ of {len} bytes");
+    }
+}
+
+#[test]
+fn two_qps_of_one_appliance_exchange_data_without_frames() {
+    let mut rig = Rig::new(1, vec![]);
+    let (a, b) = pair(&mut rig, true);
+    move_data(&mut rig, a, b);
+    let status = rig.query(a);
+    assert_eq!(status.attr.state, QpState::Rts);
+    assert_eq!(rig.engine.core_status(0).counters.tx_roce, 0);
+    drop(rig.destroy_qp(a));
+    rig.engine.stop();
+}
+
+#[test]
+fn a_bad_rkey_fails_the_request_and_raises_access_error_at_the_responder() {
+    let mut rig = Rig::new(1, vec![]);
+    let (a, b) = pair(&mut rig, true);
+    let sge = rig.sge(0, 64);
+    rig.post_send(a, wqe(1, WRITE, sge, 0, rig.key ^ 1));
+    let cqe = rig.wait_cqe(a);
+    assert_eq!(cqe.status, 10, "remote access error");
+    while rig
+        .events
+        .iter()
+        .all(|e| e.kinds & event_kind::QP_ACCESS_ERR == 0)
+    {
+        rig.poll();
+        std::thread::yield_now();
+    }
+    let event = rig
+        .events
+        .iter()
+        .find(|e| e.kinds & event_kind::QP_ACCESS_ERR != 0)
+        .unwrap();
+    assert_eq!(event.number, rig.qps[b].qpn);
+    assert_eq!(event.cause.check, Check::Key);
+    assert_eq!(event.cause.psn, 0xfffff0);
+    assert_eq!(rig.query(a).attr.state, QpState::Err);
+    assert_eq!(rig.query(b).attr.state, QpState::Err);
+    // What is posted later is flushed.
+    rig.post_send(a, wqe(2, WRITE, sge, 0, rig.key));
+    assert_eq!(rig.wait_cqe(a).status, 5);
+    rig.engine.stop();
+}
+
+#[test]
+fn a_region_of_another_pd_is_refused_locally() {
+    let mut rig = Rig::new(1, vec![]);
+    let (a, _) = pair(&mut rig, true);
+    let other = rnic_engine::mem::MrTable::key(4, 1, 0);
+    let descriptor = rnic_engine::mem::MrDescriptor {
+        mem: &rig.data,
+        pd: PD + 1,
+        access: rnic_transport::Access::LOCAL_WRITE,
+        iova: 0,
+        len: 4096,
+    };
+    assert!(rig.engine.mrs().validate(other, &descriptor));
+    let sge = Sge {
+        addr: 0,
+        length: 8,
+        lkey: other,
+    };
+    rig.post_send(a, wqe(1, WRITE, sge, 0, rig.key));
+    assert_eq!(rig.wait_cqe(a).status, 4, "local protection error");
+    rig.engine.stop();
+}
+
+#[test]
+fn a_forged_tail_breaks_its_own_qp_and_no_other() {
+    let mut rig = Rig::new(1, vec![]);
+    let (a, b) = pair(&mut rig, true);
+    let (c, d) = (rig.create_qp(12), rig.create_qp(13));
+    rig.connect(c, d, path(3, 4, true), path(4, 3, true), Mtu::M4096);
+    rig.publish(
+        rig.qps[a].sq as usize,
+        1_000_000,
+        rig.qps[a].handle,
+        rig.qps[a].core,
+    );
+    while rig.events.is_empty() {
+        rig.poll();
+        std::thread::yield_now();
+    }
+    assert_eq!(rig.events[0].kinds, event_kind::QP_FATAL);
+    assert_eq!(rig.events[0].cause.check, Check::SendQueue);
+    assert_eq!(rig.query(a).attr.state, QpState::Err);
+    assert_eq!(rig.query(b).attr.state, QpState::Rts);
+    move_data(&mut rig, c, d);
+    rig.engine.stop();
+}
+
+#[test]
+fn malformed_wqes_complete_in_order_each_with_its_error() {
+    let mut rig = Rig::new(1, vec![]);
+    let (a, _) = pair(&mut rig, true);
+    let good = wqe(1, WRITE, rig.sge(0, 64), B as u64, rig.key);
+    rig.post_send(a, good);
+    let unknown = rnic_abi::Wqe {
+        wr_id: 2,
+        opcode: 99,
+        ..good
+    };
+    let too_many = rnic_abi::Wqe {
+        wr_id: 3,
+        num_sge: 40,
+        ..good
+    };
+    rig.post_send(a, unknown);
+    rig.post_send(a, too_many);
+    rig.post_send(a, rnic_abi::Wqe { wr_id: 4, ..good });
+    let seen: Vec<_> = (0..4)
+        .map(|_| rig.wait_cqe(a))
+        .map(|c| (c.wr_id, c.status))
+        .collect();
+    assert_eq!(seen, [(1, 0), (2, 2), (3, 2), (4, 5)]);
+    rig.engine.stop();
+}
+
+#[test]
+fn doorbell_bits_without_a_qp_are_ignored() {
+    let mut rig = Rig::new(1, vec![]);
+    let (a, b) = pair(&mut rig, true);
+    for slot in 0..64 {
+        rig.ring(slot, 0);
+    }
+    move_data(&mut rig, a, b);
+    rig.engine.stop();
+}

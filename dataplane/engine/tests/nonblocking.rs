@@ -1,0 +1,171 @@
+//! A poll core that allocates or blocks aborts with a backtrace. Each case runs in a child process of its own.
+use std::process::{Command, Output};
+
+use rnic_engine::{
+    CoreConfig, Engine, EngineConfig, Limits,
+    core::Idle,
+    frame::{Frame, FrameBurst, FramePool, SharedPool},
+    nonblocking::{CheckedAllocator, NonBlocking, might_block},
+    port::{Link, OpenPort, Port, PortCaps, PortStats},
+};
+
+#[global_allocator]
+static ALLOCATOR: CheckedAllocator = CheckedAllocator;
+
+const CASE: &str = "RNIC_TEST_SECTION";
+
+/// Runs this test binary again, with only the test `name`, which then plays `case`.
+fn child(name: &str, case: &str) -> Output {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(CASE, case)
+        .output()
+        .unwrap()
+}
+
+#[inline(never)]
+fn play(case: &str) {
+    if case == "core" {
+        return run_a_core_on_a_careless_port();
+    }
+    let held = vec![1u8; 100];
+    let _section = NonBlocking::enter();
+    match case {
+        "allocate" => drop(std::hint::black_box(Box::new(1u64))),
+        "free" => drop(std::hint::black_box(held)),
+        "block" => might_block(),
+        _ => std::mem::forget(held),
+    }
+}
+
+fn assert_aborts(name: &str, case: &str, says: &str, culprit: &str) {
+    if let Ok(case) = std::env::var(CASE) {
+        return play(&case);
+    }
+    use std::os::unix::process::ExitStatusExt;
+    let output = child(name, case);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(6), "{case} was not aborted: {text}");
+    assert!(text.contains(says), "{text}");
+    assert!(
+        text.contains(culprit),
+        "no backtrace that names the culprit: {text}"
+    );
+    assert!(
+        child(name, "nothing").status.success(),
+        "the section itself must be harmless"
+    );
+}
+
+#[test]
+fn a_poll_core_that_allocates_aborts_with_a_backtrace() {
+    assert_aborts(
+        "a_poll_core_that_allocates_aborts_with_a_backtrace",
+        "allocate",
+        "memory was allocated",
+    );
+}
+
+#[test]
+fn a_poll_core_that_frees_aborts_with_a_backtrace() {
+    assert_aborts(
+        "a_poll_core_that_frees_aborts_with_a_backtrace",
+        "free",
+        "memory was freed",
+    );
+}
+
+#[test]
+fn a_poll_core_that_may_block_aborts_with_a_backtrace() {
+    assert_aborts(
+        "a_poll_core_that_may_block_aborts_with_a_backtrace",
+        "block",
+        "may block",
+    );
+}
+
+#[test]
+fn a_port_that_allocates_on_a_poll_core_aborts_the_daemon() {
+    assert_aborts(
+        "a_port_that_allocates_on_a_poll_core_aborts_the_daemon",
+        "core",
+        "rnic-poll-0",
+    );
+}
+
+/// A port whose driver allocates for each burst.
+struct Careless(SharedPool);
+struct NoFrames;
+
+impl FramePool for NoFrames {
+    fn alloc(&self) -> Option<Frame> {
+        None
+    }
+    fn room(&self) -> usize {
+        0
+    }
+}
+
+impl Port for Careless {
+    fn caps(&self) -> PortCaps {
+        PortCaps {
+            max_frame: 1514,
+            rss: false,
+            needs_polling: true,
+        }
+    }
+    #[inline(never)]
+    fn rx_burst(&mut self, _out: &mut FrameBurst) -> usize {
+        let play = std::hint::black_box(vec![0u8; 2048]);
+        usize::from(play[0])
+    }
+    fn tx_burst(&mut self, _frames: &mut FrameBurst) -> usize {
+        0
+    }
+    fn pool(&self) -> &SharedPool {
+        &self.0
+    }
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
+impl Link for NoFrames {
+    fn is_up(&self) -> bool {
+        true
+    }
+    fn speed_mbps(&self) -> Option<u32> {
+        None
+    }
+    fn close(&mut self) {}
+}
+
+fn run_a_core_on_a_careless_port() {
+    let pool: SharedPool = std::sync::Arc::new(NoFrames);
+    let port = OpenPort {
+        name: "rnic0".into(),
+        driver: "careless".into(),
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+        numa_node: None,
+        queues: vec![Box::new(Careless(pool.clone()))],
+        pool,
+        link: Box::new(NoFrames),
+    };
+    let limits = Limits {
+        clients: 1,
+        qps: 4,
+        cqs: 4,
+        mrs: 4,
+    };
+    let cores = vec![CoreConfig {
+        cpu: None,
+        idle: Idle::Spin,
+    }];
+    let _engine = Engine::start(EngineConfig {
+        cores,
+        limits,
+        ports: vec![port],
+    });
+    std::thread::sleep(std::time::Duration::from_secs(10));
+}

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Arrows point down only: each crate may depend on what its layer allows, and on nothing else of this workspace.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+allowed() {
+  case $1 in
+    dpdk-sys | rnic-wire | rnic-qsbr | rnic-abi | rnic-config) echo ;;
+    rnic-simd | rnic-transport) echo rnic-wire ;;
+    rnic-sim) echo rnic-wire rnic-transport ;;
+    rnic-engine) echo dpdk-sys rnic-abi rnic-qsbr rnic-simd rnic-transport rnic-wire ;;
+    rnic-control) echo rnic-abi rnic-config rnic-engine rnic-qsbr rnic-transport rnic-wire ;;
+    rnic) echo rnic-abi ;;
+    rnic-perf) echo rnic ;;
+    rnic-tests) echo rnic rnic-abi rnic-config rnic-control rnic-engine rnic-transport rnic-wire rnic-simd ;;
+    *) echo "unknown" ;;
+  esac
+}
+bad=0
+while read -r crate dependency; do
+  may=$(allowed "$crate")
+  if [ "$may" = unknown ]; then echo "layers: $crate has no place in the table of tests/layers.sh" >&2; bad=1; continue; fi
+  case " $may " in *" $dependency "*) ;; *) echo "layers: $crate must not use $dependency" >&2; bad=1 ;; esac
+done < <(cargo metadata --no-deps --format-version 1 --offline 2>/dev/null | jq -r '
+  [.packages[].name] as $own | .packages[] | .name as $n | .dependencies[]
+  | select(.kind != "dev") | select(.name as $d | $own | index($d)) | "\($n) \(.name)"' | sort -u)
+for crate in dataplane/wire dataplane/transport client/abi; do
+  for word in '#!\[no_std\]' '#!\[forbid(unsafe_code)\]'; do
+    grep -q "$word" "$crate/src/lib.rs" || { echo "layers: $crate/src/lib.rs lacks ${word//\\/}" >&2; bad=1; }
+  done
+done
+[ $bad = 0 ] && echo "layers: every crate keeps to its layer"
+exit $bad
