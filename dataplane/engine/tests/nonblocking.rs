@@ -63,6 +63,7 @@ fn a_poll_core_that_allocates_aborts_with_a_backtrace() {
         "a_poll_core_that_allocates_aborts_with_a_backtrace",
         "allocate",
         "memory was allocated",
+        "play",
     );
 }
 
@@ -72,6 +73,7 @@ fn a_poll_core_that_frees_aborts_with_a_backtrace() {
         "a_poll_core_that_frees_aborts_with_a_backtrace",
         "free",
         "memory was freed",
+        "play",
     );
 }
 
@@ -81,6 +83,7 @@ fn a_poll_core_that_may_block_aborts_with_a_backtrace() {
         "a_poll_core_that_may_block_aborts_with_a_backtrace",
         "block",
         "may block",
+        "play",
     );
 }
 
@@ -90,6 +93,7 @@ fn a_port_that_allocates_on_a_poll_core_aborts_the_daemon() {
         "a_port_that_allocates_on_a_poll_core_aborts_the_daemon",
         "core",
         "rnic-poll-0",
+        "rx_burst",
     );
 }
 
