@@ -94,6 +94,12 @@ impl Requester {
         self.cur != self.tail && !self.blocked && !self.rnr_wait
     }
 
+    /// How far an index lies ahead of the oldest work request.
+    #[inline]
+    fn ahead(&self, index: u32) -> u32 {
+        index.wrapping_sub(self.head)
+    }
+
     /// Every started work request is done.
     #[inline]
     pub fn is_idle(&self) -> bool {
@@ -202,7 +208,7 @@ impl RcQp {
     #[inline]
     fn may_begin<H: Host>(&self, ctx: &mut Ctx<'_, H>, index: u32) -> bool {
         let req = &self.req;
-        if req.failed && index == req.failed_at {
+        if req.failed && req.ahead(index) >= req.ahead(req.failed_at) {
             return false;
         }
         let fresh = index == req.fresh;
@@ -336,20 +342,28 @@ impl RcQp {
             .req
             .head
             .wrapping_add(slot.wrapping_sub(self.req.head) & mask);
-        let ahead = |at: u32| at.wrapping_sub(self.req.head);
-        if ahead(index) >= ahead(self.req.fresh) {
+        let req = &mut self.req;
+        if req.ahead(index) >= req.ahead(req.fresh) {
             return;
         }
-        if !self.req.failed || ahead(index) < ahead(self.req.failed_at) {
-            self.req.failed = true;
-            self.req.failed_at = index;
-            self.req.failed_status = WcStatus::LocProtErr;
-            self.req.failed_cause = Cause {
+        if !req.failed || req.ahead(index) < req.ahead(req.failed_at) {
+            req.failed = true;
+            req.failed_at = index;
+            req.failed_status = WcStatus::LocProtErr;
+            req.failed_cause = Cause {
                 psn: psn.get(),
                 check: err.check(),
                 opcode,
                 syndrome: 0,
             };
+        }
+        if req.next == psn.next() {
+            // The packet was not sent after all. If it was the first attempt its PSN was never used.
+            if req.max == req.next {
+                req.max = psn;
+            }
+            req.next = psn;
+            req.cur = index;
         }
         self.fail_if_oldest(ctx);
     }

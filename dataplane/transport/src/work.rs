@@ -130,10 +130,10 @@ pub struct SendWr {
     pub flags: SendFlags,
     /// Zero.
     pub reserved: u16,
-    /// First PSN; valid once the request was started.
-    pub(crate) first: Psn,
-    /// Last PSN (of the last response, for READ); valid once the request was started.
-    pub(crate) last: Psn,
+    /// First PSN. The transport's: set when the request is started, ignored when it is posted.
+    pub first: Psn,
+    /// Last PSN (of the last response, for READ). The transport's, like `first`.
+    pub last: Psn,
 }
 
 impl SendWr {

@@ -1,0 +1,345 @@
+//! What must hold of one direction: operations of one side, their effects on the other, their completions.
+
+use crate::memory::{Effect, SimHost};
+use crate::node::Node;
+use crate::scenario::{Injected, Op, Plan, WRITE_BASE};
+use rnic_transport::{
+    Completion, CompletionFlags, EventKind, Queue, SendFlags, WcOpcode, WcStatus, WrOpcode,
+};
+
+/// First `wr_id` of receive WQEs; those of sends count from 0.
+pub(crate) const RECV_ID: u64 = 1_000;
+
+/// What the peer must never show.
+const NEVER: Effect = Effect::Write { addr: 0, len: 0 };
+
+pub(crate) type Verdict = Result<(), String>;
+
+/// Follows the operations of one side.
+pub(crate) struct Checker {
+    /// Effects that the operations must have, in order.
+    expected: Vec<Effect>,
+    /// How many of them come before the end of each operation.
+    through: Vec<usize>,
+    /// Effects checked for good.
+    settled: usize,
+    /// Completions looked at, of the sender's send queue and of the receiver's receive queue.
+    seen_sends: usize,
+    seen_recvs: usize,
+    /// Operations before this one are done.
+    next_op: usize,
+    next_recv: u64,
+    /// Send requests that failed, and its status.
+    pub failed: Option<(usize, WcStatus)>,
+    pub recv_failed: Option<WcStatus>,
+    pub flushed: usize,
+    recvs_flushed: bool,
+}
+
+impl Checker {
+    pub fn new(plan: &Plan) -> Self {
+        let mut expected = Vec::new();
+        let mut through = Vec::new();
+        for (at, op) in plan.ops.iter().enumerate() {
+            let injected = plan.injected.filter(|(bad, _)| *bad == at).map(|(_, kind)| kind);
+            effects_of(op, injected, &mut expected);
+            through.push(expected.len());
+        }
+        Checker {
+            expected,
+            through,
+            settled: 0,
+            seen_sends: 0,
+            seen_recvs: 0,
+            next_op: 0,
+            next_recv: RECV_ID,
+            failed: None,
+            recv_failed: None,
+            flushed: 0,
+            recvs_flushed: false,
+        }
+    }
+
+    /// Checks everything that happened since the last call.
+    pub fn check(&mut self, plan: &Plan, from: &Node, to: &Node) -> Verdict {
+        self.check_effects(&to.host)?;
+        self.check_recvs(&to.host)?;
+        while let Some(completion) = from.host.completions.get(self.seen_sends) {
+            self.seen_sends += 1;
+            if completion.queue == Queue::Send {
+                self.check_send(plan, completion, from, to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The effects are a prefix of those expected, the last of them perhaps not finished yet.
+    fn check_effects(&mut self, host: &SimHost) -> Verdict {
+        let actual = &host.effects;
+        while self.settled < actual.len() {
+            let at = self.settled;
+            let Some(wanted) = self.expected.get(at) else {
+                return Err(format!("effect {at} is one too many: {:?}", actual[at]));
+            };
+            if actual[at] != *wanted {
+                if at + 1 == actual.len() && is_part(&actual[at], wanted) {
+                    return Ok(());
+                }
+                return Err(format!("effect {at} is {:?}, expected {wanted:?}", actual[at]));
+            }
+            self.settled += 1;
+        }
+        Ok(())
+    }
+
+    /// Receive completions come in order, each once, and none succeeds after an error.
+    fn check_recvs(&mut self, host: &SimHost) -> Verdict {
+        while let Some(completion) = host.completions.get(self.seen_recvs) {
+            self.seen_recvs += 1;
+            if completion.queue != Queue::Recv {
+                continue;
+            }
+            if completion.wr_id != self.next_recv {
+                return Err(format!(
+                    "receive completion {} instead of {}",
+                    completion.wr_id, self.next_recv
+                ));
+            }
+            self.next_recv += 1;
+            match completion.status {
+                WcStatus::Success if self.recv_failed.is_some() || self.recvs_flushed => {
+                    return Err("a receive completed with success after an error".into());
+                }
+                WcStatus::Success => {}
+                WcStatus::WrFlushErr => self.recvs_flushed = true,
+                status if self.recv_failed.is_none() && !self.recvs_flushed => {
+                    self.recv_failed = Some(status)
+                }
+                status => return Err(format!("a second receive error: {status:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn check_send(&mut self, plan: &Plan, completion: &Completion, from: &Node, to: &Node) -> Verdict {
+        let at = completion.wr_id as usize;
+        let Some(op) = plan.ops.get(at) else {
+            return Err(format!("completion of unknown request {at}"));
+        };
+        if at < self.next_op {
+            return Err(format!("request {at} completed again or out of order"));
+        }
+        let skipped = self.next_op..at;
+        self.next_op = at + 1;
+        if completion.opcode != op.opcode.wc_opcode() {
+            return Err(format!("request {at} completed as {:?}", completion.opcode));
+        }
+        let in_error = self.failed.is_some() || self.flushed > 0;
+        match completion.status {
+            WcStatus::WrFlushErr => {
+                if in_error && !skipped.is_empty() {
+                    return Err(format!("requests {skipped:?} were not flushed"));
+                }
+                self.flushed += 1;
+                Ok(())
+            }
+            _ if in_error => Err(format!(
+                "request {at} completed with {:?} after an error",
+                completion.status
+            )),
+            status => {
+                // What was skipped was not signalled, and must have succeeded.
+                for earlier in skipped {
+                    self.check_done(plan, earlier, from, to)?;
+                    if plan.ops[earlier].flags.contains(SendFlags::SIGNALED) {
+                        return Err(format!("request {earlier} has no completion"));
+                    }
+                }
+                if status != WcStatus::Success {
+                    self.failed = Some((at, status));
+                    return Ok(());
+                }
+                if !op.flags.contains(SendFlags::SIGNALED) {
+                    return Err(format!("request {at} completed, but was not signalled"));
+                }
+                let fetched = if op.opcode == WrOpcode::Read {
+                    op.data.len() as u32
+                } else {
+                    0
+                };
+                if completion.byte_len != fetched {
+                    return Err(format!(
+                        "request {at} completed with {} bytes",
+                        completion.byte_len
+                    ));
+                }
+                self.check_done(plan, at, from, to)
+            }
+        }
+    }
+
+    /// An operation that succeeded had all its effects, and its data is where it belongs.
+    fn check_done(&self, plan: &Plan, at: usize, from: &Node, to: &Node) -> Verdict {
+        if plan.injected.is_some_and(|(bad, _)| bad == at) {
+            return Err(format!(
+                "request {at} succeeded in spite of its error {:?}",
+                plan.injected
+            ));
+        }
+        if self.settled < self.through[at] {
+            return Err(format!(
+                "request {at} succeeded before its effects: {} of {}",
+                self.settled, self.through[at]
+            ));
+        }
+        let op = &plan.ops[at];
+        let len = op.data.len();
+        let intact = match op.opcode {
+            WrOpcode::Read => {
+                from.host.send_bufs[at] == op.data && from.host.scattered[at] == op.data.len() as u32
+            }
+            WrOpcode::Write | WrOpcode::WriteImm => {
+                let start = op.addr.wrapping_sub(WRITE_BASE) as usize;
+                len == 0 || to.host.regions[0].bytes[start..start + len] == op.data
+            }
+            _ => op
+                .recv
+                .is_none_or(|recv| to.host.recv_bufs[recv][..len] == op.data),
+        };
+        if intact {
+            Ok(())
+        } else {
+            Err(format!("the data of request {at} is not what was sent"))
+        }
+    }
+
+    /// The end: everything is done, or the QP is in error and says so for everything that is not.
+    pub fn finish(&self, plan: &Plan, from: &Node, to: &Node) -> Verdict {
+        let all = plan.ops.len();
+        let in_error = self.failed.is_some() || self.flushed > 0;
+        if self.next_op != all {
+            return Err(format!(
+                "requests {}..{all} never completed, QP in {}",
+                self.next_op,
+                from.qp.state()
+            ));
+        }
+        if in_error {
+            return Ok(());
+        }
+        for at in 0..all {
+            self.check_done(plan, at, from, to)?;
+        }
+        if self.settled != self.expected.len() {
+            return Err("effects are missing".into());
+        }
+        Ok(())
+    }
+
+    /// Receive WQEs completed so far.
+    pub fn recvs_completed(&self) -> usize {
+        (self.next_recv - RECV_ID) as usize
+    }
+}
+
+/// Sender's status, receiver's status (if a receive WQE is involved) and receiver's event of an injected error.
+pub(crate) fn outcome_of(kind: Injected) -> (WcStatus, Option<WcStatus>, Option<EventKind>) {
+    match kind {
+        Injected::BadKey | Injected::BadRange => (WcStatus::RemAccessErr, None, Some(EventKind::QpAccessErr)),
+        Injected::TooLong => (
+            WcStatus::RemInvReqErr,
+            Some(WcStatus::LocLenErr),
+            Some(EventKind::QpReqErr),
+        ),
+        Injected::BadInvalidate => (
+            WcStatus::RemAccessErr,
+            Some(WcStatus::RemInvReqErr),
+            Some(EventKind::QpAccessErr),
+        ),
+        Injected::LocalRecv => (
+            WcStatus::RemOpErr,
+            Some(WcStatus::LocProtErr),
+            Some(EventKind::QpFatal),
+        ),
+        Injected::LocalSend | Injected::LocalRead => (WcStatus::LocProtErr, None, None),
+        Injected::NoReceive => (WcStatus::RnrRetryExcErr, None, None),
+    }
+}
+
+fn effects_of(op: &Op, injected: Option<Injected>, effects: &mut Vec<Effect>) {
+    let len = op.data.len();
+    let sends = matches!(op.opcode, WrOpcode::Send | WrOpcode::SendImm | WrOpcode::SendInv);
+    let wr_id = RECV_ID + op.recv.unwrap_or(0) as u64;
+    // Some errors show only after part of the message, or all of it, has taken effect.
+    let at_once = match injected {
+        None | Some(Injected::TooLong | Injected::BadInvalidate | Injected::LocalRead) => false,
+        Some(Injected::NoReceive) => op.opcode != WrOpcode::WriteImm,
+        Some(_) => true,
+    };
+    if at_once {
+        effects.push(NEVER);
+    }
+    match op.opcode {
+        WrOpcode::Write | WrOpcode::WriteImm if len > 0 => {
+            effects.push(Effect::Write {
+                addr: op.addr,
+                len: len as u64,
+            });
+        }
+        _ if sends && len > 0 => effects.push(Effect::Receive {
+            wr_id,
+            offset: 0,
+            len: len as u32,
+        }),
+        _ => {}
+    }
+    if injected.is_some() && op.opcode != WrOpcode::Read {
+        effects.push(NEVER);
+    }
+    if op.opcode == WrOpcode::SendInv {
+        effects.push(Effect::Invalidate { rkey: op.value });
+    }
+    if op.recv.is_none() {
+        return;
+    }
+    let (mut flags, value) = match op.opcode {
+        WrOpcode::SendImm | WrOpcode::WriteImm => (CompletionFlags::WITH_IMM, op.value),
+        WrOpcode::SendInv => (CompletionFlags::WITH_INV, op.value),
+        _ => (CompletionFlags::NONE, 0),
+    };
+    if op.flags.contains(SendFlags::SOLICITED) {
+        flags = flags.union(CompletionFlags::SOLICITED);
+    }
+    let opcode = if sends {
+        WcOpcode::Recv
+    } else {
+        WcOpcode::RecvRdmaWithImm
+    };
+    effects.push(Effect::Received {
+        wr_id,
+        opcode,
+        byte_len: len as u32,
+        flags: flags.bits(),
+        value,
+    });
+}
+
+/// Whether `actual` is the beginning of `wanted`.
+fn is_part(actual: &Effect, wanted: &Effect) -> bool {
+    match (actual, wanted) {
+        (Effect::Write { addr: a, len: x }, Effect::Write { addr: b, len: y }) => a == b && x < y,
+        (
+            Effect::Receive {
+                wr_id: a,
+                offset: o,
+                len: x,
+            },
+            Effect::Receive {
+                wr_id: b,
+                offset: p,
+                len: y,
+            },
+        ) => a == b && o == p && x < y,
+        _ => false,
+    }
+}

@@ -1,0 +1,263 @@
+//! A host made of vectors, which writes down everything it is made to do.
+
+use rnic_transport::{
+    Access, Completion, CqFull, Event, Host, KeyError, Queue, RecvError, RecvWqe, SendWr, WcOpcode, WcStatus,
+};
+use std::collections::VecDeque;
+
+/// A registered memory region.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// Its key.
+    pub rkey: u32,
+    /// Address of its first byte.
+    pub base: u64,
+    /// Its contents.
+    pub bytes: Vec<u8>,
+    /// What the peer may do.
+    pub access: Access,
+    /// Cleared by invalidation.
+    pub valid: bool,
+}
+
+impl Region {
+    fn range(&self, addr: u64, len: u64, access: Access) -> Result<std::ops::Range<usize>, KeyError> {
+        if !self.valid {
+            return Err(KeyError::Key);
+        }
+        if !self.access.contains(access) {
+            return Err(KeyError::Access);
+        }
+        let start = addr.checked_sub(self.base).ok_or(KeyError::Range)?;
+        let end = start.checked_add(len).ok_or(KeyError::Range)?;
+        if end > self.bytes.len() as u64 {
+            return Err(KeyError::Range);
+        }
+        Ok(start as usize..end as usize)
+    }
+}
+
+/// Something the peer made this host do. Adjacent writes of one message are one effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // fields as in the calls of `Host`
+pub enum Effect {
+    Write {
+        addr: u64,
+        len: u64,
+    },
+    Receive {
+        wr_id: u64,
+        offset: u32,
+        len: u32,
+    },
+    Invalidate {
+        rkey: u32,
+    },
+    Received {
+        wr_id: u64,
+        opcode: WcOpcode,
+        byte_len: u32,
+        flags: u8,
+        value: u32,
+    },
+}
+
+/// The surroundings of one QP.
+#[derive(Default, Debug)]
+pub struct SimHost {
+    /// Registered memory.
+    pub regions: Vec<Region>,
+    /// Receive WQEs not taken yet; `data` indexes `recv_bufs`.
+    pub recv_queue: VecDeque<RecvWqe>,
+    /// Buffers of receive WQEs.
+    pub recv_bufs: Vec<Vec<u8>>,
+    /// Buffers of send WQEs: gathered by SEND and WRITE, filled by READ; `SendWr::data` indexes them.
+    pub send_bufs: Vec<Vec<u8>>,
+    /// Bytes that READ responses placed, per send buffer: each must be placed once.
+    pub scattered: Vec<u32>,
+    /// Tokens of send buffers that cannot be accessed.
+    pub bad_send: Vec<u32>,
+    /// Tokens of receive buffers that cannot be accessed.
+    pub bad_recv: Vec<u32>,
+    /// The receive ring's indices are forged.
+    pub forged_recv: bool,
+    /// Completions in order.
+    pub completions: Vec<Completion>,
+    /// Completions that fit; 0 for no limit.
+    pub cq_capacity: usize,
+    /// Events in order.
+    pub events: Vec<Event>,
+    /// What the peer made happen, in order.
+    pub effects: Vec<Effect>,
+}
+
+impl SimHost {
+    /// Registers memory.
+    pub fn register(&mut self, rkey: u32, base: u64, bytes: Vec<u8>, access: Access) {
+        self.regions.push(Region {
+            rkey,
+            base,
+            bytes,
+            access,
+            valid: true,
+        });
+    }
+
+    /// The region of a key.
+    pub fn region(&self, rkey: u32) -> Option<&Region> {
+        self.regions.iter().find(|region| region.rkey == rkey)
+    }
+
+    /// The region of a key, to change it.
+    pub fn region_mut(&mut self, rkey: u32) -> Option<&mut Region> {
+        self.regions.iter_mut().find(|region| region.rkey == rkey)
+    }
+
+    /// Posts a receive WQE of `capacity` bytes.
+    pub fn post_recv(&mut self, wr_id: u64, capacity: u32) {
+        let data = self.recv_bufs.len() as u32;
+        self.recv_bufs.push(vec![0; capacity as usize]);
+        self.recv_queue.push_back(RecvWqe {
+            wr_id,
+            capacity,
+            data,
+        });
+    }
+
+    /// Adds a send buffer and returns its token.
+    pub fn add_send_buf(&mut self, bytes: Vec<u8>) -> u32 {
+        self.send_bufs.push(bytes);
+        self.scattered.push(0);
+        self.send_bufs.len() as u32 - 1
+    }
+
+    /// Status of every completion of one queue, in order.
+    pub fn statuses(&self, queue: Queue) -> Vec<(u64, WcStatus)> {
+        self.completions
+            .iter()
+            .filter(|c| c.queue == queue)
+            .map(|c| (c.wr_id, c.status))
+            .collect()
+    }
+
+    /// Bytes of a region, for a READ response.
+    pub fn read_remote(&self, rkey: u32, addr: u64, len: u32) -> Result<Vec<u8>, KeyError> {
+        let region = self.region(rkey).ok_or(KeyError::Key)?;
+        let range = region.range(addr, u64::from(len), Access::REMOTE_READ)?;
+        Ok(region.bytes[range].to_vec())
+    }
+
+    /// Bytes of a send buffer.
+    pub fn gather(&self, data: u32, offset: u32, len: u32) -> Result<Vec<u8>, KeyError> {
+        if self.bad_send.contains(&data) {
+            return Err(KeyError::Key);
+        }
+        let start = offset as usize;
+        let bytes = self.send_bufs[data as usize].get(start..start + len as usize);
+        bytes.map(<[u8]>::to_vec).ok_or(KeyError::Range)
+    }
+}
+
+impl Host for SimHost {
+    type Payload<'a> = &'a [u8];
+
+    fn check_remote(&mut self, rkey: u32, addr: u64, len: u64, access: Access) -> Result<(), KeyError> {
+        assert_ne!(len, 0, "the key of a zero-length operation was checked");
+        self.region(rkey)
+            .ok_or(KeyError::Key)?
+            .range(addr, len, access)
+            .map(drop)
+    }
+
+    fn write_remote(&mut self, rkey: u32, addr: u64, payload: &[u8]) -> Result<(), KeyError> {
+        assert!(!payload.is_empty(), "an empty payload was written");
+        let len = payload.len() as u64;
+        let region = self.region_mut(rkey).ok_or(KeyError::Key)?;
+        let range = region.range(addr, len, Access::REMOTE_WRITE)?;
+        region.bytes[range].copy_from_slice(payload);
+        match self.effects.last_mut() {
+            Some(Effect::Write { addr: at, len: sum }) if at.wrapping_add(*sum) == addr => *sum += len,
+            _ => self.effects.push(Effect::Write { addr, len }),
+        }
+        Ok(())
+    }
+
+    fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError> {
+        if self.forged_recv {
+            return Err(RecvError { wr_id: None });
+        }
+        Ok(self.recv_queue.pop_front())
+    }
+
+    fn scatter_recv(&mut self, wqe: &RecvWqe, offset: u32, payload: &[u8]) -> Result<(), KeyError> {
+        if self.bad_recv.contains(&wqe.data) {
+            return Err(KeyError::Key);
+        }
+        let start = offset as usize;
+        let buffer = self.recv_bufs.get_mut(wqe.data as usize).ok_or(KeyError::Key)?;
+        let target = buffer
+            .get_mut(start..start + payload.len())
+            .ok_or(KeyError::Range)?;
+        target.copy_from_slice(payload);
+        let len = payload.len() as u32;
+        match self.effects.last_mut() {
+            Some(Effect::Receive {
+                wr_id,
+                offset: at,
+                len: sum,
+            }) if *wr_id == wqe.wr_id && *at + *sum == offset => {
+                *sum += len;
+            }
+            _ => self.effects.push(Effect::Receive {
+                wr_id: wqe.wr_id,
+                offset,
+                len,
+            }),
+        }
+        Ok(())
+    }
+
+    fn scatter_send(&mut self, wr: &SendWr, offset: u32, payload: &[u8]) -> Result<(), KeyError> {
+        if self.bad_send.contains(&wr.data) {
+            return Err(KeyError::Key);
+        }
+        let start = offset as usize;
+        let buffer = self.send_bufs.get_mut(wr.data as usize).ok_or(KeyError::Key)?;
+        let target = buffer
+            .get_mut(start..start + payload.len())
+            .ok_or(KeyError::Range)?;
+        target.copy_from_slice(payload);
+        self.scattered[wr.data as usize] += payload.len() as u32;
+        Ok(())
+    }
+
+    fn invalidate(&mut self, rkey: u32) -> Result<(), KeyError> {
+        let region = self.region_mut(rkey).ok_or(KeyError::Key)?;
+        if !std::mem::replace(&mut region.valid, false) {
+            return Err(KeyError::Key);
+        }
+        self.effects.push(Effect::Invalidate { rkey });
+        Ok(())
+    }
+
+    fn complete(&mut self, completion: &Completion) -> Result<(), CqFull> {
+        if self.cq_capacity != 0 && self.completions.len() >= self.cq_capacity {
+            return Err(CqFull);
+        }
+        if completion.queue == Queue::Recv && completion.status == WcStatus::Success {
+            self.effects.push(Effect::Received {
+                wr_id: completion.wr_id,
+                opcode: completion.opcode,
+                byte_len: completion.byte_len,
+                flags: completion.flags.bits(),
+                value: completion.imm_or_rkey,
+            });
+        }
+        self.completions.push(*completion);
+        Ok(())
+    }
+
+    fn event(&mut self, event: &Event) {
+        self.events.push(*event);
+    }
+}

@@ -1,0 +1,282 @@
+//! One QP with its host and ring, and the packets that go in and out.
+
+use crate::memory::SimHost;
+use rnic_transport::{
+    Access, Ctx, Emit, EventKind, ModifyError, PostError, QpAttr, QpAttrMask, QpState, RcQp, Received,
+    SendFlags, SendWr, Source, Time, WrOpcode,
+};
+use rnic_wire::{Headers, Mtu, Syndrome};
+
+/// A packet on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Transport headers; they have been through the codec.
+    pub headers: Headers,
+    /// Payload without pad.
+    pub payload: Vec<u8>,
+}
+
+impl Packet {
+    /// A packet as the wire would deliver it.
+    ///
+    /// # Panics
+    /// When the headers cannot be sent: whoever made them is wrong.
+    pub fn new(headers: &Headers, payload: Vec<u8>) -> Self {
+        let mut bytes = [0; 64];
+        let len = headers
+            .emit(&mut bytes)
+            .expect("the transport emits only what the codec can");
+        let (parsed, _) = Headers::parse(&bytes[..len]).expect("what was emitted parses");
+        assert_eq!(parsed, *headers, "headers changed on the wire");
+        Packet {
+            headers: parsed,
+            payload,
+        }
+    }
+
+    /// Its PSN.
+    pub fn psn(&self) -> u32 {
+        self.headers.bth.psn.get()
+    }
+
+    /// PSN, syndrome and MSN, when it carries an AETH.
+    pub fn aeth(&self) -> Option<(u32, Syndrome, u32)> {
+        self.headers
+            .aeth
+            .map(|aeth| (self.psn(), aeth.syndrome, aeth.msn))
+    }
+
+    /// Its operation's name, "SEND_ONLY" say.
+    pub fn name(&self) -> &'static str {
+        self.headers.bth.opcode.operation.name()
+    }
+}
+
+/// One side of a connection.
+#[derive(Debug)]
+pub struct Node {
+    /// The state machines.
+    pub qp: RcQp,
+    /// What they act upon.
+    pub host: SimHost,
+    /// The send ring.
+    pub sq: Vec<SendWr>,
+    /// Virtual time; the caller moves it.
+    pub now: Time,
+}
+
+impl Node {
+    /// A QP in RESET with a ring of `ring_len` records, a power of two.
+    pub fn new(qp: RcQp, ring_len: usize) -> Self {
+        assert!(ring_len.is_power_of_two());
+        Node {
+            qp,
+            host: SimHost::default(),
+            sq: vec![SendWr::default(); ring_len],
+            now: Time(0),
+        }
+    }
+
+    /// Calls the QP with this node's context.
+    pub fn with<R>(&mut self, f: impl FnOnce(&mut RcQp, &mut Ctx<'_, SimHost>) -> R) -> R {
+        let mut ctx = Ctx {
+            host: &mut self.host,
+            sq: &mut self.sq,
+            now: self.now,
+        };
+        f(&mut self.qp, &mut ctx)
+    }
+
+    /// Modifies the QP.
+    pub fn modify(&mut self, attr: &QpAttr, mask: QpAttrMask) -> Result<(), ModifyError> {
+        self.with(|qp, ctx| qp.modify(ctx, attr, mask))
+    }
+
+    /// Changes only the state.
+    pub fn set_state(&mut self, state: QpState) -> Result<(), ModifyError> {
+        self.modify(
+            &QpAttr {
+                state,
+                ..QpAttr::default()
+            },
+            QpAttrMask::STATE,
+        )
+    }
+
+    /// Brings the QP from RESET to RTR.
+    pub fn to_rtr(&mut self, attr: &QpAttr) -> Result<(), ModifyError> {
+        use QpAttrMask as M;
+        let setup = M::STATE | M::PKEY_INDEX | M::PORT | M::ACCESS_FLAGS;
+        self.modify(
+            &QpAttr {
+                state: QpState::Init,
+                port: 1,
+                ..*attr
+            },
+            setup,
+        )?;
+        let receive =
+            M::AV | M::PATH_MTU | M::DEST_QPN | M::RQ_PSN | M::MAX_DEST_RD_ATOMIC | M::MIN_RNR_TIMER;
+        self.modify(
+            &QpAttr {
+                state: QpState::Rtr,
+                ..*attr
+            },
+            M::STATE | receive,
+        )
+    }
+
+    /// Brings the QP from RTR to RTS.
+    pub fn to_rts(&mut self, attr: &QpAttr) -> Result<(), ModifyError> {
+        use QpAttrMask as M;
+        let send = M::SQ_PSN | M::TIMEOUT | M::RETRY_CNT | M::RNR_RETRY | M::MAX_QP_RD_ATOMIC;
+        self.modify(
+            &QpAttr {
+                state: QpState::Rts,
+                ..*attr
+            },
+            M::STATE | send,
+        )
+    }
+
+    /// Posts a send work request.
+    pub fn post(&mut self, wr: SendWr) -> Result<(), PostError> {
+        self.with(|qp, ctx| qp.post_send(ctx, wr))
+    }
+
+    /// Posts a signalled operation of `bytes` (for a READ, of that many bytes to be fetched) against the peer's memory.
+    ///
+    /// # Panics
+    /// When the QP refuses it.
+    pub fn post_op(&mut self, wr_id: u64, opcode: WrOpcode, bytes: &[u8], rkey: u32, remote_addr: u64) {
+        let data = self.host.add_send_buf(bytes.to_vec());
+        self.post(SendWr {
+            wr_id,
+            opcode,
+            flags: SendFlags::SIGNALED,
+            imm_or_rkey: 0x1234_5678,
+            remote_addr,
+            rkey,
+            length: bytes.len() as u32,
+            data,
+            ..SendWr::default()
+        })
+        .expect("the QP takes work requests");
+    }
+
+    /// Posts a signalled SEND.
+    pub fn post_bytes(&mut self, wr_id: u64, bytes: &[u8]) {
+        self.post_op(wr_id, WrOpcode::Send, bytes, 0, 0);
+    }
+
+    /// Takes one packet.
+    pub fn receive(&mut self, packet: &Packet) -> Received {
+        self.with(|qp, ctx| qp.receive(ctx, &packet.headers, &packet.payload))
+    }
+
+    /// Takes several packets.
+    pub fn receive_all(&mut self, packets: &[Packet]) -> Vec<Received> {
+        packets.iter().map(|packet| self.receive(packet)).collect()
+    }
+
+    /// The next packet to send, its payload gathered; failed gathers are reported to the QP.
+    pub fn transmit(&mut self) -> Option<Packet> {
+        loop {
+            let Some(emit) = self.with(|qp, ctx| qp.poll_transmit(ctx)) else {
+                let spins = self.qp.has_work() && self.qp.state() != QpState::Err;
+                assert!(!spins, "has_work is true, but there is nothing to send");
+                return None;
+            };
+            if let Some(packet) = self.gather(&emit) {
+                return Some(packet);
+            }
+        }
+    }
+
+    fn gather(&mut self, emit: &Emit) -> Option<Packet> {
+        let payload = match emit.source {
+            Source::None => Ok(Vec::new()),
+            Source::Send {
+                data, offset, len, ..
+            } => self.host.gather(data, offset, len),
+            Source::Remote { rkey, addr, len } => self.host.read_remote(rkey, addr, len),
+        };
+        match payload {
+            Ok(payload) => Some(Packet::new(&emit.headers, payload)),
+            Err(err) => {
+                self.with(|qp, ctx| qp.gather_failed(ctx, emit, err));
+                None
+            }
+        }
+    }
+
+    /// Everything there is to send now.
+    pub fn transmit_all(&mut self) -> Vec<Packet> {
+        std::iter::from_fn(|| self.transmit()).collect()
+    }
+
+    /// Moves time on by `nanos` and acts on the deadlines passed.
+    pub fn wait(&mut self, nanos: u64) {
+        self.now = self.now.saturating_add(nanos);
+        self.with(|qp, ctx| qp.handle_timeout(ctx));
+    }
+
+    /// Flushes a QP in ERR to the end.
+    pub fn flush_all(&mut self) {
+        while self.with(|qp, ctx| qp.flush(ctx, 3)) {}
+    }
+
+    /// Kinds of the events so far.
+    pub fn event_kinds(&self) -> Vec<EventKind> {
+        self.host.events.iter().map(|event| event.kind).collect()
+    }
+}
+
+/// Two QPs connected to each other in RTS: numbers 0x11 and 0x22, first PSNs 100 and 200, every right and every READ
+/// resource, an ACK timeout of 4.2 ms, 7 retries, unless `adjust`, which sees the attributes of either side, says otherwise.
+///
+/// # Panics
+/// When the attributes are not acceptable.
+pub fn connect(mtu: Mtu, adjust: impl Fn(&mut QpAttr)) -> (Node, Node) {
+    connect_at(mtu, [100, 200], adjust)
+}
+
+/// As [`connect`], with the first PSN of either side.
+///
+/// # Panics
+/// When the attributes are not acceptable.
+pub fn connect_at(mtu: Mtu, psns: [u32; 2], adjust: impl Fn(&mut QpAttr)) -> (Node, Node) {
+    let side = |qpn: u32, peer: u32, sq_psn: u32, rq_psn: u32| {
+        let mut attr = QpAttr {
+            path_mtu: mtu,
+            dest_qpn: peer,
+            sq_psn,
+            rq_psn,
+            ..default_attr()
+        };
+        adjust(&mut attr);
+        let mut node = Node::new(RcQp::new(qpn), 64);
+        node.to_rtr(&attr).expect("attributes are legal");
+        node.to_rts(&attr).expect("attributes are legal");
+        node
+    };
+    (
+        side(0x11, 0x22, psns[0], psns[1]),
+        side(0x22, 0x11, psns[1], psns[0]),
+    )
+}
+
+/// The attributes of [`connect`], apart from numbers, PSNs and MTU.
+pub fn default_attr() -> QpAttr {
+    QpAttr {
+        access: Access::REMOTE_WRITE.union(Access::REMOTE_READ),
+        port: 1,
+        max_rd_atomic: 16,
+        max_dest_rd_atomic: 16,
+        min_rnr_timer: 1,
+        timeout: 10,
+        retry_cnt: 7,
+        rnr_retry: 7,
+        ..QpAttr::default()
+    }
+}

@@ -1,0 +1,340 @@
+//! Plays one scenario in virtual time.
+
+use crate::check::{Checker, RECV_ID, Verdict, outcome_of};
+use crate::network::Network;
+use crate::node::{Node, connect_at};
+use crate::rng::Rng;
+use crate::scenario::{INVALIDATE_KEY, Injected, READ_BASE, READ_KEY, Scenario, WRITE_BASE, WRITE_KEY};
+use crate::watch::Watch;
+use rnic_transport::{Access, EventKind, PostError, QpState, RcQp, SendWr, Time, WcStatus, WrOpcode};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Steps after which a run counts as endless.
+const MAX_STEPS: u32 = 400_000;
+/// Virtual time after which a run counts as hung: every timer of every retry fits many times.
+const MAX_TIME: Time = Time(60_000_000_000);
+
+/// How a run ended.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct Outcome {
+    /// Status of the request that failed, per side.
+    pub failed: [Option<WcStatus>; 2],
+    /// Packets handed to the network.
+    pub packets: u64,
+    /// Requests that completed, per side, flushed ones included.
+    pub requests: [usize; 2],
+    /// An error was built in.
+    pub injected: bool,
+    /// Virtual nanoseconds.
+    pub nanos: u64,
+}
+
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    PostRecv,
+    PostSend,
+    Poll,
+}
+
+struct World<'a> {
+    scenario: &'a Scenario,
+    nodes: [Node; 2],
+    checkers: [Checker; 2],
+    watches: [Watch; 2],
+    network: Network,
+    rng: Rng,
+    agenda: BinaryHeap<Reverse<(Time, u64, usize, Event)>>,
+    added: u64,
+    polling: [bool; 2],
+    posted: [usize; 2],
+    recvs_posted: [usize; 2],
+    now: Time,
+    outcome: Outcome,
+}
+
+/// Plays a scenario. The error says what was violated.
+pub fn run(scenario: &Scenario) -> Result<Outcome, String> {
+    run_with(scenario, |_| {})
+}
+
+/// The same with QPs changed by `adjust` before they connect.
+pub fn run_with(scenario: &Scenario, adjust: impl Fn(&mut RcQp)) -> Result<Outcome, String> {
+    let mut world = World::new(scenario, adjust);
+    world
+        .play()
+        .map_err(|what| format!("at {} ns: {what}", world.now.0))?;
+    Ok(world.outcome)
+}
+
+impl<'a> World<'a> {
+    fn new(scenario: &'a Scenario, adjust: impl Fn(&mut RcQp)) -> Self {
+        let (a, b) = connect_at(scenario.mtu, scenario.psns, |attr| {
+            attr.timeout = scenario.timeout;
+            attr.retry_cnt = scenario.retry_cnt;
+            attr.rnr_retry = scenario.rnr_retry;
+            attr.min_rnr_timer = scenario.min_rnr_timer;
+            attr.max_rd_atomic = scenario.max_rd_atomic;
+            attr.max_dest_rd_atomic = scenario.max_rd_atomic;
+        });
+        let mut nodes = [a, b];
+        for (node, plan) in nodes.iter_mut().zip(&scenario.plans) {
+            node.qp = node.qp.with_limits(scenario.limits);
+            adjust(&mut node.qp);
+            node.sq = vec![SendWr::default(); scenario.ring_len];
+            let write = vec![0; plan.write_region as usize];
+            node.host
+                .register(WRITE_KEY, WRITE_BASE, write, Access::REMOTE_WRITE);
+            node.host
+                .register(READ_KEY, READ_BASE, plan.read_region.clone(), Access::REMOTE_READ);
+        }
+        for side in 0..2 {
+            let invalidates = scenario.plans[side]
+                .ops
+                .iter()
+                .filter(|op| op.opcode == WrOpcode::SendInv)
+                .count();
+            for key in 0..invalidates as u32 {
+                nodes[1 - side]
+                    .host
+                    .register(INVALIDATE_KEY + key, 0, Vec::new(), Access::NONE);
+            }
+        }
+        let mut world = World {
+            scenario,
+            nodes,
+            checkers: [0, 1].map(|side| Checker::new(&scenario.plans[side])),
+            watches: [0, 1].map(|side| Watch::new(scenario, side)),
+            network: Network::new(scenario.faults, Rng::new(scenario.seed ^ 0x5EED)),
+            rng: Rng::new(scenario.seed ^ 0xB00),
+            agenda: BinaryHeap::new(),
+            added: 0,
+            polling: [false; 2],
+            posted: [0; 2],
+            recvs_posted: [0; 2],
+            now: Time(0),
+            outcome: Outcome::default(),
+        };
+        world.load();
+        world
+    }
+
+    /// Puts buffers and the whole plan in place.
+    fn load(&mut self) {
+        for side in 0..2 {
+            let plan = &self.scenario.plans[side];
+            for recv in &plan.recvs {
+                self.add(Time(recv.at), side, Event::PostRecv);
+            }
+            for op in &plan.ops {
+                let read = op.opcode == WrOpcode::Read;
+                let bytes = if read {
+                    vec![0xEE; op.data.len()]
+                } else {
+                    op.data.clone()
+                };
+                self.nodes[side].host.add_send_buf(bytes);
+                self.add(Time(op.at), side, Event::PostSend);
+            }
+            let Some((at, kind)) = plan.injected else { continue };
+            match kind {
+                Injected::LocalSend | Injected::LocalRead => self.nodes[side].host.bad_send.push(at as u32),
+                Injected::LocalRecv => {
+                    self.nodes[1 - side]
+                        .host
+                        .bad_recv
+                        .extend(plan.ops[at].recv.map(|recv| recv as u32));
+                }
+                _ => {}
+            }
+            self.outcome.injected = true;
+        }
+    }
+
+    fn add(&mut self, at: Time, side: usize, event: Event) {
+        self.added += 1;
+        self.agenda.push(Reverse((at, self.added, side, event)));
+    }
+
+    fn play(&mut self) -> Verdict {
+        let mut steps = 0;
+        while let Some(next) = self.next_time() {
+            steps += 1;
+            if steps > MAX_STEPS || next > MAX_TIME {
+                return Err(format!("hangs: {steps} steps, QPs in {:?}", self.states()));
+            }
+            self.now = self.now.max(next);
+            self.step()?;
+        }
+        self.finish()
+    }
+
+    fn next_time(&self) -> Option<Time> {
+        let agenda = self.agenda.peek().map(|Reverse((at, ..))| *at);
+        let timers = self.nodes.iter().filter_map(|node| node.qp.poll_timeout());
+        timers.chain(agenda).chain(self.network.next_arrival()).min()
+    }
+
+    /// One thing that is due now, and what follows from it.
+    fn step(&mut self) -> Verdict {
+        let now = self.now;
+        for node in &mut self.nodes {
+            node.now = now;
+        }
+        let side = if let Some((to, packet)) = self.network.arrive(now) {
+            let outcome = self.nodes[to].receive(&packet);
+            self.watches[to].received(&self.nodes[to], &packet, outcome);
+            to
+        } else if self.agenda.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
+            let Some(Reverse((_, _, side, event))) = self.agenda.pop() else {
+                return Ok(());
+            };
+            match event {
+                Event::PostRecv => self.post_recv(side),
+                Event::PostSend => self.post_send(side)?,
+                Event::Poll => self.polling[side] = false,
+            }
+            side
+        } else {
+            let due = |node: &Node| node.qp.poll_timeout().is_some_and(|at| at <= now);
+            let side = usize::from(!due(&self.nodes[0]));
+            self.nodes[side].wait(0);
+            side
+        };
+        self.service(side)?;
+        for side in 0..2 {
+            let (from, to) = (&self.nodes[side], &self.nodes[1 - side]);
+            let plan = &self.scenario.plans[side];
+            self.checkers[side]
+                .check(plan, from, to)
+                .map_err(|what| format!("side {side}: {what}"))?;
+        }
+        Ok(())
+    }
+
+    fn post_recv(&mut self, side: usize) {
+        let number = self.recvs_posted[side];
+        self.recvs_posted[side] += 1;
+        let capacity = self.scenario.plans[side].recvs[number].capacity;
+        self.nodes[side].host.post_recv(RECV_ID + number as u64, capacity);
+    }
+
+    fn post_send(&mut self, side: usize) -> Verdict {
+        let number = self.posted[side];
+        let op = &self.scenario.plans[side].ops[number];
+        let wr = SendWr {
+            wr_id: number as u64,
+            opcode: op.opcode,
+            flags: op.flags,
+            imm_or_rkey: op.value,
+            remote_addr: op.addr,
+            rkey: op.rkey,
+            length: op.data.len() as u32,
+            data: number as u32,
+            ..SendWr::default()
+        };
+        match self.nodes[side].post(wr) {
+            Ok(()) => self.posted[side] += 1,
+            Err(PostError::Full) => {
+                let later = self.now.saturating_add(self.rng.between(1_000, 50_000));
+                self.add(later, side, Event::PostSend);
+            }
+            Err(err) => return Err(format!("side {side} cannot post: {err}")),
+        }
+        Ok(())
+    }
+
+    /// Lets a node send for a while, as an engine with a budget would.
+    fn service(&mut self, side: usize) -> Verdict {
+        for _ in 0..self.rng.between(1, self.scenario.burst) {
+            let Some(packet) = self.nodes[side].transmit() else {
+                break;
+            };
+            self.watches[side]
+                .sent(&self.scenario.plans[side], &self.nodes[side], &packet)
+                .map_err(|what| format!("side {side}: {what}"))?;
+            self.outcome.packets += 1;
+            self.network.send(self.now, 1 - side, packet);
+        }
+        let node = &mut self.nodes[side];
+        let more = node.qp.state() == QpState::Err && node.with(|qp, ctx| qp.flush(ctx, 2));
+        if (more || node.qp.has_work()) && !self.polling[side] {
+            self.polling[side] = true;
+            let soon = self.now.saturating_add(self.rng.between(100, 3_000));
+            self.add(soon, side, Event::Poll);
+        }
+        Ok(())
+    }
+
+    fn states(&self) -> [QpState; 2] {
+        [0, 1].map(|side| self.nodes[side].qp.state())
+    }
+
+    fn finish(&mut self) -> Verdict {
+        for side in 0..2 {
+            let (from, to) = (&self.nodes[side], &self.nodes[1 - side]);
+            let plan = &self.scenario.plans[side];
+            let say = |what: String| format!("side {side} at the end: {what}");
+            self.checkers[side].finish(plan, from, to).map_err(say)?;
+            self.check_status(side).map_err(say)?;
+            self.outcome.failed[side] = self.checkers[side].failed.map(|(_, status)| status);
+            self.outcome.requests[side] = plan.ops.len();
+        }
+        self.outcome.nanos = self.now.0;
+        Ok(())
+    }
+
+    /// The error, if any, is one that this scenario can explain.
+    fn check_status(&self, side: usize) -> Verdict {
+        let (node, peer) = (&self.nodes[side], &self.nodes[1 - side]);
+        let checker = &self.checkers[side];
+        let injected = self.scenario.plans[side].injected;
+        let peer_in_error = peer.qp.state() == QpState::Err;
+        let faults = &self.scenario.faults;
+        let unreliable = faults.loss + faults.corruption + faults.duplication + faults.reordering > 0;
+        if let Some((at, status)) = checker.failed {
+            let explained = match status {
+                WcStatus::RetryExcErr => unreliable || peer_in_error,
+                WcStatus::RnrRetryExcErr if self.scenario.slow_receiver => self.scenario.rnr_retry < 7,
+                _ => injected.is_some_and(|(bad, kind)| bad == at && outcome_of(kind).0 == status),
+            };
+            if !explained {
+                return Err(format!(
+                    "request {at} failed with {status:?}, which nothing explains"
+                ));
+            }
+        }
+        let own = self.scenario.plans[1 - side]
+            .injected
+            .map(|(_, kind)| outcome_of(kind));
+        let error_events: Vec<EventKind> = node
+            .event_kinds()
+            .into_iter()
+            .filter(|kind| *kind != EventKind::CommEst)
+            .collect();
+        match (error_events.as_slice(), own) {
+            ([], _) => {}
+            ([kind], Some((_, _, Some(wanted)))) if *kind == wanted => {}
+            (events, _) => return Err(format!("events {events:?}, which nothing explains")),
+        }
+        if let Some(status) = self.checkers[1 - side].recv_failed
+            && own.is_none_or(|(_, wanted, _)| wanted != Some(status))
+        {
+            return Err(format!(
+                "a receive failed with {status:?}, which nothing explains"
+            ));
+        }
+        let in_error = node.qp.state() == QpState::Err;
+        if in_error && self.checkers[1 - side].recvs_completed() != self.recvs_posted[side] {
+            return Err("receive WQEs were not flushed".into());
+        }
+        let erred = checker.failed.is_some() || checker.flushed > 0 || !error_events.is_empty();
+        if in_error && !erred {
+            return Err("the QP is in ERR and never said why".into());
+        }
+        if !in_error && erred {
+            return Err(format!("the QP failed, but is in {}", node.qp.state()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,398 @@
+//! Everything a seed decides: the network, the attributes, and what both sides do.
+
+use crate::network::Faults;
+use crate::rng::Rng;
+use rnic_transport::{Limits, SendFlags, WrOpcode};
+use rnic_wire::Mtu;
+
+/// Key of the region that a side's WRITEs go to.
+pub(crate) const WRITE_KEY: u32 = 0x100;
+/// Key of the region that a side's READs come from.
+pub(crate) const READ_KEY: u32 = 0x200;
+/// First of the keys that SENDs with invalidate name.
+pub(crate) const INVALIDATE_KEY: u32 = 0x1000;
+/// A key that names nothing.
+const NO_KEY: u32 = 0xDEAD;
+/// Bytes of the region that READs come from.
+const READ_REGION: u64 = 1 << 16;
+/// Base addresses of both regions.
+pub(crate) const WRITE_BASE: u64 = 0x7F12_3456_7001;
+pub(crate) const READ_BASE: u64 = 0xFFFF_FFFF_FFF0_0000;
+
+/// An error built into one operation.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Injected {
+    /// A WRITE or READ with a key that names nothing.
+    BadKey,
+    /// A WRITE whose first packet lies inside the region, but not the whole.
+    BadRange,
+    /// A SEND longer than its receive WQE.
+    TooLong,
+    /// A SEND with invalidate of an unknown key.
+    BadInvalidate,
+    /// The payload cannot be read.
+    LocalSend,
+    /// The READ's target cannot be written.
+    LocalRead,
+    /// The receiver's buffer cannot be written.
+    LocalRecv,
+    /// The receiver never posts a receive WQE, and retries are finite.
+    NoReceive,
+}
+
+/// One operation of one side.
+#[derive(Clone, Debug)]
+pub struct Op {
+    /// Operation.
+    pub opcode: WrOpcode,
+    /// Flags.
+    pub flags: SendFlags,
+    /// Immediate or key to invalidate.
+    pub value: u32,
+    /// Remote key.
+    pub rkey: u32,
+    /// Remote address.
+    pub addr: u64,
+    /// What is sent, or what a READ must fetch.
+    pub data: Vec<u8>,
+    /// When it is posted, in nanoseconds.
+    pub at: u64,
+    /// The receive WQE it uses, by number, if it uses one.
+    pub recv: Option<usize>,
+}
+
+/// A receive WQE to be posted.
+#[derive(Copy, Clone, Debug)]
+pub struct Recv {
+    /// Bytes.
+    pub capacity: u32,
+    /// When, in nanoseconds.
+    pub at: u64,
+}
+
+/// What one side does.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Its operations, in order.
+    pub ops: Vec<Op>,
+    /// Receive WQEs it posts for the other side's operations.
+    pub recvs: Vec<Recv>,
+    /// Bytes of its region for the other side's WRITEs.
+    pub write_region: u64,
+    /// Contents of its region for the other side's READs.
+    pub read_region: Vec<u8>,
+    /// The error built into one operation, and which.
+    pub injected: Option<(usize, Injected)>,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Where it came from.
+    pub seed: u64,
+    /// Path MTU.
+    pub mtu: Mtu,
+    /// The network.
+    pub faults: Faults,
+    /// First PSNs.
+    pub psns: [u32; 2],
+    /// Local ACK timeout code.
+    pub timeout: u8,
+    /// Retries.
+    pub retry_cnt: u8,
+    /// RNR retries.
+    pub rnr_retry: u8,
+    /// RNR timer code.
+    pub min_rnr_timer: u8,
+    /// READs outstanding, both directions.
+    pub max_rd_atomic: u8,
+    /// Packets outstanding and ACK spacing.
+    pub limits: Limits,
+    /// Records of the send rings.
+    pub ring_len: usize,
+    /// Packets sent before the other side gets its turn, at most.
+    pub burst: u64,
+    /// Receive WQEs come late.
+    pub slow_receiver: bool,
+    /// What either side does.
+    pub plans: [Plan; 2],
+}
+
+impl Scenario {
+    /// The scenario of a seed.
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let rng = &mut rng;
+        let mtu = rng.pick(&[
+            Mtu::M256,
+            Mtu::M256,
+            Mtu::M256,
+            Mtu::M256,
+            Mtu::M512,
+            Mtu::M1024,
+            Mtu::M4096,
+        ]);
+        let first_psn = |rng: &mut Rng| match rng.below(3) {
+            0 => 0xFF_FFFF - rng.below(12) as u32,
+            1 => 0x7F_FFFF - rng.below(12) as u32,
+            _ => rng.below(1 << 24) as u32,
+        };
+        let slow_receiver = rng.chance(300);
+        let mut scenario = Scenario {
+            seed,
+            mtu,
+            faults: faults(rng),
+            psns: [first_psn(rng), first_psn(rng)],
+            timeout: rng.between(6, 9) as u8,
+            retry_cnt: if rng.chance(900) { 7 } else { rng.below(8) as u8 },
+            rnr_retry: if rng.chance(800) { 7 } else { rng.below(7) as u8 },
+            min_rnr_timer: rng.between(1, 14) as u8,
+            max_rd_atomic: rng.pick(&[1, 2, 3, 16]),
+            limits: Limits::new(rng.pick(&[1, 2, 3, 5, 16, 1024]), rng.below(5) as u32),
+            ring_len: rng.pick(&[1, 2, 4, 16, 64]),
+            burst: rng.between(1, 24),
+            slow_receiver,
+            plans: [Plan::default(), Plan::default()],
+        };
+        let both = rng.chance(600);
+        scenario.plan(rng, 0);
+        if both {
+            scenario.plan(rng, 1);
+        }
+        for plan in &mut scenario.plans {
+            plan.read_region.resize(READ_REGION as usize, 0);
+        }
+        if rng.chance(200) {
+            scenario.inject(rng);
+        }
+        scenario
+    }
+
+    /// Fills in the operations of a side, and what the other side needs for them.
+    fn plan(&mut self, rng: &mut Rng, side: usize) {
+        let count = if rng.chance(30) {
+            rng.between(20, 60)
+        } else {
+            rng.between(1, 9)
+        };
+        let peer = 1 - side;
+        self.plans[peer].read_region = rng.bytes(READ_REGION as usize >> 4);
+        self.plans[peer]
+            .read_region
+            .resize(READ_REGION as usize, side as u8);
+        let mut at = 0;
+        let mut recv_at = 0;
+        let mut write_at = WRITE_BASE;
+        let mut invalidate = INVALIDATE_KEY;
+        for number in 0..count {
+            at += if rng.chance(700) { 0 } else { rng.below(50_000) };
+            let opcode = rng.pick(&[
+                WrOpcode::Send,
+                WrOpcode::SendImm,
+                WrOpcode::SendInv,
+                WrOpcode::Write,
+                WrOpcode::WriteImm,
+                WrOpcode::Read,
+                WrOpcode::Read,
+            ]);
+            let len = self.length(rng);
+            let recv = self.recv(rng, peer, opcode, len, &mut recv_at);
+            let (mut rkey, mut addr, mut value) = (NO_KEY, 0, rng.next_u64() as u32);
+            let mut data = rng.bytes(len);
+            match opcode {
+                WrOpcode::Write | WrOpcode::WriteImm if len > 0 => {
+                    (rkey, addr) = (WRITE_KEY, write_at);
+                    // A gap, so that two messages are never one effect.
+                    write_at += len as u64 + rng.between(1, 64);
+                }
+                WrOpcode::Read if len > 0 => {
+                    let start = rng.below(READ_REGION - len as u64) as usize;
+                    (rkey, addr) = (READ_KEY, READ_BASE + start as u64);
+                    data.copy_from_slice(&self.plans[peer].read_region[start..start + len]);
+                }
+                WrOpcode::SendInv => {
+                    value = invalidate;
+                    invalidate += 1;
+                }
+                _ => {}
+            }
+            self.plans[side].ops.push(Op {
+                opcode,
+                flags: flags(rng, number + 1 == count),
+                value,
+                rkey,
+                addr,
+                data,
+                at,
+                recv,
+            });
+        }
+        self.plans[peer].write_region = write_at - WRITE_BASE;
+    }
+
+    /// A length near a multiple of the MTU.
+    fn length(&self, rng: &mut Rng) -> usize {
+        let mtu = self.mtu.bytes();
+        let packets = if rng.chance(60) && self.mtu == Mtu::M256 {
+            rng.between(5, 40)
+        } else {
+            rng.below(4)
+        };
+        let around = packets as usize * mtu;
+        match rng.below(5) {
+            0 => around,
+            1 => around + 1,
+            2 => (around + mtu - 1).max(1),
+            3 => around + rng.below(mtu as u64) as usize,
+            _ => rng.below(4) as usize,
+        }
+    }
+
+    fn recv(
+        &mut self,
+        rng: &mut Rng,
+        peer: usize,
+        opcode: WrOpcode,
+        len: usize,
+        at: &mut u64,
+    ) -> Option<usize> {
+        if matches!(opcode, WrOpcode::Write | WrOpcode::Read) {
+            return None;
+        }
+        if self.slow_receiver {
+            *at += rng.below(400_000);
+        }
+        // A WRITE with immediate uses a WQE, but none of its bytes.
+        let needed = if opcode == WrOpcode::WriteImm {
+            0
+        } else {
+            len as u32
+        };
+        let capacity = needed + rng.pick(&[0, 0, 1, 100]);
+        let recvs = &mut self.plans[peer].recvs;
+        recvs.push(Recv { capacity, at: *at });
+        Some(recvs.len() - 1)
+    }
+
+    /// Builds an error into one operation of side 0.
+    fn inject(&mut self, rng: &mut Rng) {
+        let kind = rng.pick(&[
+            Injected::BadKey,
+            Injected::BadRange,
+            Injected::TooLong,
+            Injected::BadInvalidate,
+            Injected::LocalSend,
+            Injected::LocalRead,
+            Injected::LocalRecv,
+            Injected::NoReceive,
+        ]);
+        let [plan, peer] = &mut self.plans;
+        let suits = |op: &Op| {
+            let sends = matches!(op.opcode, WrOpcode::Send | WrOpcode::SendImm | WrOpcode::SendInv);
+            let writes = matches!(op.opcode, WrOpcode::Write | WrOpcode::WriteImm);
+            let read = op.opcode == WrOpcode::Read;
+            let full = !op.data.is_empty();
+            match kind {
+                Injected::BadKey => full && (writes || read),
+                Injected::BadRange => writes && op.data.len() > self.mtu.bytes(),
+                Injected::TooLong | Injected::LocalRecv => sends && full,
+                Injected::BadInvalidate => op.opcode == WrOpcode::SendInv,
+                Injected::LocalSend => !read && full,
+                Injected::LocalRead => read && full,
+                Injected::NoReceive => op.recv.is_some(),
+            }
+        };
+        let candidates: Vec<usize> = (0..plan.ops.len()).filter(|&at| suits(&plan.ops[at])).collect();
+        if candidates.is_empty() {
+            return;
+        }
+        let at = rng.pick(&candidates);
+        let op = &mut plan.ops[at];
+        match kind {
+            Injected::BadKey => op.rkey = NO_KEY,
+            Injected::BadRange => {
+                op.addr = WRITE_BASE + peer.write_region.saturating_sub(self.mtu.bytes() as u64);
+            }
+            Injected::BadInvalidate => op.value = NO_KEY,
+            Injected::TooLong => {
+                let recv = op.recv.expect("a SEND uses a receive WQE");
+                peer.recvs[recv].capacity = rng.below(op.data.len() as u64) as u32;
+            }
+            Injected::NoReceive => {
+                peer.recvs.truncate(op.recv.expect("chosen for it"));
+                self.rnr_retry = rng.below(7) as u8;
+            }
+            Injected::LocalSend | Injected::LocalRead | Injected::LocalRecv => {}
+        }
+        plan.injected = Some((at, kind));
+    }
+}
+
+fn flags(rng: &mut Rng, last: bool) -> SendFlags {
+    let mut flags = SendFlags::NONE;
+    for (flag, chance) in [
+        (SendFlags::SIGNALED, 600),
+        (SendFlags::SOLICITED, 300),
+        (SendFlags::FENCE, 200),
+    ] {
+        if rng.chance(chance) || (last && flag == SendFlags::SIGNALED) {
+            flags = flags.union(flag);
+        }
+    }
+    flags
+}
+
+fn faults(rng: &mut Rng) -> Faults {
+    let level = |rng: &mut Rng| {
+        if rng.chance(500) {
+            0
+        } else {
+            rng.pick(&[10, 20, 50, 100, 200])
+        }
+    };
+    Faults {
+        loss: level(rng),
+        corruption: level(rng) / 4,
+        duplication: level(rng),
+        reordering: level(rng),
+        delay: rng.between(500, 20_000),
+        late_by: rng.pick(&[1_000, 20_000, 100_000, 600_000]),
+    }
+}
+
+/// The scenario without payloads, for a failure report.
+impl std::fmt::Display for Scenario {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(
+            f,
+            "MTU {}, PSNs {:#x?}, timeout {}, retry_cnt {}, rnr_retry {}, min_rnr_timer {}, max_rd_atomic {}, {:?}",
+            self.mtu,
+            self.psns,
+            self.timeout,
+            self.retry_cnt,
+            self.rnr_retry,
+            self.min_rnr_timer,
+            self.max_rd_atomic,
+            self.limits
+        )?;
+        writeln!(
+            f,
+            "ring {}, burst {}, {:?}",
+            self.ring_len, self.burst, self.faults
+        )?;
+        for (side, plan) in self.plans.iter().enumerate() {
+            for (at, op) in plan.ops.iter().enumerate() {
+                let (bytes, flags) = (op.data.len(), op.flags.bits());
+                writeln!(
+                    f,
+                    "side {side} request {at}: {:?} of {bytes} bytes, flags {flags:#x}, at {} ns",
+                    op.opcode, op.at
+                )?;
+            }
+            if let Some((at, kind)) = plan.injected {
+                writeln!(f, "side {side} request {at} has the error {kind:?}")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! What must hold of the packets themselves, seen where they are sent.
+
+use crate::check::Verdict;
+use crate::node::{Node, Packet};
+use crate::scenario::{Plan, Scenario};
+use rnic_transport::{Received, SendFlags, Time, WrOpcode};
+use rnic_wire::{Mtu, NakCode, Psn, RnrTimer, Syndrome};
+
+/// Watches what one node sends and receives.
+pub(crate) struct Watch {
+    mtu: Mtu,
+    /// First PSN of each operation, and one past the last.
+    firsts: Vec<Psn>,
+    /// A sequence-error NAK was sent, and the PSN it waits for has not been accepted since.
+    nak: bool,
+    /// The last ACK sent.
+    acked: Option<(Psn, u32)>,
+    /// No request may be sent before this, after an RNR NAK.
+    quiet_until: Time,
+    /// The PSN which that RNR NAK was for.
+    waits: Psn,
+    /// One past the highest PSN sent.
+    sent: Psn,
+}
+
+impl Watch {
+    pub fn new(scenario: &Scenario, side: usize) -> Self {
+        let mut psn = Psn::new(scenario.psns[side]);
+        let mut firsts = vec![psn];
+        for op in &scenario.plans[side].ops {
+            psn += scenario.mtu.packets(op.data.len() as u32);
+            firsts.push(psn);
+        }
+        let (sent, quiet_until) = (firsts[0], Time(0));
+        Watch {
+            mtu: scenario.mtu,
+            firsts,
+            nak: false,
+            acked: None,
+            quiet_until,
+            waits: sent,
+            sent,
+        }
+    }
+
+    /// A packet that this node sends.
+    pub fn sent(&mut self, plan: &Plan, node: &Node, packet: &Packet) -> Verdict {
+        if packet.headers.bth.opcode.is_request() {
+            return self.request(plan, node, packet);
+        }
+        let Some((_, syndrome, msn)) = packet.aeth() else {
+            return Ok(());
+        };
+        match syndrome {
+            Syndrome::Nak(NakCode::PsnSequenceError) => {
+                let second = std::mem::replace(&mut self.nak, true);
+                return if second {
+                    Err("a second NAK while one is outstanding".into())
+                } else {
+                    Ok(())
+                };
+            }
+            Syndrome::Ack { .. } if packet.name() == "ACK" => {
+                let psn = packet.headers.bth.psn;
+                if self
+                    .acked
+                    .is_some_and(|(last, count)| psn.is_before(last) || msn_before(msn, count))
+                {
+                    return Err(format!("ACK {psn} MSN {msn} goes back behind {:?}", self.acked));
+                }
+                self.acked = Some((psn, msn));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Every request packet is exactly the part of the plan that its PSN names.
+    fn request(&mut self, plan: &Plan, node: &Node, packet: &Packet) -> Verdict {
+        let psn = packet.headers.bth.psn;
+        let wrong = |what: &str| Err(format!("{} {psn}: {what}", packet.name()));
+        if node.now < self.quiet_until {
+            return wrong("sent before the RNR timer ended");
+        }
+        // PSNs ascend from the first, so the operation is the last one that does not begin after.
+        let at = self.firsts.partition_point(|first| !first.is_after(psn));
+        let Some(op) = at.checked_sub(1).and_then(|at| plan.ops.get(at)) else {
+            return wrong("no such PSN");
+        };
+        let first = self.firsts[at - 1];
+        if op.flags.contains(SendFlags::FENCE) && psn == first && !psn.is_before(self.sent) {
+            let waits = |(at, earlier): (usize, &crate::Op)| {
+                earlier.opcode == WrOpcode::Read && node.host.scattered[at] < earlier.data.len() as u32
+            };
+            if plan.ops[..at - 1].iter().enumerate().any(waits) {
+                return wrong("sent before an earlier READ is done, in spite of its fence");
+            }
+        }
+        if psn.is_after(self.sent) {
+            return wrong("skips PSNs");
+        }
+        let offset = (psn.diff(first) as usize) << self.mtu.log2();
+        let rest = &op.data[offset..];
+        if op.opcode == WrOpcode::Read {
+            let asks = |reth: rnic_wire::Reth| {
+                (reth.va, reth.rkey, reth.dma_len as usize)
+                    == (op.addr.wrapping_add(offset as u64), op.rkey, rest.len())
+            };
+            if !packet.headers.reth.is_some_and(asks) || !packet.payload.is_empty() {
+                return wrong("asks for something else");
+            }
+            self.note(self.firsts[at]);
+            return Ok(());
+        }
+        if packet.payload != rest[..rest.len().min(self.mtu.bytes())] {
+            return wrong("carries something else");
+        }
+        self.note(psn.next());
+        Ok(())
+    }
+
+    fn note(&mut self, end: Psn) {
+        if end.is_after(self.sent) {
+            self.sent = end;
+        }
+    }
+
+    /// A packet that this node received, and what became of it.
+    pub fn received(&mut self, node: &Node, packet: &Packet, outcome: Received) {
+        let request = packet.headers.bth.opcode.is_request();
+        match outcome {
+            Received::Accepted | Received::NotReady if request => self.nak = false,
+            Received::Accepted => {
+                let psn = packet.headers.bth.psn;
+                self.quiet_until = match packet.aeth() {
+                    // Another NAK for the PSN that waits neither ends nor restarts the wait.
+                    Some((_, Syndrome::RnrNak { .. } | Syndrome::Nak(_), _))
+                        if psn == self.waits && node.now <= self.quiet_until =>
+                    {
+                        self.quiet_until
+                    }
+                    Some((_, Syndrome::RnrNak { timer }, _)) => {
+                        self.waits = psn;
+                        node.now.saturating_add(RnrTimer::new(timer).nanos())
+                    }
+                    _ => Time(0),
+                };
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether an MSN lies before another, modulo 2^24.
+fn msn_before(msn: u32, other: u32) -> bool {
+    Psn::new(msn).is_before(Psn::new(other))
+}
