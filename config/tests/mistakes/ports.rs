@@ -1,0 +1,199 @@
+//! Contradictions within a port and between ports.
+
+use super::{errors, one_error, one_warning, parse, with, with_port};
+
+#[test]
+fn contradictions_within_a_port_are_found() {
+    let port = |keys: &str| with_port(&format!("addresses: [10.0.0.1/24]\n    {keys}"));
+    one_error(
+        &port("gateways: [10.0.1.1]"),
+        (6, 16),
+        "ports[0].gateways[0]",
+        "none of the port's networks",
+    );
+    one_error(
+        &port("gateways: [10.0.0.1]"),
+        (6, 16),
+        "ports[0].gateways[0]",
+        "the port itself",
+    );
+    one_error(
+        &port("gateways: [10.0.0.2, 10.0.0.3]"),
+        (6, 26),
+        "ports[0].gateways[1]",
+        "second gateway",
+    );
+    let neighbour = |ip: &str| format!("{{ ip: {ip}, mac: 02:00:00:00:00:02 }}");
+    let twice = port(&format!("neighbours: [{0}, {0}]", neighbour("10.0.0.2")));
+    one_error(&twice, (6, 66), "ports[0].neighbours[1].ip", "listed twice");
+    let own = port(&format!("neighbours: [{}]", neighbour("10.0.0.1")));
+    one_error(&own, (6, 24), "ports[0].neighbours[0].ip", "the port itself");
+    one_error(
+        &with_port("addresses: [fd00::1/64]\n    mtu: 1279"),
+        (6, 10),
+        "ports[0].mtu",
+        "IPv6 needs 1280",
+    );
+    one_warning(&port("rss: on"), (6, 10), "ports[0].rss", "nothing to spread");
+    one_warning(
+        &port("buffers: 1500"),
+        (6, 14),
+        "ports[0].buffers",
+        "can hold 2048",
+    );
+    one_warning(&with_port("mtu: 1500"), (3, 5), "ports[0].addresses", "no GID");
+    one_warning(
+        &port("faults: { rx: { drop: 1% } }"),
+        (6, 13),
+        "ports[0].faults",
+        "damages frames",
+    );
+    let text = port("queues: 1").replace("version: 1", "version: 1\ncores: { poll: [1, 2] }");
+    one_warning(
+        &text,
+        (7, 13),
+        "ports[0].queues",
+        "fewer queues (1) than there are poll cores (2)",
+    );
+    one_error(
+        &with("eal: { memory_size: 64MiB }\ncores: { count: 64 }"),
+        (2, 21),
+        "eal.memory_size",
+        "packet buffers",
+    );
+}
+
+#[test]
+fn device_strings_that_cannot_carry_the_mtu_are_warned_about() {
+    let port = |vdev: &str| {
+        format!(
+            "version: 1\nports:\n  - name: rnic0\n    device: {{ vdev: \"{vdev}\" }}\n    mtu: 4200\n    addresses: [10.0.0.1/24]\n"
+        )
+    };
+    let text = port("net_af_xdp0,iface=e");
+    one_warning(&text, (5, 10), "ports[0].mtu", "3542");
+    let config = parse(&text).unwrap();
+    assert_eq!(
+        (config.ports[0].link_mtu(), config.ports[0].path_mtu()),
+        (3542, 2048)
+    );
+    one_warning(
+        &port("net_af_packet0,iface=e"),
+        (5, 10),
+        "ports[0].mtu",
+        "add `framesz=8192`",
+    );
+    one_warning(
+        &port("net_memif0,role=server"),
+        (5, 10),
+        "ports[0].mtu",
+        "add `bsize=8192`",
+    );
+    assert!(
+        parse(&port("net_memif0,bsize=4352"))
+            .unwrap()
+            .warnings()
+            .is_empty()
+    );
+    assert_eq!(
+        parse(&port("net_memif0,bsize=4352")).unwrap().ports[0].path_mtu(),
+        4096
+    );
+}
+
+/// Ports rnic0 and rnic1 on lines 3 and 4; `{}` of a port are its further keys.
+fn pair(first: &str, second: &str) -> String {
+    format!(
+        "version: 1\nports:\n  - {{ name: rnic0, addresses: [10.0.0.1/24], {first} }}\n  - {{ name: rnic1, addresses: [10.0.0.2/24], {second} }}\n"
+    )
+}
+
+#[test]
+fn ring_peers_must_name_each_other_and_agree() {
+    let ring = |peer: &str| format!("device: {{ ring: {{ peer: {peer} }} }}");
+    assert!(
+        parse(&pair(&ring("rnic1"), &ring("rnic0")))
+            .unwrap()
+            .warnings()
+            .is_empty()
+    );
+    let peer = "ports[0].device.ring.peer";
+    one_error(
+        &pair(&ring("rnic0"), "device: { pci: 01:00.0 }"),
+        (3, 70),
+        peer,
+        "wired to itself",
+    );
+    one_error(
+        &pair(&ring("rnic2"), "device: { pci: 01:00.0 }"),
+        (3, 70),
+        peer,
+        "no port named rnic2",
+    );
+    one_error(
+        &pair(&ring("rnic1"), "device: { pci: 01:00.0 }"),
+        (3, 70),
+        peer,
+        "not wired to rnic0 in turn",
+    );
+    let (a, b) = (ring("rnic1"), ring("rnic0"));
+    one_error(
+        &pair(&a, &format!("{b}, mtu: 4200")),
+        (4, 86),
+        "ports[1].mtu",
+        "its ring peer rnic0 has 1500",
+    );
+    one_error(
+        &pair(&a, &format!("{b}, queues: 2")),
+        (4, 89),
+        "ports[1].queues",
+        "its ring peer rnic0 has 1",
+    );
+    one_error(
+        &pair(&format!("{a}, rss: on"), &b),
+        (3, 86),
+        "ports[0].rss",
+        "a ring cannot",
+    );
+}
+
+#[test]
+fn names_devices_addresses_and_files_are_used_once() {
+    let (a, b) = ("device: { pci: 01:00.0 }", "device: { pci: \"01:00.1\" }");
+    let text = pair(a, b);
+    one_error(
+        &text.replace("rnic1", "rnic0"),
+        (4, 13),
+        "ports[1].name",
+        "`rnic1` is free",
+    );
+    one_error(
+        &pair(a, "device: { pci: \"0000:01:00.0\" }"),
+        (4, 61),
+        "ports[1].device.pci",
+        "that of rnic0 already",
+    );
+    let vdev = |name: &str| format!("device: {{ vdev: \"{name},iface=e\" }}");
+    let text2 = pair(&vdev("net_tap0"), &vdev("net_tap0"));
+    one_error(&text2, (4, 62), "ports[1].device.vdev", "differ by the number");
+    one_warning(
+        &pair(&vdev("net_tap0"), &vdev("net_tap1")),
+        (4, 62),
+        "ports[1].device.vdev",
+        "interface e is",
+    );
+    one_error(
+        &text.replace("10.0.0.2", "10.0.0.1"),
+        (4, 32),
+        "ports[1].addresses[0]",
+        "an address of rnic0 already",
+    );
+    assert!(parse(&pair(a, &format!("{b}, vlan: 5")).replace("10.0.0.2", "10.0.0.1")).is_ok());
+    let capture = |device: &str| format!("{device}, capture: {{ file: /x }}");
+    let text = pair(&capture(a), &capture(b));
+    let found = errors(&text);
+    assert_eq!(
+        (found.len(), found[0].line, found[0].key.to_string().as_str()),
+        (1, 4, "ports[1].capture.file")
+    );
+}
