@@ -157,17 +157,13 @@ impl Cq {
             .0
             .wake
             .wait_for(deadline(timeout), "waiting for completions", || {
-                for looked_after_arming in [false, true] {
-                    let count = self.0.poll(out);
-                    if count > 0 {
-                        return Ok(Some(count));
-                    }
-                    if !looked_after_arming {
-                        self.0.check()?;
-                        self.arm(Arm::Any);
-                    }
+                let mut count = self.0.poll(out);
+                if count == 0 {
+                    self.0.check()?;
+                    self.arm(Arm::Any);
+                    count = self.0.poll(out);
                 }
-                Ok(None)
+                Ok((count > 0).then_some(count))
             })?;
         Ok(found.unwrap_or(0))
     }
