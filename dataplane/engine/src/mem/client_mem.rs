@@ -337,3 +337,74 @@ impl Word64 for SharedU64 {
         SharedU64::load(self, order)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(len: u64, seals: SealFlags) -> OwnedFd {
+        let fd = memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&fd, len).unwrap();
+        fcntl_add_seals(&fd, seals).unwrap();
+        fd
+    }
+
+    fn cell() -> Arc<FaultCell> {
+        Arc::default()
+    }
+
+    #[test]
+    fn a_hole_reads_as_zeros_and_marks_its_owner() {
+        sigbus::install().unwrap();
+        let fd = file(8192, SealFlags::empty());
+        let (fault, other) = (cell(), cell());
+        let mem = ClientMem::map_range(fd.as_fd(), 0, 8192, true, fault).unwrap();
+        let _other = ClientMem::map_range(fd.as_fd(), 0, 4096, true, other.clone()).unwrap();
+        assert!(mem.copy_in(4096, &[7; 16]));
+        // An opaque call: the compiler must take the memory for changed.
+        std::fs::File::from(fd).set_len(4096).unwrap();
+        let mut out = [9; 16];
+        assert!(mem.copy_out(4096, &mut out));
+        assert_eq!(out, [0; 16]);
+        assert!(mem.copy_in(4096, &[8; 16]), "writes go to the plug");
+        assert!(mem.faulted() && !other.is_set());
+    }
+
+    #[test]
+    fn a_file_that_can_shrink_is_refused() {
+        let fd = file(8192, SealFlags::GROW);
+        assert!(matches!(
+            ClientMem::map(fd.as_fd(), 0, 4096, cell()),
+            Err(MapError::NotSealed)
+        ));
+    }
+
+    #[test]
+    fn what_is_no_memfd_is_refused() {
+        let (pipe, _other) = rustix::pipe::pipe().unwrap();
+        assert!(matches!(
+            ClientMem::map(pipe.as_fd(), 0, 4096, cell()),
+            Err(MapError::NotMemfd(_))
+        ));
+    }
+
+    #[test]
+    fn ranges_that_leave_the_file_or_wrap_are_refused() {
+        let fd = file(8192, SealFlags::SHRINK);
+        let map = |offset, len| ClientMem::map(fd.as_fd(), offset, len, cell());
+        assert!(matches!(map(4096, 8192), Err(MapError::Range { .. })));
+        assert!(matches!(map(4096, u64::MAX - 100), Err(MapError::Range { .. })));
+        assert!(matches!(map(100, 4096), Err(MapError::Alignment { .. })));
+        assert!(matches!(map(0, 0), Err(MapError::Alignment { .. })));
+        assert!(map(4096, 4096).is_ok());
+    }
+
+    #[test]
+    fn accesses_outside_the_mapping_are_refused() {
+        let (mem, _fd) = ClientMem::create("test", 4096, cell()).unwrap();
+        assert!(mem.range(4096, 1).is_none() && mem.range(u64::MAX, 2).is_none());
+        assert!(mem.read::<u64>(4089).is_none() && mem.read::<u64>(4088).is_some());
+        assert!(mem.u32(2).is_none() && mem.u64(4092).is_none());
+        assert!(mem.read_words::<8>(4040).is_none() && mem.read_words::<8>(4).is_none());
+    }
+}

@@ -145,3 +145,48 @@ impl MrTable {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn keys_ranges_rights_and_domains_are_checked() {
+        let (mem, _fd) = ClientMem::create("mr", 8192, Arc::default()).unwrap();
+        let table = MrTable::new(8);
+        let key = MrTable::key(5, 3, 0xab);
+        let iova = u64::MAX - 8191;
+        let access = Access::REMOTE_READ;
+        assert!(table.validate(
+            key,
+            &MrDescriptor {
+                mem: &mem,
+                pd: 1,
+                access,
+                iova,
+                len: 8192
+            }
+        ));
+        let resolve = |key, pd, addr, len, access| table.resolve(key, pd, addr, len, access).map(|r| r.len);
+        assert_eq!(resolve(key, 1, iova, 8192, access), Ok(8192));
+        assert_eq!(resolve(key, 1, iova + 8000, 192, access), Ok(192));
+        assert_eq!(resolve(key, 1, iova + 8000, 193, access), Err(KeyError::Range));
+        assert_eq!(resolve(key, 1, iova, u64::MAX, access), Err(KeyError::Range));
+        assert_eq!(resolve(key, 1, 0, 1, access), Err(KeyError::Range));
+        assert_eq!(resolve(key, 2, iova, 1, access), Err(KeyError::PdMismatch));
+        assert_eq!(
+            resolve(key, 1, iova, 1, Access::REMOTE_WRITE),
+            Err(KeyError::Access)
+        );
+        assert_eq!(resolve(key ^ 1, 1, iova, 1, access), Err(KeyError::Key));
+        assert_eq!(
+            resolve(MrTable::key(5, 4, 0xab), 1, iova, 1, access),
+            Err(KeyError::Key)
+        );
+        assert_eq!(resolve(u32::MAX, 1, iova, 1, access), Err(KeyError::Key));
+        assert!(table.invalidate(key) && !table.invalidate(key));
+        assert_eq!(resolve(key, 1, iova, 1, access), Err(KeyError::Key));
+    }
+}
