@@ -1,0 +1,163 @@
+//! Devices: a port of the appliance as clients see it, and its GID table.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use rnic_config::{Loopback, Port};
+use rnic_engine::PortInfo;
+use rnic_wire::Mtu;
+
+/// A GID of RoCE v2: an IPv6 address, or an IPv4 address mapped into one (A17.4.1).
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Gid(pub [u8; 16]);
+
+impl From<IpAddr> for Gid {
+    fn from(ip: IpAddr) -> Self {
+        Gid(match ip {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        })
+    }
+}
+
+impl Gid {
+    /// The address it stands for.
+    pub fn ip(self) -> IpAddr {
+        Ipv6Addr::from(self.0).to_canonical()
+    }
+}
+
+/// One entry of a GID table: an address of the port.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct GidEntry {
+    /// The address.
+    pub ip: IpAddr,
+    /// Length of its network prefix.
+    pub prefix_len: u8,
+    /// VLAN it is used on.
+    pub vlan: Option<u16>,
+}
+
+impl GidEntry {
+    /// The GID.
+    pub fn gid(&self) -> Gid {
+        self.ip.into()
+    }
+
+    /// Whether `ip` is reached without a router.
+    pub fn is_on_link(&self, ip: IpAddr) -> bool {
+        let bits = |ip: IpAddr| match ip {
+            IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, 32),
+            IpAddr::V6(v6) => (v6.to_bits(), 128),
+        };
+        let ((ours, width), (theirs, other_width)) = (bits(self.ip), bits(ip));
+        let shift = 128 - u32::from(self.prefix_len.min(width));
+        width == other_width && (ours ^ theirs).checked_shr(shift).unwrap_or(0) == 0
+    }
+}
+
+/// A device.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Name, `rnic0`.
+    pub name: String,
+    /// MAC address.
+    pub mac: [u8; 6],
+    /// Link MTU in bytes.
+    pub mtu: u16,
+    /// Largest path MTU that fits the link.
+    pub path_mtu: Mtu,
+    /// The GID table, in the order of the configuration.
+    pub gids: Vec<GidEntry>,
+    /// Next hops out of the port's networks.
+    pub gateways: Vec<IpAddr>,
+    /// QPs of this appliance reach each other without frames.
+    pub direct: bool,
+    /// Whether the link is up.
+    pub up: bool,
+    /// Megabits a second, when known.
+    pub speed_mbps: Option<u32>,
+    /// Counts the changes of `up`.
+    pub sequence: u32,
+}
+
+impl Device {
+    /// The device of an opened port.
+    pub fn new(config: &Port, port: &PortInfo) -> Self {
+        let gids = config.addresses.iter().map(|a| GidEntry {
+            ip: a.address.ip(),
+            prefix_len: a.address.prefix_len(),
+            vlan: config.vlan_of(a),
+        });
+        Device {
+            name: config.name.to_string(),
+            mac: port.mac,
+            mtu: port.mtu,
+            path_mtu: Mtu::fitting(port.mtu.into()).unwrap_or(Mtu::M256),
+            gids: gids.collect(),
+            gateways: config.gateways.clone(),
+            direct: config.loopback == Loopback::Direct,
+            up: port.link.is_up(),
+            speed_mbps: port.link.speed_mbps(),
+            sequence: 0,
+        }
+    }
+
+    /// EUI-64 of the MAC address: the node GUID.
+    pub fn node_guid(&self) -> u64 {
+        let [a, b, c, d, e, f] = self.mac;
+        u64::from_be_bytes([a ^ 2, b, c, 0xFF, 0xFE, d, e, f])
+    }
+
+    /// Whether it has this address.
+    pub fn has(&self, ip: IpAddr) -> bool {
+        self.gids.iter().any(|entry| entry.ip == ip)
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn sample(name: &str, mac: u8, addresses: &[(&str, u8)]) -> Device {
+    let entry = |(ip, prefix_len): &(&str, u8)| GidEntry {
+        ip: ip.parse().unwrap(),
+        prefix_len: *prefix_len,
+        vlan: None,
+    };
+    Device {
+        name: name.into(),
+        mac: [2, 0, 0, 0, 0, mac],
+        mtu: 1500,
+        path_mtu: Mtu::M1024,
+        gids: addresses.iter().map(entry).collect(),
+        gateways: vec![],
+        direct: true,
+        up: true,
+        speed_mbps: None,
+        sequence: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv4_address_is_mapped_into_its_gid_and_back() {
+        let gid = Gid::from("10.0.0.1".parse::<IpAddr>().unwrap());
+        assert_eq!(gid.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 10, 0, 0, 1]);
+        assert_eq!(gid.ip().to_string(), "10.0.0.1");
+        let gid = Gid::from("fd00::1".parse::<IpAddr>().unwrap());
+        assert_eq!(gid.ip().to_string(), "fd00::1");
+    }
+
+    #[test]
+    fn on_link_is_what_shares_the_prefix_and_the_family() {
+        let device = sample("rnic0", 1, &[("10.0.0.1", 24), ("fd00::1", 64), ("10.9.9.9", 32)]);
+        let on_link = |ip: &str| device.gids.iter().any(|g| g.is_on_link(ip.parse().unwrap()));
+        assert!(on_link("10.0.0.200") && on_link("fd00::ffff") && on_link("10.9.9.9"));
+        assert!(!on_link("10.0.1.1") && !on_link("fd00:0:0:1::1") && !on_link("10.9.9.8"));
+    }
+
+    #[test]
+    fn the_node_guid_is_the_eui_64_of_the_mac() {
+        assert_eq!(sample("rnic0", 9, &[]).node_guid(), 0x0000_00FF_FE00_0009);
+    }
+}

@@ -1,0 +1,123 @@
+//! Hands out slices of a context region's queue space.
+
+use std::collections::BTreeMap;
+
+use rnic_abi::LINE;
+
+/// A part of the queue space.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Offset in the region, a multiple of [`LINE`].
+    pub offset: usize,
+    /// Bytes, a multiple of [`LINE`].
+    pub len: usize,
+}
+
+/// First fit over the free parts, which are joined with their neighbours when they come back.
+#[derive(Debug)]
+pub struct RegionSpace {
+    /// Free parts: length by offset.
+    free: BTreeMap<usize, usize>,
+    used: usize,
+}
+
+impl RegionSpace {
+    /// The space from `start` to `end`, both multiples of [`LINE`].
+    pub fn new(start: usize, end: usize) -> Self {
+        debug_assert!(start.is_multiple_of(LINE) && end.is_multiple_of(LINE) && start <= end);
+        RegionSpace { free: BTreeMap::from([(start, end - start)]), used: 0 }
+    }
+
+    /// A slice of at least `len` bytes; `None` when no free part is as long.
+    pub fn take(&mut self, len: usize) -> Option<Slice> {
+        let len = len.max(1).checked_next_multiple_of(LINE)?;
+        let (&offset, &room) = self.free.iter().find(|(_, room)| **room >= len)?;
+        self.free.remove(&offset);
+        if room > len {
+            self.free.insert(offset + len, room - len);
+        }
+        self.used += len;
+        Some(Slice { offset, len })
+    }
+
+    /// Takes a slice back.
+    pub fn give(&mut self, slice: Slice) {
+        let Slice { mut offset, mut len } = slice;
+        self.used -= len;
+        if let Some((&before, &room)) = self.free.range(..offset).next_back() {
+            debug_assert!(before + room <= offset, "a slice came back twice");
+            if before + room == offset {
+                self.free.remove(&before);
+                offset = before;
+                len += room;
+            }
+        }
+        if let Some(room) = self.free.remove(&(offset + len)) {
+            len += room;
+        }
+        self.free.insert(offset, len);
+    }
+
+    /// Bytes handed out.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn freed_neighbours_join_again() {
+        let mut space = RegionSpace::new(4096, 8192);
+        let slices: Vec<_> = (0..4).map(|_| space.take(1000).unwrap()).collect();
+        assert_eq!(space.take(1), None);
+        for i in [1, 3, 0, 2] {
+            space.give(slices[i]);
+        }
+        assert_eq!(space.used(), 0);
+        assert_eq!(space.take(4096), Some(Slice { offset: 4096, len: 4096 }));
+    }
+
+    #[test]
+    fn absurd_lengths_are_refused() {
+        let mut space = RegionSpace::new(0, 1 << 20);
+        assert_eq!(space.take(usize::MAX), None);
+        assert_eq!(space.take((1 << 20) + 1), None);
+    }
+
+    proptest! {
+        #[test]
+        fn slices_never_overlap_and_everything_comes_back(
+            steps in prop::collection::vec((any::<bool>(), 1usize..5000), 1..200)
+        ) {
+            let (start, end) = (4096, 4096 + 64 * 1024);
+            let mut space = RegionSpace::new(start, end);
+            let mut held: Vec<Slice> = Vec::new();
+            for (take, n) in steps {
+                if take || held.is_empty() {
+                    if let Some(slice) = space.take(n) {
+                        prop_assert!(slice.len >= n && slice.offset >= start && slice.offset + slice.len <= end);
+                        prop_assert_eq!(slice.offset % LINE, 0);
+                        for other in &held {
+                            let apart = slice.offset + slice.len <= other.offset
+                                || other.offset + other.len <= slice.offset;
+                            prop_assert!(apart);
+                        }
+                        held.push(slice);
+                    }
+                } else {
+                    space.give(held.swap_remove(n % held.len()));
+                }
+                prop_assert_eq!(space.used(), held.iter().map(|s| s.len).sum::<usize>());
+            }
+            for slice in held {
+                space.give(slice);
+            }
+            prop_assert_eq!(space.take(end - start), Some(Slice { offset: start, len: end - start }));
+        }
+    }
+}

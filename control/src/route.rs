@@ -1,0 +1,193 @@
+//! From an address vector to the next hop.
+
+use std::net::IpAddr;
+
+use rnic_abi::Av;
+use rnic_engine::command::Path;
+use rnic_wire::udp_source_port;
+use rustix::io::Errno;
+
+use crate::{
+    device::{Device, Gid, GidEntry},
+    neighbour::Target,
+    refusal::{Refusal, Verb},
+};
+
+/// Hop limit of an address vector that says 0.
+const DEFAULT_HOP_LIMIT: u8 = 64;
+
+/// How the peer is reached.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// It is an address of this appliance.
+    Own {
+        /// MAC address of its port.
+        mac: [u8; 6],
+        /// No frames are needed.
+        direct: bool,
+    },
+    /// Through a station on the link, whose MAC address is to be found.
+    Neighbour(Target),
+}
+
+/// A checked address vector.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Port the packets leave by.
+    pub port: u16,
+    /// Local address.
+    pub local: GidEntry,
+    /// The peer.
+    pub remote: IpAddr,
+    /// The next hop.
+    pub next_hop: NextHop,
+}
+
+/// Finds the way to the peer of an address vector on `devices[device]`.
+pub fn route(devices: &[Device], device: u32, av: &Av) -> Verb<Route> {
+    let own = devices
+        .get(device as usize)
+        .ok_or_else(|| Refusal::invalid(format!("device is {device}; there are {}", devices.len())))?;
+    let local = *own.gids.get(usize::from(av.sgid_index)).ok_or_else(|| {
+        let (index, count) = (av.sgid_index, own.gids.len());
+        Refusal::invalid(format!("ah_attr.sgid_index is {index}; {} has {count} GIDs, from 0", own.name))
+    })?;
+    let remote = Gid(av.dgid).ip();
+    if av.flow_label >> 20 != 0 {
+        let label = av.flow_label;
+        return Err(Refusal::invalid(format!("ah_attr.flow_label is {label:#x}; it has 20 bits")));
+    }
+    if remote.is_unspecified() || remote.is_multicast() || remote.is_loopback() {
+        return Err(Refusal::invalid(format!("ah_attr.dgid is {remote}, which is no station's address")));
+    }
+    if remote.is_ipv4() != local.ip.is_ipv4() {
+        return Err(Refusal::invalid(format!(
+            "ah_attr.dgid is {remote}, but GID {} is {}: both must be of one address family",
+            av.sgid_index, local.ip
+        )));
+    }
+    let next_hop = match devices.iter().position(|d| d.has(remote)) {
+        Some(peer) => NextHop::Own {
+            mac: devices[peer].mac,
+            // A link does not bring a station's frames back to itself, so on one port there is no wire path.
+            direct: peer == device as usize || (own.direct && devices[peer].direct),
+        },
+        None => NextHop::Neighbour(Target {
+            port: device as u16,
+            vlan: local.vlan,
+            ip: hop(own, &local, remote)?,
+            from: local.ip,
+        }),
+    };
+    Ok(Route { port: device as u16, local, remote, next_hop })
+}
+
+fn hop(device: &Device, local: &GidEntry, remote: IpAddr) -> Verb<IpAddr> {
+    let link_local = matches!(remote, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let on_link = || device.gids.iter().any(|g| g.vlan == local.vlan && g.is_on_link(remote));
+    if link_local || on_link() {
+        return Ok(remote);
+    }
+    let gateway = device.gateways.iter().find(|g| g.is_ipv4() == remote.is_ipv4());
+    gateway.copied().ok_or_else(|| {
+        Refusal::new(
+            Errno::NETUNREACH,
+            format!(
+                "ah_attr.dgid is {remote}, which is in no network of {}; add an address of that network or a \
+                 gateway to the configuration",
+                device.name
+            ),
+        )
+    })
+}
+
+impl Route {
+    /// The path of a QP by this route, with the MAC address that was found for the next hop.
+    pub fn path(&self, devices: &[Device], av: &Av, mac: [u8; 6], local_qpn: u32, remote_qpn: u32) -> Path {
+        Path {
+            port: self.port,
+            local_ip: self.local.gid().0,
+            remote_ip: Gid::from(self.remote).0,
+            local_mac: devices[usize::from(self.port)].mac,
+            remote_mac: mac,
+            vlan: self.local.vlan,
+            hop_limit: if av.hop_limit == 0 { DEFAULT_HOP_LIMIT } else { av.hop_limit },
+            traffic_class: av.traffic_class,
+            flow_label: av.flow_label,
+            udp_source: udp_source_port(av.flow_label, local_qpn, remote_qpn),
+            direct: matches!(self.next_hop, NextHop::Own { direct: true, .. }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::sample;
+
+    fn av(dgid: &str, sgid_index: u8) -> Av {
+        Av { dgid: Gid::from(dgid.parse::<IpAddr>().unwrap()).0, sgid_index, ..Av::default() }
+    }
+
+    fn two() -> Vec<Device> {
+        vec![
+            sample("rnic0", 1, &[("10.0.0.1", 24), ("fd00::1", 64)]),
+            sample("rnic1", 2, &[("10.0.0.2", 24)]),
+        ]
+    }
+
+    #[test]
+    fn own_addresses_are_direct_unless_a_port_asks_for_the_wire() {
+        let mut devices = two();
+        let next = |devices: &[Device], dgid| route(devices, 0, &av(dgid, 0)).unwrap().next_hop;
+        assert_eq!(next(&devices, "10.0.0.2"), NextHop::Own { mac: devices[1].mac, direct: true });
+        devices[1].direct = false;
+        assert_eq!(next(&devices, "10.0.0.2"), NextHop::Own { mac: devices[1].mac, direct: false });
+        devices[0].direct = false;
+        assert_eq!(next(&devices, "10.0.0.1"), NextHop::Own { mac: devices[0].mac, direct: true });
+    }
+
+    #[test]
+    fn others_are_neighbours_or_behind_the_gateway_of_their_family() {
+        let mut devices = two();
+        let target = |devices: &[Device], dgid: &str| match route(devices, 0, &av(dgid, 0)) {
+            Ok(Route { next_hop: NextHop::Neighbour(target), .. }) => target.ip.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(target(&devices, "10.0.0.77"), "10.0.0.77");
+        let away = route(&devices, 0, &av("192.0.2.1", 0)).unwrap_err();
+        assert_eq!(away.errno(), Errno::NETUNREACH);
+        devices[0].gateways.push("fd00::fe".parse().unwrap());
+        assert!(route(&devices, 0, &av("192.0.2.1", 0)).is_err());
+        devices[0].gateways.push("10.0.0.254".parse().unwrap());
+        assert_eq!(target(&devices, "192.0.2.1"), "10.0.0.254");
+    }
+
+    #[test]
+    fn nonsense_in_an_address_vector_is_named() {
+        let devices = two();
+        for (av, text) in [
+            (av("10.0.0.7", 2), "sgid_index is 2; rnic0 has 2 GIDs"),
+            (av("10.0.0.7", 1), "one address family"),
+            (av("224.0.0.1", 0), "no station's address"),
+            (av("ff02::1", 1), "no station's address"),
+            (Av { flow_label: 1 << 20, ..av("10.0.0.7", 0) }, "20 bits"),
+            (Av { sgid_index: 1, ..Av::default() }, "no station's address"),
+        ] {
+            let refusal = route(&devices, 0, &av).unwrap_err();
+            assert!(refusal.text().contains(text), "{}", refusal.text());
+        }
+    }
+
+    #[test]
+    fn a_path_has_the_defaults_of_its_address_vector() {
+        let devices = two();
+        let av = av("10.0.0.77", 0);
+        let route = route(&devices, 0, &av).unwrap();
+        let path = route.path(&devices, &av, [9; 6], 0x102, 0x103);
+        assert_eq!((path.hop_limit, path.direct, path.port), (64, false, 0));
+        assert!(path.udp_source >= 0xC000);
+        let back = route.path(&devices, &av, [9; 6], 0x103, 0x102);
+        assert_eq!(back.udp_source, path.udp_source, "both directions take one path");
+    }
+}
