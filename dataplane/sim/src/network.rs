@@ -31,8 +31,8 @@ pub struct Network {
     in_flight: BinaryHeap<Reverse<(Time, u64)>>,
     packets: std::collections::HashMap<u64, (usize, Packet)>,
     sent: u64,
-    /// Packets that were lost or corrupted.
-    pub lost: u64,
+    /// Packets that were lost, corrupted or late.
+    pub troubled: u64,
 }
 
 impl Network {
@@ -44,7 +44,7 @@ impl Network {
             in_flight: BinaryHeap::new(),
             packets: Default::default(),
             sent: 0,
-            lost: 0,
+            troubled: 0,
         }
     }
 
@@ -70,17 +70,17 @@ impl Network {
             self.schedule(now, late, to, packet.clone());
         }
         if self.rng.chance(loss) || self.rng.chance(corruption) {
-            self.lost += 1;
+            self.troubled += 1;
             return;
         }
-        let late = if self.rng.chance(reordering) {
-            self.late()
-        } else {
-            0
-        };
+        let reordered = self.rng.chance(reordering);
+        self.troubled += u64::from(reordered);
+        let late = if reordered { self.late() } else { 0 };
         self.schedule(now, late, to, packet);
     }
 
+    /// How late a packet is.
+    /// How late a packet is.
     fn late(&mut self) -> u64 {
         self.rng.between(0, self.faults.late_by)
     }

@@ -46,6 +46,12 @@ impl Packet {
             .map(|aeth| (self.psn(), aeth.syndrome, aeth.msn))
     }
 
+    /// Whether it is a response that can take the requester further: anything but a NAK.
+    pub fn takes_further(&self) -> bool {
+        let nak = matches!(self.aeth(), Some((_, syndrome, _)) if !matches!(syndrome, Syndrome::Ack { .. }));
+        self.headers.bth.opcode.is_response() && !nak
+    }
+
     /// Its operation's name, "SEND_ONLY" say.
     pub fn name(&self) -> &'static str {
         self.headers.bth.opcode.operation.name()

@@ -6,7 +6,9 @@ use crate::node::{Node, connect_at};
 use crate::rng::Rng;
 use crate::scenario::{INVALIDATE_KEY, Injected, READ_BASE, READ_KEY, Scenario, WRITE_BASE, WRITE_KEY};
 use crate::watch::Watch;
-use rnic_transport::{Access, EventKind, PostError, QpState, RcQp, SendWr, Time, WcStatus, WrOpcode};
+use rnic_transport::{
+    Access, EventKind, PostError, QpState, RcQp, Received, SendWr, Time, WcStatus, WrOpcode,
+};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -49,6 +51,8 @@ struct World<'a> {
     polling: [bool; 2],
     posted: [usize; 2],
     recvs_posted: [usize; 2],
+    /// Packets troubled on the way until the last answer that took a side's requests further.
+    troubled: [u64; 2],
     now: Time,
     outcome: Outcome,
 }
@@ -112,6 +116,7 @@ impl<'a> World<'a> {
             polling: [false; 2],
             posted: [0; 2],
             recvs_posted: [0; 2],
+            troubled: [0; 2],
             now: Time(0),
             outcome: Outcome::default(),
         };
@@ -183,6 +188,9 @@ impl<'a> World<'a> {
         }
         let side = if let Some((to, packet)) = self.network.arrive(now) {
             let outcome = self.nodes[to].receive(&packet);
+            if outcome == Received::Accepted && packet.takes_further() && self.checkers[to].failed.is_none() {
+                self.troubled[to] = self.network.troubled;
+            }
             self.watches[to].received(&self.nodes[to], &packet, outcome);
             to
         } else if self.agenda.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
@@ -290,11 +298,12 @@ impl<'a> World<'a> {
         let checker = &self.checkers[side];
         let injected = self.scenario.plans[side].injected;
         let peer_in_error = peer.qp.state() == QpState::Err;
-        let faults = &self.scenario.faults;
-        let unreliable = faults.loss + faults.corruption + faults.duplication + faults.reordering > 0;
+        // Every retry that fails takes a packet that met trouble; that of the first may have been sent before.
+        let troubled = self.network.troubled - self.troubled[side];
+        let retries = u64::from(self.scenario.retry_cnt);
         if let Some((at, status)) = checker.failed {
             let explained = match status {
-                WcStatus::RetryExcErr => unreliable || peer_in_error,
+                WcStatus::RetryExcErr => troubled >= retries || peer_in_error,
                 WcStatus::RnrRetryExcErr if self.scenario.slow_receiver => self.scenario.rnr_retry < 7,
                 _ => injected.is_some_and(|(bad, kind)| bad == at && outcome_of(kind).0 == status),
             };

@@ -278,7 +278,9 @@ impl RcQp {
         let every = (1 << self.limits.ack_every_log2) - 1;
         // The last packet a window lets out has to ask as well, or nobody would open the window again.
         let fills_window = psn.diff(self.req.una) as u32 + 1 >= self.limits.max_unacked;
-        bth.ack_req = place.last || number & every == every || fills_window;
+        // So does the first of a retry, which shows soonest that it helped.
+        let retried = psn == self.req.una && psn != self.req.max;
+        bth.ack_req = place.last || number & every == every || fills_window || retried;
         let mut headers = Headers::new(bth);
         if place.first && matches!(wr.opcode, WrOpcode::Write | WrOpcode::WriteImm) {
             headers.reth = Some(Reth {
