@@ -1,5 +1,6 @@
 //! The EAL argument vector that follows from a configuration.
 
+use crate::machine::Machine;
 use crate::schema::{Config, Device, Memory};
 
 /// Arguments rnicd sets itself (long and short forms), with the key that says the same.
@@ -25,14 +26,27 @@ pub(crate) const OWN_ARGUMENTS: [(&str, &str); 19] = [
     ("--no-telemetry", "eal"),
 ];
 
-/// The arguments for `rte_eal_init`, without the program's name in front.
+/// The arguments for `rte_eal_init`, without the program's name in front, with CPU 0 as EAL's only lcore.
 ///
-/// EAL gets one lcore: poll threads are the daemon's own and register themselves. Note that `rte_eal_init` pins
-/// the thread that calls it to that lcore, so its former CPU mask must be put back afterwards. Nothing is shared
-/// with other DPDK processes, so that any number of daemons run on one machine. Rings are made after
+/// EAL gets one lcore, as poll threads are the daemon's own and register themselves. `rte_eal_init` pins the thread
+/// that calls it to that CPU, and fails if the daemon may not run there: [`eal_args_on`] avoids both. Nothing is
+/// shared with other DPDK processes, so that any number of daemons run on one machine. Rings are made after
 /// initialisation and are not among the arguments.
 pub fn eal_args(config: &Config) -> Vec<String> {
-    let mut args: Vec<String> = ["-l", "0"].map(String::from).into();
+    with_lcore(config, ["-l".into(), "0".into()].into())
+}
+
+/// As [`eal_args`], but EAL's lcore floats over all CPUs the daemon may run on, so that the calling thread keeps its
+/// affinity mask.
+pub fn eal_args_on(config: &Config, machine: &Machine) -> Vec<String> {
+    let cpus: Vec<_> = machine.cpus.iter().map(u16::to_string).collect();
+    if cpus.is_empty() {
+        return eal_args(config);
+    }
+    with_lcore(config, vec![format!("--lcores=0@({})", cpus.join(","))])
+}
+
+fn with_lcore(config: &Config, mut args: Vec<String>) -> Vec<String> {
     if !config.uses_pci() {
         args.push("--no-pci".into());
     }

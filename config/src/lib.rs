@@ -25,7 +25,7 @@ mod structure;
 mod value;
 
 pub use diagnostic::{ConfigError, Diagnostic, KeyPath, Severity};
-pub use eal::eal_args;
+pub use eal::{eal_args, eal_args_on};
 pub use machine::Machine;
 pub use schema::*;
 pub use value::{

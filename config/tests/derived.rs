@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use rnic_config::{Config, ConfigError, Loopback, Machine, PollCores, eal_args, print_schema, samples};
+use rnic_config::{
+    Config, ConfigError, Loopback, Machine, PollCores, eal_args, eal_args_on, print_schema, samples,
+};
 
 fn parse(text: &str) -> Config {
     Config::parse_with(text, "test.yaml", &|_| None).unwrap_or_else(|error| panic!("{error}"))
@@ -48,7 +50,7 @@ fn the_laptop_sample_wires_two_ports_without_privileges() {
     assert_eq!(eal_args(&config), expected);
 
     let demo = |name: &str| match name {
-        "RNIC_RUN_DIR" => Some("/run/demo".to_owned()),
+        "RNIC_SOCKET" => Some("/run/demo/rnicd.sock".to_owned()),
         "RNIC_CAPTURE" => Some("/run/demo/session.pcapng".to_owned()),
         _ => None,
     };
@@ -82,6 +84,19 @@ fn eal_arguments_follow_from_memory_and_devices() {
     assert!(args.contains(&"--no-pci".to_owned()));
     let in_memory = args.contains(&"--in-memory".to_owned());
     assert!(args.contains(&"--no-huge".to_owned()) && !in_memory);
+}
+
+#[test]
+fn the_eal_core_may_float_over_the_cpus_of_the_daemon() {
+    let config = parse(samples::get("laptop").unwrap());
+    let machine = Machine {
+        cpus: vec![2, 3, 8],
+        ..Machine::default()
+    };
+    let args = eal_args_on(&config, &machine);
+    assert_eq!(args[0], "--lcores=0@(2,3,8)");
+    assert_eq!(args[1..], eal_args(&config)[2..]);
+    assert_eq!(eal_args_on(&config, &Machine::default()), eal_args(&config));
 }
 
 #[test]
