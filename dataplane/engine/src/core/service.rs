@@ -183,15 +183,7 @@ impl Core {
             qp.bad = bad(Check::UnsupportedOpcode);
             return;
         };
-        let mut wr = SendWr::default();
-        wr.wr_id = wqe.wr_id;
-        wr.remote_addr = wqe.remote_addr;
-        wr.rkey = wqe.rkey;
-        wr.imm_or_rkey = wqe.imm_or_rkey;
-        wr.length = accepted.length;
-        wr.data = accepted.data;
-        wr.opcode = opcode;
-        wr.flags = flags;
+        let wr = request(accepted, opcode, flags);
         match qp.with(&mut self.env, |rc, ctx| rc.post_send(ctx, wr)) {
             Ok(()) => qp.posted = qp.posted.wrapping_add(1),
             Err(error) => {
@@ -326,6 +318,26 @@ impl Core {
             self.me.control.ring();
         }
     }
+}
+
+/// The transport's record of a WQE.
+#[inline]
+#[expect(
+    clippy::field_reassign_with_default,
+    reason = "the transport keeps fields of its own in the record"
+)]
+fn request(accepted: &Accepted, opcode: WrOpcode, flags: SendFlags) -> SendWr {
+    let wqe = &accepted.wqe;
+    let mut wr = SendWr::default();
+    wr.wr_id = wqe.wr_id;
+    wr.remote_addr = wqe.remote_addr;
+    wr.rkey = wqe.rkey;
+    wr.imm_or_rkey = wqe.imm_or_rkey;
+    wr.length = accepted.length;
+    wr.data = accepted.data;
+    wr.opcode = opcode;
+    wr.flags = flags;
+    wr
 }
 
 /// Puts a QP whose doorbell rang into the active list.
