@@ -65,7 +65,8 @@ asan: deps ## Engine tests under AddressSanitizer
 
 .PHONY: tsan
 tsan: deps ## Engine tests under ThreadSanitizer
-	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR=target/tsan \
+	TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp halt_on_error=1" RUSTC_BOOTSTRAP=1 \
+	  RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR=target/tsan \
 	  $(CARGO) test -p rnic-engine --no-default-features --target x86_64-unknown-linux-gnu
 
 .PHONY: perf
