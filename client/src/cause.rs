@@ -25,6 +25,14 @@ impl Cause {
         })
     }
 
+    /// What the check looked at, in words.
+    pub fn check_name(&self) -> &'static str {
+        rnic_abi::CHECK_NAMES
+            .get(usize::from(self.check))
+            .copied()
+            .unwrap_or("unknown check")
+    }
+
     /// Name of the packet's opcode, if it is one of the reliable connection service.
     pub fn opcode_name(&self) -> Option<&'static str> {
         const RC: [&str; 24] = [
@@ -73,7 +81,7 @@ impl Cause {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "check {}", self.check)?;
+        f.write_str(self.check_name())?;
         match self.opcode_name() {
             Some(name) => write!(f, " on {name}")?,
             None => write!(f, " on opcode {:#04x}", self.opcode)?,
@@ -100,7 +108,7 @@ mod tests {
         };
         assert_eq!(
             cause.to_string(),
-            "check 3 on RDMA READ request, PSN 17, NAK: remote access error (syndrome 0x62)"
+            "address and length leave the region on RDMA READ request, PSN 17, NAK: remote access error (syndrome 0x62)"
         );
         assert_eq!(Cause::from_abi(rnic_abi::Cause::default()), None);
     }

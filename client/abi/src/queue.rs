@@ -142,6 +142,34 @@ pub struct Cause {
     pub psn: u32,
 }
 
+/// Names of [`Cause::check`], by number, for people.
+pub const CHECK_NAMES: [&str; 24] = [
+    "none",
+    "no such key, or no longer valid",
+    "access not granted by the region",
+    "address and length leave the region",
+    "region of another protection domain",
+    "length differs from what was announced",
+    "message longer than the receive buffers",
+    "opcode out of sequence",
+    "reserved opcode",
+    "operation not supported",
+    "operation not permitted by the QP",
+    "too many READs outstanding",
+    "key could not be invalidated",
+    "malformed receive work request",
+    "local buffer not usable",
+    "no answer within the retries",
+    "receiver not ready within the retries",
+    "refused by the peer",
+    "response makes no sense",
+    "completion queue overflow",
+    "flushed",
+    "malformed send work request",
+    "memory went away",
+    "device or port removed",
+];
+
 /// Where a send or receive queue stands: [`RingIndices`], then `depth` units.
 pub const fn work_queue_size(depth: u32) -> usize {
     size_of::<RingIndices>() + depth as usize * WQE_UNIT

@@ -255,3 +255,23 @@ pub fn abi_cause(cause: &Cause) -> rnic_abi::Cause {
         psn: cause.psn,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rnic_transport::Check;
+
+    #[test]
+    fn every_check_has_its_name_in_the_abi() {
+        let last = Check::DeviceRemoved as usize;
+        assert_eq!(rnic_abi::CHECK_NAMES.len(), last + 1);
+        for (check, name) in [
+            (Check::Key, "no such key, or no longer valid"),
+            (Check::ReadResources, "too many READs outstanding"),
+            (Check::RemoteNak, "refused by the peer"),
+            (Check::SendQueue, "malformed send work request"),
+            (Check::DeviceRemoved, "device or port removed"),
+        ] {
+            assert_eq!(rnic_abi::CHECK_NAMES[check as usize], name);
+        }
+    }
+}

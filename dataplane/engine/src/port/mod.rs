@@ -3,6 +3,14 @@ use std::fmt;
 
 use crate::frame::{FrameBurst, SharedPool};
 
+mod heap;
+mod mac;
+mod ring;
+
+pub use heap::HeapPool;
+pub use mac::mac_of_name;
+pub use ring::{RING_FRAMES, RingEnd, ring_pair, ring_pair_of};
+
 /// What one queue of a port can do.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct PortCaps {
@@ -10,7 +18,7 @@ pub struct PortCaps {
     pub max_frame: usize,
     /// The driver spreads flows over the queues by a hash of the 5-tuple.
     pub rss: bool,
-    /// A file descriptor wakes the core when frames arrive; without, a sleeping core looks now and then.
+    /// No file descriptor wakes the core when frames arrive: a sleeping core has to look now and then.
     pub needs_polling: bool,
 }
 
