@@ -81,9 +81,7 @@ impl HeapPool {
         for index in 0..buffers as u32 {
             // SAFETY: the header lies inside the block, which nobody else uses yet, at its alignment.
             unsafe {
-                pool.shared()
-                    .header(index)
-                    .write(Header { pool: shared, index });
+                pool.shared().header(index).write(Header { pool: shared, index });
             }
             let _ = pool.shared().free.push(index);
         }

@@ -22,7 +22,8 @@ mod tests {
         let first = mac_of_name("rnic0");
         assert_eq!(first, mac_of_name("rnic0"));
         assert_eq!(first[0] & 0b11, 0b10);
-        let all: std::collections::BTreeSet<_> = (0..1000).map(|i| mac_of_name(&format!("rnic{i}"))).collect();
+        let all: std::collections::BTreeSet<_> =
+            (0..1000).map(|i| mac_of_name(&format!("rnic{i}"))).collect();
         assert_eq!(all.len(), 1000);
     }
 }

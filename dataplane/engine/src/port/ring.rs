@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use rtrb::{Consumer, Producer, RingBuffer, chunks::ChunkError};
+use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::{
     frame::{Frame, FrameBurst, SharedPool},
@@ -100,11 +100,7 @@ struct RingPort {
 }
 
 impl RingPort {
-    fn boxed(
-        end: &RingEnd,
-        rx: Consumer<Frame>,
-        tx: Producer<Frame>,
-    ) -> Box<dyn Port> {
+    fn boxed(end: &RingEnd, rx: Consumer<Frame>, tx: Producer<Frame>) -> Box<dyn Port> {
         Box::new(RingPort {
             rx,
             tx,
@@ -125,22 +121,16 @@ impl Port for RingPort {
     }
 
     fn rx_burst(&mut self, out: &mut FrameBurst) -> usize {
-        let room = out.remaining_capacity();
-        let chunk = match self.rx.read_chunk(room) {
-            Ok(chunk) => chunk,
-            Err(ChunkError::TooFewSlots(0)) => return 0,
-            Err(ChunkError::TooFewSlots(ready)) => match self.rx.read_chunk(ready) {
-                Ok(chunk) => chunk,
-                Err(_) => return 0,
-            },
+        let ready = self.rx.slots().min(out.remaining_capacity());
+        let Ok(chunk) = self.rx.read_chunk(ready) else {
+            return 0;
         };
-        let n = chunk.len();
         for frame in chunk {
             self.stats.rx_bytes += frame.len() as u64;
             out.push(frame);
         }
-        self.stats.rx_frames += n as u64;
-        n
+        self.stats.rx_frames += ready as u64;
+        ready
     }
 
     fn tx_burst(&mut self, frames: &mut FrameBurst) -> usize {
