@@ -129,6 +129,16 @@ impl Qp {
         &self.pd
     }
 
+    /// The CQ of its sends.
+    pub fn send_cq(&self) -> &Cq {
+        &self.send_cq
+    }
+
+    /// The CQ of its receives.
+    pub fn recv_cq(&self) -> &Cq {
+        &self.recv_cq
+    }
+
     /// Units of 64 bytes of the send and of the receive queue; a request takes one and more when it has more
     /// than two scatter/gather entries or 32 inline bytes.
     pub fn depths(&self) -> (u32, u32) {
