@@ -181,3 +181,65 @@ fn doorbell_bits_without_a_qp_are_ignored() {
     move_data(&mut rig, a, b);
     rig.engine.stop();
 }
+
+use rnic_engine::port::{HeapPool, OpenPort, ring_pair};
+
+fn wired(queues: u16) -> Vec<OpenPort> {
+    let pool = HeapPool::for_mtu(2048, 4200);
+    let (a, b) = ring_pair("rnic0", "rnic1", queues, 4200, pool);
+    vec![a, b]
+}
+
+#[test]
+fn two_ports_carry_every_operation_at_every_path_mtu() {
+    for mtu in [Mtu::M256, Mtu::M512, Mtu::M1024, Mtu::M2048, Mtu::M4096] {
+        let mut rig = Rig::new(1, wired(1));
+        let (a, b) = (rig.create_qp(10), rig.create_qp(11));
+        rig.connect(a, b, path(1, 2, false), path(2, 1, false), mtu);
+        move_data(&mut rig, a, b);
+        let counters = rig.engine.core_status(0).counters;
+        assert!(counters.tx_roce > 0);
+        let dropped: Vec<_> = counters
+            .named()
+            .filter(|(n, v)| *v > 0 && !["rx_roce", "tx_roce"].contains(n))
+            .collect();
+        assert!(dropped.is_empty(), "{dropped:?}");
+        rig.engine.stop();
+    }
+}
+
+#[test]
+fn frames_reach_the_owner_core_wherever_they_arrive() {
+    // Slots 10 and 11 belong to different cores of two; each port has one queue, on core 0.
+    for queues in [1, 2] {
+        for direct in [false, true] {
+            let mut rig = Rig::new(2, wired(queues));
+            let (a, b) = (rig.create_qp(10), rig.create_qp(11));
+            assert_ne!(rig.qps[a].core, rig.qps[b].core);
+            rig.connect(a, b, path(1, 2, direct), path(2, 1, direct), Mtu::M1024);
+            move_data(&mut rig, a, b);
+            move_data(&mut rig, b, a);
+            rig.engine.stop();
+        }
+    }
+}
+
+#[test]
+fn a_qp_can_be_connected_to_itself() {
+    let mut rig = Rig::new(1, wired(1));
+    let a = rig.create_qp(10);
+    let here = rnic_engine::command::Path {
+        remote_ip: path(1, 2, true).local_ip,
+        ..path(1, 1, true)
+    };
+    rig.connect_one(a, a, here, Mtu::M1024);
+    let sent = rig.fill(A, 5000, 3);
+    let (source, target) = (rig.sge(A as u64, 5000), rig.sge(B as u64, 5000));
+    rig.post_recv(a, 1, &[target]);
+    rig.post_send(a, wqe(2, SEND, source, 0, 0));
+    let mut ids = [rig.wait_cqe(a).wr_id, rig.wait_cqe(a).wr_id];
+    ids.sort();
+    assert_eq!(ids, [1, 2]);
+    assert_eq!(rig.bytes(B, 5000), sent);
+    rig.engine.stop();
+}

@@ -263,41 +263,45 @@ impl Rig {
 
     /// Brings `a` and `b` to RTS over these paths.
     pub fn connect(&mut self, a: usize, b: usize, path_a: Path, path_b: Path, mtu: Mtu) {
-        for (me, peer, path) in [(a, b, path_a), (b, a, path_b)] {
-            let mut attr = QpAttr {
-                state: QpState::Init,
-                port: 1,
-                access: Access::LOCAL_WRITE
-                    .union(Access::REMOTE_READ)
-                    .union(Access::REMOTE_WRITE),
-                path_mtu: mtu,
-                dest_qpn: self.qps[peer].qpn,
-                rq_psn: 0xfffff0,
-                sq_psn: 0xfffff0,
-                max_rd_atomic: 4,
-                max_dest_rd_atomic: 4,
-                min_rnr_timer: 1,
-                timeout: 10,
-                retry_cnt: 7,
-                rnr_retry: 7,
-                ..QpAttr::default()
-            };
-            use QpAttrMask as M;
-            let init = M::STATE | M::PKEY_INDEX | M::PORT | M::ACCESS_FLAGS;
-            let rtr = M::STATE
-                | M::AV
-                | M::PATH_MTU
-                | M::DEST_QPN
-                | M::RQ_PSN
-                | M::MAX_DEST_RD_ATOMIC
-                | M::MIN_RNR_TIMER;
-            let rts = M::STATE | M::SQ_PSN | M::TIMEOUT | M::RETRY_CNT | M::RNR_RETRY | M::MAX_QP_RD_ATOMIC;
-            self.modify(me, attr, init, None).unwrap();
-            attr.state = QpState::Rtr;
-            self.modify(me, attr, rtr, Some(path)).unwrap();
-            attr.state = QpState::Rts;
-            self.modify(me, attr, rts, None).unwrap();
-        }
+        self.connect_one(a, b, path_a, mtu);
+        self.connect_one(b, a, path_b, mtu);
+    }
+
+    /// Brings `me` to RTS towards `peer`.
+    pub fn connect_one(&mut self, me: usize, peer: usize, path: Path, mtu: Mtu) {
+        let mut attr = QpAttr {
+            state: QpState::Init,
+            port: 1,
+            access: Access::LOCAL_WRITE
+                .union(Access::REMOTE_READ)
+                .union(Access::REMOTE_WRITE),
+            path_mtu: mtu,
+            dest_qpn: self.qps[peer].qpn,
+            rq_psn: 0xfffff0,
+            sq_psn: 0xfffff0,
+            max_rd_atomic: 4,
+            max_dest_rd_atomic: 4,
+            min_rnr_timer: 1,
+            timeout: 10,
+            retry_cnt: 7,
+            rnr_retry: 7,
+            ..QpAttr::default()
+        };
+        use QpAttrMask as M;
+        let init = M::STATE | M::PKEY_INDEX | M::PORT | M::ACCESS_FLAGS;
+        let rtr = M::STATE
+            | M::AV
+            | M::PATH_MTU
+            | M::DEST_QPN
+            | M::RQ_PSN
+            | M::MAX_DEST_RD_ATOMIC
+            | M::MIN_RNR_TIMER;
+        let rts = M::STATE | M::SQ_PSN | M::TIMEOUT | M::RETRY_CNT | M::RNR_RETRY | M::MAX_QP_RD_ATOMIC;
+        self.modify(me, attr, init, None).unwrap();
+        attr.state = QpState::Rtr;
+        self.modify(me, attr, rtr, Some(path)).unwrap();
+        attr.state = QpState::Rts;
+        self.modify(me, attr, rts, None).unwrap();
     }
 
     /// Posts a send WQE with one SGE and rings.
