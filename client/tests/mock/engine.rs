@@ -251,13 +251,14 @@ fn execute(state: &mut State, client: usize, handle: u32, wqe: &Wqe, bytes: &[u8
         let (handle, qp) = client.qp(dest)?;
         (qp.attrs.qp_state >= RTR && qp.attrs.dest_qp_num == from).then_some((i, handle))
     })?;
-    let payload = match wqe.opcode {
+    let mut payload = match wqe.opcode {
         4 => Vec::new(),
         _ => match gather(&state.clients[client], wqe, bytes) {
             Some(payload) => payload,
             None => return fail(4, 1, 0),
         },
     };
+    damage(state.corrupt, &mut payload);
     let byte_len = match wqe.opcode {
         2 | 3 | 9 => return deliver(state, target, peer, wqe, &payload, from),
         0 | 1 => {
@@ -287,6 +288,7 @@ fn execute(state: &mut State, client: usize, handle: u32, wqe: &Wqe, bytes: &[u8
             };
             let mut payload = vec![0; len as usize];
             mr.memory.read(offset, &mut payload);
+            damage(state.corrupt, &mut payload);
             if !scatter(&state.clients[client], &local, &payload) {
                 return fail(4, 1, 0);
             }
@@ -300,6 +302,12 @@ fn execute(state: &mut State, client: usize, handle: u32, wqe: &Wqe, bytes: &[u8
         byte_len,
         ..Cqe::default()
     })
+}
+
+fn damage(really: bool, payload: &mut [u8]) {
+    if let Some(first) = payload.first_mut().filter(|_| really) {
+        *first ^= 0x80;
+    }
 }
 
 fn access_error(client: &mut Client, handle: u32) {

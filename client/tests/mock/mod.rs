@@ -47,6 +47,8 @@ pub struct State {
     pub refused: Vec<String>,
     /// Times a sleeping core was woken by a wake socket.
     pub wakes: u32,
+    /// Whether to damage the first byte of every payload.
+    pub corrupt: bool,
 }
 
 pub struct Client {

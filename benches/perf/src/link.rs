@@ -1,0 +1,177 @@
+//! The QPs and buffers of one side, connected to the other.
+use anyhow::{Context as _, Result, ensure};
+use rnic::exchange::Exchange;
+use rnic::{
+    Access, ConnectOptions, Context, Cq, Endpoint, Mr, MrSlice, Mtu, Qp, QpConfig, RemoteAddr, RemoteMr,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::args::{Args, Op, Plan};
+use crate::pattern::Pattern;
+use crate::run::Run;
+
+/// One side of a test.
+pub struct Link {
+    pub qps: Vec<Qp>,
+    /// All queues complete here.
+    pub cq: Cq,
+    /// First QP's.
+    pub local: Endpoint,
+    pub remote: Endpoint,
+    pub mtu: Mtu,
+    /// What this side sends or WRITEs from and READs into.
+    own: Mr,
+    /// What this side receives into and the peer WRITEs to and READs from.
+    open: Mr,
+    /// The peer's `open`.
+    peer: RemoteMr,
+    /// Bytes of either for a QP.
+    area: usize,
+}
+
+/// What the two sides tell each other.
+#[derive(Serialize, Deserialize)]
+struct Hello {
+    endpoints: Vec<Endpoint>,
+    open: RemoteMr,
+}
+
+impl Link {
+    /// Makes QPs and buffers for the plan and connects them to the peer's.
+    pub fn open(args: &Args, device: &str, plan: &Plan, peer: &mut Exchange) -> Result<Link> {
+        let context = Context::open(&args.socket, device)?;
+        let runs: Vec<Run> = plan.sizes.iter().map(|size| Run::new(plan, *size)).collect();
+        let area = runs.iter().map(Run::bytes).max().context("no sizes to measure")?;
+        let receives = runs.iter().map(|run| run.receives).max().unwrap_or(0) as u32;
+        let total = area
+            .checked_mul(plan.qps as usize)
+            .context("too much memory: fewer QPs or smaller messages")?;
+
+        let pd = context.alloc_pd()?;
+        let cq = context.create_cq((plan.tx_depth + receives) * plan.qps)?;
+        let own = pd.alloc_mr(total, Access::LOCAL_WRITE)?;
+        let open = pd.alloc_mr(
+            total,
+            Access::LOCAL_WRITE | Access::REMOTE_READ | Access::REMOTE_WRITE,
+        )?;
+        let options = ConnectOptions {
+            gid_index: args.gid_index,
+            mtu: args.mtu,
+            timeout: args.timeout,
+            ..ConnectOptions::default()
+        };
+        let config = QpConfig::new(&cq, &cq)
+            .max_send_wr(plan.tx_depth)
+            .max_recv_wr(receives);
+        let qps = (0..plan.qps)
+            .map(|_| pd.create_qp(config.clone()).context("making a QP"))
+            .collect::<Result<Vec<_>>>()?;
+        let ours = Hello {
+            endpoints: qps
+                .iter()
+                .map(|qp| qp.endpoint(&options))
+                .collect::<Result<_, _>>()?,
+            open: open.remote(),
+        };
+        let theirs = peer.swap(&ours).context("exchanging endpoints")?;
+        ensure!(
+            theirs.endpoints.len() == qps.len(),
+            "the peer has {} QPs",
+            theirs.endpoints.len()
+        );
+        for (qp, endpoint) in qps.iter().zip(&theirs.endpoints) {
+            qp.connect(endpoint, &options)?;
+        }
+        let link = Link {
+            cq,
+            local: ours.endpoints[0],
+            remote: theirs.endpoints[0],
+            mtu: ours.endpoints[0].mtu.min(theirs.endpoints[0].mtu),
+            own,
+            open,
+            peer: theirs.open,
+            area,
+            qps,
+        };
+        if let Some(run) = runs.first() {
+            for qp in 0..link.qps.len() {
+                link.receive(run, qp, 0, run.receives)?;
+            }
+        }
+        Ok(link)
+    }
+
+    /// What QP `qp` sends from and READs into.
+    pub fn own(&self, qp: usize) -> MrSlice {
+        self.own.slice(qp * self.area..(qp + 1) * self.area)
+    }
+
+    /// What QP `qp` receives into and its peer reaches.
+    pub fn open_to_peer(&self, qp: usize) -> MrSlice {
+        self.open.slice(qp * self.area..(qp + 1) * self.area)
+    }
+
+    /// The place of message `n` at the peer.
+    pub fn remote(&self, run: &Run, qp: usize, n: u64) -> RemoteAddr {
+        self.peer.at((qp * self.area + run.place(n)) as u64)
+    }
+
+    /// Posts `count` receives on QP `qp`, of which the first is the `from`-th ever.
+    pub fn receive(&self, run: &Run, qp: usize, from: u64, count: u64) -> rnic::Result<()> {
+        let area = self.open_to_peer(qp);
+        self.qps[qp].post_recv(|batch| {
+            for n in from..from + count {
+                let place = run.receive_place(n);
+                batch
+                    .recv(area.slice(place..place + run.stride))
+                    .wr_id(tag(qp, n));
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Fills what the client sends, or clears what it READs into.
+    pub fn prepare_client(&self, run: &Run) {
+        for qp in 0..self.qps.len() {
+            let own = self.own(qp);
+            match run.op {
+                Op::Read => own.write_at(0, &vec![0; run.slots as usize * run.size]),
+                Op::Send | Op::Write => Pattern::new(run.size).fill(&own, run.slots),
+            }
+        }
+        self.clear_flag(run);
+    }
+
+    /// Fills what the client READs, or clears what it WRITEs to.
+    pub fn prepare_server(&self, run: &Run) {
+        for qp in 0..self.qps.len() {
+            let pattern = Pattern::new(run.size);
+            pattern.fill(&self.own(qp), run.slots);
+            match run.op {
+                Op::Read => pattern.fill(&self.open_to_peer(qp), run.slots),
+                Op::Write => self
+                    .open_to_peer(qp)
+                    .write_at(0, &vec![0; run.slots as usize * run.size]),
+                Op::Send => {}
+            }
+        }
+        self.clear_flag(run);
+    }
+
+    /// Clears the byte that tells the arrival of a WRITE in latency tests: the last of the first place.
+    fn clear_flag(&self, run: &Run) {
+        if run.op == Op::Write {
+            self.open_to_peer(0).write_at(run.size - 1, &[0]);
+        }
+    }
+}
+
+/// A work request's number: QP and message.
+pub fn tag(qp: usize, n: u64) -> u64 {
+    (qp as u64) << 48 | n
+}
+
+/// QP and message of a work request's number.
+pub fn untag(wr_id: u64) -> (usize, u64) {
+    ((wr_id >> 48) as usize, wr_id & ((1 << 48) - 1))
+}
