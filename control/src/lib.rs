@@ -1,12 +1,34 @@
-//! The control thread of `rnicd`.
+//! The control thread of `rnicd`: it serves verbs to clients, keeps track of what they own, reclaims it, pushes
+//! events, resolves neighbours and answers `rnicctl`.
+//!
+//! One thread, one event loop ([`Control::run`]). A request that has to wait, for poll cores, a grace period, a
+//! neighbour or memory being mapped, is a small state machine that the loop resumes; other clients do not notice.
+//! What is destroyed is destroyed in one order, which `destroy` documents and follows.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod client;
+mod control;
+mod destroy;
 mod device;
+mod dispatch;
 mod events;
+mod mapper;
+mod modify;
 mod neighbour;
+mod notify;
 mod objects;
+mod ops;
+mod poller;
+mod quota;
 mod refusal;
 mod region_alloc;
 mod request;
 mod route;
 mod session;
 mod slowpath;
-mod socket;
+pub mod socket;
+pub mod status;
+
+pub use admin::{AdminRequest, AdminResponse, request_line};
+pub use control::{Control, Parts};

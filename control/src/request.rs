@@ -32,8 +32,8 @@ pub struct Malformed {
     pub refusal: Refusal,
 }
 
-/// Checks everything about a packet that does not depend on the session.
-pub fn parse(packet: &Packet) -> Result<Request<'_>, Malformed> {
+/// Checks everything about a packet, which came with `fds` descriptors, that does not depend on the session.
+pub fn parse(packet: &Packet, fds: usize) -> Result<Request<'_>, Malformed> {
     let bytes = packet.bytes();
     let Ok((header, body)) = RequestHeader::read_from_prefix(bytes) else {
         let refusal = Refusal::protocol(format!(
@@ -43,12 +43,12 @@ pub fn parse(packet: &Packet) -> Result<Request<'_>, Malformed> {
         ));
         return Err(Malformed { header: None, refusal });
     };
-    check(packet, &header, body)
+    check(packet, &header, body, fds)
         .map(|op| Request { header, op, body })
         .map_err(|refusal| Malformed { header: Some(header), refusal })
 }
 
-fn check(packet: &Packet, header: &RequestHeader, body: &[u8]) -> Verb<Op> {
+fn check(packet: &Packet, header: &RequestHeader, body: &[u8], fds: usize) -> Verb<Op> {
     if header.magic != CONTROL_MAGIC {
         return Err(Refusal::protocol(format!(
             "magic is {:#010x}; it must be {CONTROL_MAGIC:#010x}: is this an rnic client?",
@@ -85,12 +85,8 @@ fn check(packet: &Packet, header: &RequestHeader, body: &[u8]) -> Verb<Op> {
         Refusal::new(Errno::NOSYS, format!("op {} is not known to this rnicd", header.op))
     })?;
     let expected = usize::from(op == Op::RegMr);
-    if packet.fds.len() != expected {
-        return Err(Refusal::invalid(format!(
-            "{} came with {} descriptors; it takes {expected}",
-            op.name(),
-            packet.fds.len()
-        )));
+    if fds != expected {
+        return Err(Refusal::invalid(format!("{} came with {fds} descriptors; it takes {expected}", op.name())));
     }
     Ok(op)
 }
@@ -186,7 +182,7 @@ mod tests {
 
     fn refusal(header: RequestHeader, body: &[u8], fds: usize) -> Refusal {
         let bytes = [header.as_bytes(), body].concat();
-        parse(&packet(&bytes, fds)).unwrap_err().refusal
+        parse(&packet(&bytes, fds), fds).unwrap_err().refusal
     }
 
     #[test]
@@ -208,19 +204,19 @@ mod tests {
         assert!(refusal(good, &body, 2).text().contains("alloc_pd came with 2 descriptors; it takes 0"));
         let reg_mr = header(Op::RegMr as u16, 0);
         assert!(refusal(reg_mr, &[], 0).text().contains("it takes 1"));
-        assert!(parse(&packet(b"short", 0)).unwrap_err().refusal.text().contains("has 5 bytes"));
+        assert!(parse(&packet(b"short", 0), 0).unwrap_err().refusal.text().contains("has 5 bytes"));
     }
 
     #[test]
     fn a_body_of_the_wrong_length_or_with_reserved_bits_is_refused() {
         let bytes = [header(Op::AllocPd as u16, 3).as_bytes(), &[0; 3]].concat();
         let short = packet(&bytes, 0);
-        let error = parse(&short).unwrap().body::<DeviceArg>().unwrap_err();
+        let error = parse(&short, 0).unwrap().body::<DeviceArg>().unwrap_err();
         assert_eq!(error.text(), "alloc_pd has a body of 3 bytes; it must have 8");
         let arg = DeviceArg { device: 0, reserved: 5 };
         let bytes = [header(Op::AllocPd as u16, 8).as_bytes(), arg.as_bytes()].concat();
         let odd = packet(&bytes, 0);
-        let error = parse(&odd).unwrap().body::<DeviceArg>().unwrap_err();
+        let error = parse(&odd, 0).unwrap().body::<DeviceArg>().unwrap_err();
         assert_eq!(error.text(), "alloc_pd: reserved is 0x5; it must be 0");
     }
 
@@ -238,7 +234,7 @@ mod tests {
                 bytes
             };
             let packet = packet(&bytes, fds);
-            if let Ok(request) = parse(&packet) {
+            if let Ok(request) = parse(&packet, packet.fds.len()) {
                 let _ = request.body::<Hello>();
                 let _ = request.body::<ModifyQp>();
                 let _ = request.body::<CreateQp>();

@@ -1,5 +1,126 @@
 //! What clients make.
+
+mod channel;
+mod cq;
+mod mr;
 mod numbers;
+mod pd;
+mod qp;
 mod table;
+
+use std::fmt;
+
+use rnic_abi::Handle;
+
+pub use channel::Channel;
+pub use cq::{Cq, CqCreation};
+pub use mr::{Mr, Mapping};
 pub use numbers::{Number, Numbers};
-pub use table::{Busy, Id, IdKind, Key, Table};
+pub use pd::Pd;
+pub use qp::{Qp, QpCreation};
+pub use table::{Id, IdKind, Key, Table};
+
+/// A kind of object.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Protection domain.
+    Pd,
+    /// Memory region.
+    Mr,
+    /// Completion channel.
+    Channel,
+    /// Completion queue.
+    Cq,
+    /// Queue pair.
+    Qp,
+}
+
+impl Kind {
+    /// Kinds there are.
+    pub const COUNT: usize = Self::ALL.len();
+    /// All of them.
+    pub const ALL: [Kind; 5] = [Kind::Pd, Kind::Mr, Kind::Channel, Kind::Cq, Kind::Qp];
+
+    /// Several of them, in messages.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Kind::Pd => "PDs",
+            Kind::Mr => "MRs",
+            Kind::Channel => "completion channels",
+            Kind::Cq => "CQs",
+            Kind::Qp => "QPs",
+        }
+    }
+
+    /// Key of its quota below `limits.per_client`.
+    pub const fn limit_key(self) -> &'static str {
+        match self {
+            Kind::Pd => "pds",
+            Kind::Mr => "mrs",
+            Kind::Cq | Kind::Channel => "cqs",
+            Kind::Qp => "qps",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Pd => "PD",
+            Kind::Mr => "MR",
+            Kind::Channel => "completion channel",
+            Kind::Cq => "CQ",
+            Kind::Qp => "QP",
+        })
+    }
+}
+
+/// An object of a client.
+#[derive(Debug)]
+pub struct Object {
+    /// Connection of the client.
+    pub owner: u32,
+    /// The client's handle.
+    pub handle: Handle,
+    /// Device it belongs to.
+    pub device: u32,
+    /// Events reported so far.
+    pub reported: u32,
+    /// What it is.
+    pub what: What,
+}
+
+/// What an object is.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum What {
+    Pd(Pd),
+    Mr(Mr),
+    Channel(Channel),
+    Cq(Cq),
+    Qp(Box<Qp>),
+}
+
+impl Object {
+    /// What kind it is of.
+    pub fn kind(&self) -> Kind {
+        match self.what {
+            What::Pd(_) => Kind::Pd,
+            What::Mr(_) => Kind::Mr,
+            What::Channel(_) => Kind::Channel,
+            What::Cq(_) => Kind::Cq,
+            What::Qp(_) => Kind::Qp,
+        }
+    }
+
+    /// The objects it depends on.
+    pub fn depends_on(&self) -> impl Iterator<Item = Key> {
+        let keys = match &self.what {
+            What::Pd(_) | What::Channel(_) => [None; 3],
+            What::Mr(mr) => [Some(mr.pd), None, None],
+            What::Cq(cq) => [cq.channel, None, None],
+            What::Qp(qp) => [Some(qp.pd), Some(qp.send_cq), Some(qp.recv_cq)],
+        };
+        keys.into_iter().flatten()
+    }
+}

@@ -1,0 +1,219 @@
+//! The admin socket: `rnicctl` sends one JSON request a line and gets one JSON response a line.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    os::fd::OwnedFd,
+};
+
+use rnic_engine::command::{Command, QpStatus};
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    control::Control,
+    objects::{IdKind, Key, What},
+    ops::Work,
+    poller::{Interest, Source},
+};
+
+/// Longest request.
+const MAX_REQUEST: usize = 4096;
+
+/// A request of `rnicctl`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum AdminRequest {
+    /// Answered by [`crate::status::Status`].
+    Status,
+    /// Answered by a list of [`crate::status::DeviceState`].
+    Dev,
+    /// Answered by a list of [`crate::status::QpState`].
+    Qp,
+}
+
+/// A response: `{"ok": …}` or `{"error": "…"}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminResponse {
+    /// What was asked for.
+    Ok(Value),
+    /// Why not.
+    Error(String),
+}
+
+/// A connection of `rnicctl`.
+pub struct AdminConnection {
+    socket: OwnedFd,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// A request is being carried out; the next one waits.
+    busy: bool,
+}
+
+impl AdminConnection {
+    /// A fresh connection.
+    pub fn new(socket: OwnedFd) -> Self {
+        AdminConnection { socket, input: Vec::new(), output: Vec::new(), busy: false }
+    }
+
+    /// Takes what has come in; `false` when the peer is gone or talks too much.
+    fn fill(&mut self) -> bool {
+        let mut chunk = [0; MAX_REQUEST];
+        match rustix::net::recv(&self.socket, &mut chunk[..], RecvFlags::DONTWAIT) {
+            Ok((0, _)) => false,
+            Ok((len, _)) => {
+                self.input.extend_from_slice(&chunk[..len.min(MAX_REQUEST)]);
+                self.input.len() <= MAX_REQUEST
+            }
+            Err(Errno::AGAIN | Errno::INTR) => true,
+            Err(_) => false,
+        }
+    }
+
+    fn next_line(&mut self) -> Option<Vec<u8>> {
+        let end = self.input.iter().position(|byte| *byte == b'\n')?;
+        Some(self.input.drain(..=end).collect())
+    }
+
+    /// Sends what waits; `false` when the peer is gone.
+    fn flush(&mut self) -> bool {
+        while !self.output.is_empty() {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(&self.socket, &self.output, flags) {
+                Ok(sent) => drop(self.output.drain(..sent)),
+                Err(Errno::AGAIN) => return true,
+                Err(Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+/// QPs whose cores are being asked.
+#[derive(Debug)]
+pub struct QpListing {
+    admin: u32,
+    /// Each with its core, in the order of the questions.
+    qps: Vec<(Key, usize)>,
+}
+
+impl Control {
+    /// Serves a connection of `rnicctl`.
+    pub(crate) fn serve_admin(&mut self, id: u32, closed: bool) {
+        let Some(admin) = self.admins.get_mut(&id) else { return };
+        // A peer that only stopped writing still wants its answer.
+        let alive = admin.flush() && (admin.busy || admin.fill());
+        if !alive || (closed && admin.busy) {
+            return self.close_admin(id);
+        }
+        self.next_admin_request(id);
+    }
+
+    fn next_admin_request(&mut self, id: u32) {
+        loop {
+            let Some(admin) = self.admins.get_mut(&id) else { return };
+            if admin.busy || !admin.output.is_empty() {
+                break;
+            }
+            let Some(line) = admin.next_line() else { break };
+            let response = match serde_json::from_slice(&line) {
+                Ok(AdminRequest::Status) => ok(&self.status()),
+                Ok(AdminRequest::Dev) => ok(&self.device_states()),
+                Ok(AdminRequest::Qp) => {
+                    admin.busy = true;
+                    self.list_qps(id);
+                    continue;
+                }
+                Err(error) => AdminResponse::Error(format!("{error}; requests are status, dev and qp")),
+            };
+            self.respond(id, &response);
+        }
+        let Some(admin) = self.admins.get(&id) else { return };
+        let interest = match (admin.busy, admin.output.is_empty()) {
+            (true, _) => Interest::Nothing,
+            (false, true) => Interest::Read,
+            (false, false) => Interest::Write,
+        };
+        self.poller.change(&admin.socket, Source::Admin(id), interest);
+    }
+
+    fn respond(&mut self, id: u32, response: &AdminResponse) {
+        let Some(admin) = self.admins.get_mut(&id) else { return };
+        let text = serde_json::to_vec(response);
+        admin.output.extend(text.unwrap_or_else(|_| br#"{"error":"no JSON"}"#.to_vec()));
+        admin.output.push(b'\n');
+        if !admin.flush() {
+            self.close_admin(id);
+        }
+    }
+
+    fn close_admin(&mut self, id: u32) {
+        if let Some(admin) = self.admins.remove(&id) {
+            self.poller.remove(&admin.socket);
+        }
+    }
+
+    /// Asks the cores for every QP.
+    fn list_qps(&mut self, admin: u32) {
+        let qps: Vec<_> = self
+            .objects
+            .iter()
+            .filter_map(|(key, object)| match &object.what {
+                // One that is being destroyed is found no more, and its core may not have it.
+                What::Qp(qp) => self.objects.find(IdKind::Qpn, qp.qpn).map(|_| (key, qp.core, qp.slot())),
+                _ => None,
+            })
+            .collect();
+        let keys = qps.iter().map(|(key, core, _)| (*key, *core)).collect();
+        let number = self.begin(NOBODY, Work::ListQps(QpListing { admin, qps: keys }));
+        let none = qps.is_empty();
+        for (_, core, slot) in qps {
+            self.command(number, core, |token| Command::QueryQp { slot, token });
+        }
+        if none {
+            self.resume(number);
+        }
+    }
+
+    /// All cores have answered.
+    pub(crate) fn qps_listed(&mut self, listing: QpListing, answers: Vec<(usize, Option<QpStatus>)>) {
+        // Each core answers in the order it was asked.
+        let mut by_core: HashMap<usize, VecDeque<Option<QpStatus>>> = HashMap::new();
+        for (core, status) in answers {
+            by_core.entry(core).or_default().push_back(status);
+        }
+        let mut states = Vec::new();
+        for (key, core) in listing.qps {
+            let status = by_core.get_mut(&core).and_then(VecDeque::pop_front).flatten();
+            // Destroyed meanwhile: not listed.
+            if let (Some(object), Some(status)) = (self.objects.peek(key), status) {
+                states.extend(self.qp_state(object, &status));
+            }
+        }
+        if let Some(admin) = self.admins.get_mut(&listing.admin) {
+            admin.busy = false;
+        }
+        self.respond(listing.admin, &ok(&states));
+        self.next_admin_request(listing.admin);
+    }
+}
+
+/// No client's connection: requests of `rnicctl` are nobody's.
+const NOBODY: u32 = u32::MAX;
+
+fn ok(value: &impl Serialize) -> AdminResponse {
+    match serde_json::to_value(value) {
+        Ok(value) => AdminResponse::Ok(value),
+        Err(error) => AdminResponse::Error(error.to_string()),
+    }
+}
+
+/// The line that asks for something.
+pub fn request_line(request: AdminRequest) -> String {
+    format!("{}\n", json!(request))
+}

@@ -1,0 +1,263 @@
+//! A client: a session that said hello, its context region and what it owns.
+
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
+
+use rnic_abi::{Handle, Hello, HelloReply, LINE, RegionLayout};
+use rnic_engine::{
+    command::Command,
+    core::ClientDoorbells,
+    mem::{ClientMem, FaultCell},
+};
+use rustix::{fs::FallocateFlags, io::Errno};
+
+use crate::{
+    control::Control,
+    dispatch::Outcome,
+    events::EventRing,
+    objects::{Id, IdKind, Key, Kind, Numbers, Object},
+    ops::Work,
+    quota::Usage,
+    refusal::{Refusal, Verb},
+    region_alloc::{RegionSpace, Slice},
+    session::{Reply, Session},
+    socket,
+};
+
+/// Slices from this size on are given back to the kernel when they are freed.
+const PUNCH: usize = 64 << 10;
+
+/// A connection of the verbs socket.
+pub struct Connection {
+    /// The session.
+    pub session: Session,
+    /// The client, once it said hello.
+    pub client: Option<Box<Client>>,
+    /// Its socket is closed or it is broken: no more requests, everything it owns is being destroyed.
+    pub leaving: bool,
+}
+
+/// A client.
+pub struct Client {
+    /// Its index on the poll cores.
+    pub index: u32,
+    /// The context region.
+    pub region: Arc<ClientMem>,
+    /// The region's memfd.
+    memfd: Arc<OwnedFd>,
+    /// Free queue space of the region.
+    space: RegionSpace,
+    /// Producer of its asynchronous events.
+    pub events: EventRing,
+    /// The daemon's end of its event socket.
+    event_socket: OwnedFd,
+    /// Handles.
+    handles: Numbers,
+    /// Everything it owns.
+    pub objects: BTreeSet<Key>,
+    /// What it uses of its quota.
+    pub usage: Usage,
+    /// Set when its memory was not there.
+    pub fault: Arc<FaultCell>,
+    /// Bytes of its destroyed objects that wait for a grace period.
+    pub awaiting_grace: usize,
+}
+
+impl Client {
+    /// Tells it that there are events.
+    pub fn wake(&self) {
+        socket::wake(&self.event_socket);
+    }
+}
+
+impl Control {
+    /// The client of a connection that has said hello.
+    pub(crate) fn client_mut(&mut self, conn: u32) -> Verb<&mut Client> {
+        let client = self.connections.get_mut(&conn).and_then(|c| c.client.as_deref_mut());
+        client.ok_or_else(|| Refusal::new(Errno::NOTCONN, "the client is gone"))
+    }
+
+    pub(crate) fn hello(&mut self, conn: u32, hello: &Hello) -> Verb<Outcome> {
+        if hello.features != 0 {
+            tracing::debug!(features = hello.features, "the client knows features this rnicd does not have");
+        }
+        let limit = self.config.limits.clients;
+        let full = || {
+            Refusal::again(format!("{limit} clients are connected, as many as may be (limits.clients); try later"))
+        };
+        let index = self.numbers.clients.take().ok_or_else(full)?.slot;
+        match self.admit_client(conn, index) {
+            Ok(()) => Ok(Outcome::Pending),
+            Err(errno) => {
+                self.numbers.clients.give(index);
+                Err(Refusal::new(errno, format!("making the context region failed: {errno}")))
+            }
+        }
+    }
+
+    fn admit_client(&mut self, conn: u32, index: u32) -> Result<(), Errno> {
+        let cores = self.engine.core_count() as u32;
+        let devices = self.devices.len() as u32;
+        let max_objects = self.quota.objects().min(Handle::MAX_SLOTS - devices);
+        let queue_bytes = usize::try_from(self.quota.limits.queue_memory.bytes()).map_err(|_| Errno::NOMEM)?;
+        // The first slots are the devices' own: port events have handles of generation 0.
+        let layout = RegionLayout::new(devices + max_objects, cores, queue_bytes);
+        let fault = Arc::<FaultCell>::default();
+        let made = ClientMem::create("rnic-context", layout.size, fault.clone());
+        let (region, memfd) = made.map_err(|error| {
+            tracing::warn!(%error, "no context region for a client");
+            Errno::NOMEM
+        })?;
+        let region = Arc::new(region);
+        region.write(0, &layout.header(self.boot_epoch));
+        let events = EventRing::new(layout);
+        for device in 0..devices {
+            events.install(&region, device, device, 1);
+            events.set_sequence(&region, device, self.devices[device as usize].sequence);
+        }
+        let (event_socket, their_events) = socket::pair()?;
+        let mut fds = vec![Arc::new(memfd), Arc::new(their_events)];
+        let memfd = fds[0].clone();
+        let mut doorbells = Vec::new();
+        for core in 0..cores {
+            let (ours, theirs) = socket::pair()?;
+            fds.push(Arc::new(theirs));
+            let made = ClientDoorbells::new(region.clone(), &layout, core, ours);
+            doorbells.push(made.map_err(|_| Errno::NOMEM)?);
+        }
+        let Some(connection) = self.connections.get_mut(&conn) else { return Err(Errno::NOTCONN) };
+        let reply = HelloReply {
+            session: connection.session.number,
+            boot_epoch: self.boot_epoch,
+            region_size: layout.size as u64,
+            devices,
+            cores,
+            max_objects,
+            reserved: 0,
+        };
+        connection.client = Some(Box::new(Client {
+            index,
+            memfd,
+            space: RegionSpace::new(layout.queues.next_multiple_of(LINE), layout.size),
+            events,
+            event_socket,
+            handles: Numbers::new(devices, devices + max_objects),
+            objects: BTreeSet::new(),
+            usage: Usage::default(),
+            fault,
+            awaiting_grace: 0,
+            region,
+        }));
+        self.by_index.insert(index, conn);
+        let op = self.begin(conn, Work::Hello(Reply::with_fds(&reply, fds)));
+        for (core, doorbells) in doorbells.into_iter().enumerate() {
+            self.command(op, core, |token| Command::AddClient { client: index, doorbells, token });
+        }
+        Ok(())
+    }
+
+    /// Every core watches the client's doorbells.
+    pub(crate) fn client_admitted(&mut self, conn: u32) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.session.greeted = true;
+            let peer = &connection.session.peer;
+            tracing::info!(session = connection.session.number, pid = peer.pid, comm = %peer.comm, "client connected");
+        }
+    }
+
+    /// Checks that the client may make one more object of a kind.
+    pub(crate) fn allow(&mut self, conn: u32, kind: Kind) -> Verb<()> {
+        let total = self.bytes_awaiting_grace() as u64;
+        let (limit, own_limit) = (self.config.limits.bytes_awaiting_grace, self.quota.limits.bytes_awaiting_grace);
+        let client = self.client_mut(conn)?;
+        let (own, usage) = (client.awaiting_grace as u64, client.usage.clone());
+        if total > limit.bytes() || own > own_limit.bytes() {
+            return Err(Refusal::again(format!(
+                "{total} bytes of destroyed objects ({own} of this client) wait for poll cores; try again in a \
+                 moment (limits.bytes_awaiting_grace)"
+            )));
+        }
+        self.quota.check(&usage, kind)
+    }
+
+    /// A new handle.
+    pub(crate) fn take_handle(&mut self, conn: u32) -> Verb<Handle> {
+        let number = self.client_mut(conn)?.handles.take();
+        let number = number.ok_or_else(|| Refusal::exhausted("every handle of this client is in use"))?;
+        Ok(Handle::new(number.slot, number.generation))
+    }
+
+    /// Takes back a handle.
+    pub(crate) fn give_handle(&mut self, conn: u32, handle: Handle) {
+        if let Ok(client) = self.client_mut(conn) {
+            client.handles.give(handle.slot());
+        }
+    }
+
+    /// Queue space in the client's region.
+    pub(crate) fn take_queue_space(&mut self, conn: u32, len: usize) -> Verb<Slice> {
+        let limit = self.quota.limits.queue_memory;
+        let client = self.client_mut(conn)?;
+        client.space.take(len).ok_or_else(|| {
+            let used = client.space.used();
+            Refusal::exhausted(format!(
+                "a queue of {len} bytes does not fit: {used} of this client's {limit} are in use \
+                 (limits.per_client.queue_memory)"
+            ))
+        })
+    }
+
+    /// Takes back queue space; large parts go back to the kernel.
+    pub(crate) fn give_queue_space(&mut self, conn: u32, slice: Slice) {
+        let Ok(client) = self.client_mut(conn) else { return };
+        if slice.len >= PUNCH {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            // Without it the pages merely stay.
+            let _ = rustix::fs::fallocate(client.memfd.as_fd(), flags, slice.offset as u64, slice.len as u64);
+        }
+        client.space.give(slice);
+    }
+
+    /// Holds an object of the client on behalf of one that will depend on it; also its device.
+    pub(crate) fn hold(&mut self, conn: u32, kind: Kind, handle: u32, field: &str) -> Verb<(Key, u32)> {
+        let key = self.find(conn, kind, handle, field)?;
+        let index = self.client_mut(conn)?.index;
+        self.objects.get(IdKind::Handle(index), handle);
+        Ok((key, self.objects.peek(key).map_or(0, |object| object.device)))
+    }
+
+    /// A live object of the client.
+    pub(crate) fn find(&mut self, conn: u32, kind: Kind, handle: u32, field: &str) -> Verb<Key> {
+        let index = self.client_mut(conn)?.index;
+        let found = self.objects.find(IdKind::Handle(index), handle);
+        let object = found.and_then(|key| Some((key, self.objects.peek(key)?.kind())));
+        match object {
+            Some((key, of)) if of == kind => Ok(key),
+            Some((_, of)) => {
+                Err(Refusal::invalid(format!("{field} is {handle:#x}, which is a {of}; it must be a {kind}")))
+            }
+            None => Err(Refusal::invalid(format!(
+                "{field} is {handle:#x}; this client has no such {kind} (destroyed already?)"
+            ))),
+        }
+    }
+
+    /// Makes a complete object findable.
+    pub(crate) fn publish(&mut self, object: Object, other: Option<Id>) {
+        let (conn, handle, kind) = (object.owner, object.handle, object.kind());
+        let Ok(client) = self.client_mut(conn) else { return };
+        let mut ids = vec![(IdKind::Handle(client.index), handle.0)];
+        if kind == Kind::Qp {
+            ids.push((IdKind::Doorbell(client.index), handle.slot()));
+        }
+        ids.extend(other);
+        let key = self.objects.add(object, ids);
+        if let Ok(client) = self.client_mut(conn) {
+            client.objects.insert(key);
+            client.usage.add(kind);
+        }
+    }
+}

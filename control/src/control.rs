@@ -1,0 +1,440 @@
+//! The control thread: one event loop over clients, `rnicctl`, poll cores, mapped memory, timers and frames of the
+//! slow path. Nothing in it waits for a client or a core; what has to wait is an [`crate::ops::Op`].
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use rnic_abi::event_kind;
+use rnic_config::Config;
+use rnic_engine::{
+    Engine,
+    command::{Message, ObjectEvent},
+    core::abi_cause,
+};
+use rnic_transport::QpState;
+use rustix::io::Errno;
+
+use crate::{
+    admin::AdminConnection,
+    client::Connection,
+    device::Device,
+    mapper::Mapper,
+    neighbour::Neighbours,
+    notify::Notifier,
+    objects::{IdKind, Numbers, Object, Table, What},
+    ops::Ops,
+    poller::{Interest, Poller, Ready, Source},
+    quota::Quota,
+    session::Session,
+    slowpath::SlowPath,
+    socket::{Listener, Packet},
+};
+
+/// Between looks at links, clients' memory and the health of the cores.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+/// How long a stop waits for what clients own to be destroyed in order.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// Longest sleep while something waits for a grace period.
+const GRACE_SLEEP: Duration = Duration::from_millis(1);
+/// Connections that have not said hello, beyond the clients there may be.
+const STRANGERS: usize = 64;
+/// Admin connections.
+const ADMINS: usize = 16;
+
+/// Numbers of the whole daemon.
+pub(crate) struct AllNumbers {
+    pub clients: Numbers,
+    pub pds: Numbers,
+    pub keys: Numbers,
+    pub cqs: Numbers,
+    pub qpns: Numbers,
+}
+
+/// The control thread.
+pub struct Control {
+    pub(crate) config: Config,
+    pub(crate) quota: Quota,
+    pub(crate) engine: Engine,
+    pub(crate) devices: Vec<Device>,
+    pub(crate) boot_epoch: u64,
+    pub(crate) poller: Poller,
+    pub(crate) objects: Table<Object>,
+    pub(crate) numbers: AllNumbers,
+    pub(crate) connections: BTreeMap<u32, Connection>,
+    /// Connection of each client by its index on the cores.
+    pub(crate) by_index: HashMap<u32, u32>,
+    pub(crate) ops: Ops,
+    pub(crate) grace_bytes: usize,
+    pub(crate) neighbours: Neighbours,
+    pub(crate) slow: SlowPath,
+    pub(crate) mapper: Mapper,
+    pub(crate) packet: Packet,
+    pub(crate) admins: BTreeMap<u32, AdminConnection>,
+    listener: Option<Listener>,
+    admin_listener: Option<Listener>,
+    stop: OwnedFd,
+    inbox: Vec<(usize, Message)>,
+    next_connection: u32,
+    next_admin: u32,
+    key_bytes: u64,
+    next_check: Instant,
+    /// How often the loop has looked in vain whether a grace period is over.
+    grace_looks: u32,
+    stopping: Option<Instant>,
+    failed: bool,
+    notifier: Notifier,
+}
+
+/// What the control thread is made of.
+pub struct Parts {
+    /// The configuration.
+    pub config: Config,
+    /// The running data path, its ports those of the configuration.
+    pub engine: Engine,
+    /// Where clients connect.
+    pub listener: Listener,
+    /// Where `rnicctl` connects.
+    pub admin_listener: Listener,
+    /// Readable when the daemon is to stop.
+    pub stop: OwnedFd,
+}
+
+impl Control {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> std::io::Result<Self> {
+        let Parts { config, engine, listener, admin_listener, stop } = parts;
+        let now = Instant::now();
+        let poller = Poller::new()?;
+        let mapper = Mapper::start()?;
+        poller.add(&stop, Source::Signal, Interest::Read)?;
+        poller.add(engine.wake_fd(), Source::Engine, Interest::Read)?;
+        poller.add(&mapper, Source::Mapper, Interest::Read)?;
+        poller.add(&listener, Source::Listener, Interest::Read)?;
+        poller.add(&admin_listener, Source::AdminListener, Interest::Read)?;
+        let devices: Vec<_> =
+            config.ports.iter().zip(engine.ports()).map(|(config, port)| Device::new(config, port)).collect();
+        let limits = engine.limits();
+        let pds = config.limits.clients.saturating_mul(config.limits.per_client.pds);
+        let numbers = AllNumbers {
+            clients: Numbers::new(0, limits.clients),
+            pds: Numbers::new(1, pds.saturating_add(1)),
+            // A key of zero reads like none.
+            keys: Numbers::new(1, limits.mrs),
+            cqs: Numbers::new(0, limits.cqs),
+            // QP0 and QP1 are the management QPs.
+            qpns: Numbers::new(2, limits.qps),
+        };
+        let boot_epoch = boot_epoch();
+        Ok(Control {
+            quota: Quota { limits: config.limits.per_client.clone() },
+            neighbours: Neighbours::new(&config.ports),
+            slow: SlowPath::new(&devices, now),
+            devices,
+            boot_epoch,
+            poller,
+            objects: Table::default(),
+            numbers,
+            connections: BTreeMap::new(),
+            by_index: HashMap::new(),
+            ops: Ops::default(),
+            grace_bytes: 0,
+            mapper,
+            packet: Packet::new(),
+            admins: BTreeMap::new(),
+            listener: Some(listener),
+            admin_listener: Some(admin_listener),
+            stop,
+            inbox: Vec::new(),
+            next_connection: 0,
+            next_admin: 0,
+            key_bytes: boot_epoch | 1,
+            next_check: now,
+            grace_looks: 0,
+            stopping: None,
+            failed: false,
+            notifier: Notifier::new(now),
+            config,
+            engine,
+        })
+    }
+
+    /// Runs until it is told to stop, then destroys what clients own and stops the poll cores. `false` when it
+    /// stopped because a poll core has failed.
+    pub fn run(mut self) -> bool {
+        self.notifier.ready();
+        let mut ready = Vec::new();
+        loop {
+            let timeout = self.timeout(Instant::now());
+            self.poller.wait(timeout, &mut ready);
+            for &event in &ready {
+                self.happened(event);
+            }
+            self.hear_cores();
+            self.check_grace();
+            let now = Instant::now();
+            self.timers(now);
+            if let Some(deadline) = self.stopping
+                && (self.connections.is_empty() || now >= deadline)
+            {
+                break;
+            }
+        }
+        if !self.connections.is_empty() {
+            tracing::warn!(clients = self.connections.len(), "stopping before everything of clients was destroyed");
+        }
+        let Control { engine, failed, connections, objects, mapper, .. } = self;
+        engine.stop();
+        drop((connections, objects, mapper));
+        !failed
+    }
+
+    fn happened(&mut self, event: Ready) {
+        match event.source {
+            Source::Signal => self.begin_stop(),
+            Source::Engine => {}
+            Source::Mapper => self.mapped(),
+            Source::Listener => self.accept_clients(),
+            Source::Client(conn) if event.closed => self.leave(conn),
+            Source::Client(conn) => self.serve(conn),
+            Source::AdminListener => self.accept_admins(),
+            Source::Admin(id) => self.serve_admin(id, event.closed),
+        }
+    }
+
+    fn begin_stop(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        tracing::info!("stopping");
+        self.notifier.stopping();
+        self.poller.remove(&self.stop);
+        self.stopping = Some(Instant::now() + STOP_WITHIN);
+        (self.listener, self.admin_listener) = (None, None);
+        let all: Vec<u32> = self.connections.keys().copied().collect();
+        for conn in all {
+            self.leave(conn);
+        }
+    }
+
+    fn accept_clients(&mut self) {
+        while let Some(socket) = accept(self.listener.as_ref(), "client") {
+            let id = self.next_connection;
+            self.next_connection = self.next_connection.wrapping_add(1);
+            if self.connections.len() >= self.config.limits.clients as usize + STRANGERS {
+                tracing::warn!("too many connections; one was closed");
+                continue;
+            }
+            let number = self.boot_epoch << 32 | u64::from(id) + 1;
+            let session = Session::new(socket, number).and_then(|session| {
+                self.poller.add(&session, Source::Client(id), Interest::Read)?;
+                Ok(session)
+            });
+            match session {
+                Ok(session) => {
+                    self.connections.insert(id, Connection { session, client: None, leaving: false });
+                }
+                Err(errno) => tracing::warn!(%errno, "a client's connection could not be taken"),
+            }
+        }
+    }
+
+    fn accept_admins(&mut self) {
+        while let Some(socket) = accept(self.admin_listener.as_ref(), "rnicctl") {
+            let id = self.next_admin;
+            self.next_admin = self.next_admin.wrapping_add(1);
+            if self.admins.len() < ADMINS && self.poller.add(&socket, Source::Admin(id), Interest::Read).is_ok() {
+                self.admins.insert(id, AdminConnection::new(socket));
+            }
+        }
+    }
+
+    /// Takes the messages of the poll cores.
+    fn hear_cores(&mut self) {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        self.engine.poll(|core, message| inbox.push((core, message)));
+        let now = Instant::now();
+        for (core, message) in inbox.drain(..) {
+            match message {
+                Message::Event(event) => self.object_event(&event),
+                Message::Frame { port, frame } => {
+                    let (heard, vlan) = self.slow.receive(port, frame.bytes(), frame.vlan(), now);
+                    let resolved = heard
+                        .and_then(|h| self.neighbours.learn(port, vlan, h.ip, h.mac, h.to_us, now));
+                    if let Some(resolved) = resolved {
+                        self.neighbour_resolved(resolved);
+                    }
+                }
+                answer => self.answered(core, answer),
+            }
+        }
+        self.inbox = inbox;
+        self.send_slow_frames();
+    }
+
+    fn send_slow_frames(&mut self) {
+        while let Some(out) = self.slow.next_outgoing() {
+            let Some(port) = self.engine.ports().get(usize::from(out.port)) else { continue };
+            if let Some(mut frame) = port.pool.alloc()
+                && frame.fill(&out.bytes)
+            {
+                self.engine.transmit(out.port, frame);
+            }
+        }
+    }
+
+    /// Asks for neighbours whose time has come, and gives up on the silent.
+    pub(crate) fn ask_neighbours(&mut self, now: Instant) {
+        let slow = &mut self.slow;
+        let failed = self.neighbours.tick(now, |target| slow.ask(target));
+        self.send_slow_frames();
+        for resolved in failed {
+            self.neighbour_resolved(resolved);
+        }
+    }
+
+    fn object_event(&mut self, event: &ObjectEvent) {
+        let Some(&conn) = self.by_index.get(&event.client) else { return };
+        // Not found: destroyed meanwhile, and its events with it.
+        let Some(key) = self.objects.find(IdKind::Handle(event.client), event.handle) else { return };
+        let Some(object) = self.objects.peek_mut(key) else { return };
+        if event.kinds & event_kind::QP_FATAL != 0
+            && let What::Qp(qp) = &mut object.what
+        {
+            qp.state = QpState::Err;
+        }
+        let slot = object.handle.slot();
+        let reported = self.raise(conn, slot, event.kinds, &abi_cause(&event.cause));
+        if let Some(object) = self.objects.peek_mut(key) {
+            object.reported = object.reported.saturating_add(reported);
+        }
+    }
+
+    /// Puts an event into a client's ring and tells how many kinds are new.
+    fn raise(&mut self, conn: u32, slot: u32, kinds: u32, cause: &rnic_abi::Cause) -> u32 {
+        let Ok(client) = self.client_mut(conn) else { return 0 };
+        match client.events.raise(&client.region, slot, kinds, cause) {
+            Ok(raised) => {
+                if raised.wake {
+                    client.wake();
+                }
+                raised.reported
+            }
+            Err(forged) => {
+                self.expel(conn, &forged.to_string());
+                0
+            }
+        }
+    }
+
+    fn timers(&mut self, now: Instant) {
+        self.slow.tick(now);
+        self.ask_neighbours(now);
+        if now >= self.next_check {
+            self.next_check = now + CHECK_EVERY;
+            self.check_links();
+            self.check_memory();
+            if !self.failed && !self.engine.is_healthy() {
+                tracing::error!("a poll core has ended by itself; the daemon stops");
+                self.failed = true;
+                self.begin_stop();
+            }
+        }
+        let clients = self.by_index.len();
+        self.notifier.tick(now, || format!("{clients} clients"));
+    }
+
+    fn check_links(&mut self) {
+        for port in 0..self.devices.len() {
+            let link = &self.engine.ports()[port].link;
+            let device = &mut self.devices[port];
+            let up = link.is_up();
+            device.speed_mbps = link.speed_mbps();
+            if up == device.up {
+                continue;
+            }
+            device.up = up;
+            device.sequence = device.sequence.wrapping_add(1);
+            tracing::info!(device = %device.name, up, "the link has changed");
+            let sequence = device.sequence;
+            let kind = if up { event_kind::PORT_ACTIVE } else { event_kind::PORT_ERR };
+            let clients: Vec<u32> = self.by_index.values().copied().collect();
+            for conn in clients {
+                if let Ok(client) = self.client_mut(conn) {
+                    client.events.set_sequence(&client.region, port as u32, sequence);
+                    self.raise(conn, port as u32, kind, &rnic_abi::Cause::default());
+                }
+            }
+        }
+    }
+
+    fn check_memory(&mut self) {
+        let faulted: Vec<u32> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| !c.leaving && c.client.as_ref().is_some_and(|client| client.fault.is_set()))
+            .map(|(conn, _)| *conn)
+            .collect();
+        for conn in faulted {
+            self.expel(conn, "memory it shared with the daemon was not there");
+        }
+    }
+
+    /// How long the loop may sleep.
+    fn timeout(&mut self, now: Instant) -> Option<Duration> {
+        let mut next = self.next_check;
+        for deadline in [self.neighbours.deadline(), self.slow.deadline(now), self.notifier.deadline()] {
+            next = deadline.map_or(next, |d| next.min(d));
+        }
+        let mut timeout = next.saturating_duration_since(now);
+        if self.ops.in_grace.is_empty() {
+            self.grace_looks = 0;
+        } else {
+            // Cores that poll pass within microseconds; those that sleep have passed. Only one that is slow, or
+            // shares this CPU, makes the loop sleep.
+            let pause = Duration::from_micros(10 << self.grace_looks.min(10)).min(GRACE_SLEEP);
+            timeout = timeout.min(if self.grace_looks == 0 { Duration::ZERO } else { pause });
+            self.grace_looks += 1;
+        }
+        if self.engine.bytes_awaiting_grace() > 0 {
+            timeout = timeout.min(Duration::from_millis(10));
+        }
+        Some(timeout)
+    }
+
+    /// Bytes of destroyed objects that cores may still look at.
+    pub(crate) fn bytes_awaiting_grace(&self) -> usize {
+        self.engine.bytes_awaiting_grace() + self.grace_bytes
+    }
+
+    /// The byte of a key that its owner cannot foretell.
+    pub(crate) fn next_key_byte(&mut self) -> u8 {
+        // xorshift64.
+        self.key_bytes ^= self.key_bytes << 13;
+        self.key_bytes ^= self.key_bytes >> 7;
+        self.key_bytes ^= self.key_bytes << 17;
+        (self.key_bytes >> 32) as u8
+    }
+}
+
+fn accept(listener: Option<&Listener>, who: &str) -> Option<OwnedFd> {
+    match listener?.accept() {
+        Ok(socket) => socket,
+        Err(errno) => {
+            // Out of descriptors, say. The peer waits in the backlog; not for ever, clients have timeouts.
+            tracing::warn!(%errno, who, "accept failed");
+            if errno == Errno::MFILE {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            None
+        }
+    }
+}
+
+/// Differs at every start of the daemon, and is never zero.
+fn boot_epoch() -> u64 {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    (since.as_nanos() as u64 ^ u64::from(std::process::id()) << 40).max(1)
+}

@@ -1,0 +1,201 @@
+//! From requests to verbs.
+
+use rnic_abi::{
+    DeviceArg, DeviceReply, Empty, GidArg, GidReply, HandleArg, MAX_INLINE, MAX_SGE, Op, PortReply,
+};
+use rnic_engine::command::Command;
+use rnic_transport::MAX_RD_ATOMIC;
+use rnic_wire::Mtu;
+
+use crate::{
+    control::Control,
+    device::Device,
+    objects::{Kind, What},
+    ops::Work,
+    poller::{Interest, Source},
+    refusal::{Refusal, Verb},
+    request::{self, Request},
+    session::{Admitted, Reply},
+    socket::{Packet, Received, receive},
+};
+
+/// What became of a request.
+pub enum Outcome {
+    /// It is done.
+    Done(Reply),
+    /// It waits; whatever it waits for answers it.
+    Pending,
+}
+
+/// Requests of one connection served in a row, so that no client keeps others waiting.
+const IN_A_ROW: usize = 16;
+
+/// Memory regions are mapped whole, and no larger ones fit an address space.
+const MAX_MR_SIZE: u64 = 1 << 47;
+
+impl Control {
+    /// Serves what waits in a connection's socket.
+    pub(crate) fn serve(&mut self, conn: u32) {
+        let mut packet = std::mem::take(&mut self.packet);
+        for _ in 0..IN_A_ROW {
+            let Some(connection) = self.connections.get(&conn) else { break };
+            if connection.leaving || connection.session.is_busy() {
+                break;
+            }
+            match receive(&connection.session, &mut packet) {
+                Received::Packet => self.packet_came(conn, &mut packet),
+                Received::Nothing => break,
+                Received::Closed => {
+                    self.leave(conn);
+                    break;
+                }
+            }
+        }
+        packet.fds.clear();
+        self.packet = packet;
+    }
+
+    fn packet_came(&mut self, conn: u32, packet: &mut Packet) {
+        let fds = std::mem::take(&mut packet.fds);
+        let fd_count = fds.len();
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let session = &mut connection.session;
+        let parsed = request::parse(packet, fd_count);
+        let request = match parsed {
+            Ok(request) => request,
+            Err(malformed) => {
+                if session.refuse(malformed.header.as_ref(), &malformed.refusal).is_err() {
+                    self.leave(conn);
+                }
+                return;
+            }
+        };
+        match session.admit(&request.header, request.op) {
+            Ok(Admitted::New) => {}
+            Ok(Admitted::Replayed) => return,
+            Err(refusal) => {
+                if session.refuse(Some(&request.header), &refusal).is_err() {
+                    self.leave(conn);
+                }
+                return;
+            }
+        }
+        match self.carry_out(conn, &request, fds) {
+            Ok(Outcome::Done(reply)) => self.answer(conn, Ok(reply)),
+            Ok(Outcome::Pending) => self.settle(conn),
+            Err(refusal) => self.answer(conn, Err(refusal)),
+        }
+    }
+
+    fn carry_out(&mut self, conn: u32, request: &Request<'_>, fds: Vec<std::os::fd::OwnedFd>) -> Verb<Outcome> {
+        match request.op {
+            Op::Hello => self.hello(conn, &request.body()?),
+            Op::QueryDevice => self.query_device(&request.body()?).map(Outcome::Done),
+            Op::QueryPort => self.query_port(&request.body()?).map(Outcome::Done),
+            Op::QueryGid => self.query_gid(&request.body()?).map(Outcome::Done),
+            Op::AllocPd => self.alloc_pd(conn, &request.body()?),
+            Op::DeallocPd => self.destroy_one(conn, Kind::Pd, request.body()?),
+            Op::RegMr => {
+                let arg = request.body()?;
+                let fd = fds.into_iter().next().ok_or_else(|| Refusal::invalid("reg_mr takes a memfd"))?;
+                self.reg_mr(conn, &arg, fd)
+            }
+            Op::DeregMr => self.destroy_one(conn, Kind::Mr, request.body()?),
+            Op::CreateCompChannel => {
+                request.body::<Empty>()?;
+                self.create_comp_channel(conn)
+            }
+            Op::DestroyCompChannel => self.destroy_one(conn, Kind::Channel, request.body()?),
+            Op::CreateCq => self.create_cq(conn, &request.body()?),
+            Op::DestroyCq => self.destroy_one(conn, Kind::Cq, request.body()?),
+            Op::CreateQp => self.create_qp(conn, &request.body()?),
+            Op::ModifyQp => self.modify_qp(conn, &request.body()?),
+            Op::QueryQp => self.query_qp(conn, &request.body()?),
+            Op::DestroyQp => self.destroy_one(conn, Kind::Qp, request.body()?),
+        }
+    }
+
+    /// After anything that may have changed whether a connection can be served: asks to be told of its next
+    /// request, or goes on with its leaving.
+    pub(crate) fn settle(&mut self, conn: u32) {
+        let Some(connection) = self.connections.get(&conn) else { return };
+        if connection.leaving {
+            self.go_on_leaving(conn);
+            return;
+        }
+        let interest = if connection.session.is_busy() { Interest::Nothing } else { Interest::Read };
+        self.poller.change(&connection.session, Source::Client(conn), interest);
+    }
+
+    /// A device that was named in a request.
+    pub(crate) fn device(&self, index: u32) -> Verb<&Device> {
+        self.devices.get(index as usize).ok_or_else(|| {
+            Refusal::invalid(format!("device is {index}; there are {}, from 0", self.devices.len()))
+        })
+    }
+
+    fn query_device(&self, arg: &DeviceArg) -> Verb<Reply> {
+        let device = self.device(arg.device)?;
+        let quota = &self.quota;
+        Ok(Reply::new(&DeviceReply {
+            name: padded(&device.name),
+            fw_ver: padded(env!("CARGO_PKG_VERSION")),
+            node_guid: device.node_guid(),
+            max_mr_size: quota.limits.registered_memory.bytes().min(MAX_MR_SIZE),
+            max_qp: quota.of(Kind::Qp),
+            max_qp_wr: quota.wr_depth(),
+            max_sge: MAX_SGE as u32,
+            max_inline: MAX_INLINE as u32,
+            max_cq: quota.of(Kind::Cq),
+            max_cqe: quota.cq_depth(),
+            max_mr: quota.of(Kind::Mr),
+            max_pd: quota.of(Kind::Pd),
+            max_qp_rd_atom: MAX_RD_ATOMIC.into(),
+            max_qp_init_rd_atom: MAX_RD_ATOMIC.into(),
+            gids: device.gids.len() as u32,
+            ports: 1,
+        }))
+    }
+
+    fn query_port(&self, arg: &DeviceArg) -> Verb<Reply> {
+        let device = self.device(arg.device)?;
+        Ok(Reply::new(&PortReply {
+            state: if device.up { 4 } else { 1 },
+            max_mtu: Mtu::M4096.to_verbs().into(),
+            active_mtu: device.path_mtu.to_verbs().into(),
+            link_mtu: device.mtu.into(),
+            gids: device.gids.len() as u32,
+            speed_mbps: device.speed_mbps.unwrap_or(0),
+            mac: device.mac,
+            reserved: [0; 2],
+        }))
+    }
+
+    fn query_gid(&self, arg: &GidArg) -> Verb<Reply> {
+        let device = self.device(arg.device)?;
+        let entry = device.gids.get(arg.index as usize).ok_or_else(|| {
+            let (index, count) = (arg.index, device.gids.len());
+            Refusal::invalid(format!("index is {index}; {} has {count} GIDs, from 0", device.name))
+        })?;
+        let vlan = entry.vlan.map_or(0xFFFF, u32::from);
+        Ok(Reply::new(&GidReply { gid: entry.gid().0, kind: 2, vlan }))
+    }
+
+    fn query_qp(&mut self, conn: u32, arg: &HandleArg) -> Verb<Outcome> {
+        let key = self.find(conn, Kind::Qp, arg.handle, "handle")?;
+        let Some(What::Qp(qp)) = self.objects.peek(key).map(|object| &object.what) else {
+            return Err(Refusal::invalid("handle is of no QP"));
+        };
+        let (core, slot) = (qp.core, qp.slot());
+        let op = self.begin(conn, Work::Query(key));
+        self.command(op, core, |token| Command::QueryQp { slot, token });
+        Ok(Outcome::Pending)
+    }
+}
+
+fn padded(text: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    let len = text.len().min(31);
+    bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+    bytes
+}

@@ -1,0 +1,160 @@
+//! Threads that map and unmap clients' memory: populating can take seconds, and the control thread has others to
+//! serve.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread::JoinHandle,
+};
+
+use rnic_engine::mem::{ClientMem, FaultCell, MapError};
+use rustix::event::{EventfdFlags, eventfd};
+
+/// Regions up to this size are mapped at once: that takes less than waking a thread.
+pub const AT_ONCE: u64 = 256 << 10;
+/// Threads: one client's large region does not hold up another's.
+const THREADS: usize = 2;
+
+/// Memory to be mapped.
+#[derive(Debug)]
+pub struct MapRequest {
+    /// The client's memfd.
+    pub fd: OwnedFd,
+    /// Where the region begins in it.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Tells when it was not there.
+    pub fault: Arc<FaultCell>,
+}
+
+impl MapRequest {
+    /// Maps it, here and now.
+    pub fn run(&self) -> Result<ClientMem, MapError> {
+        ClientMem::map(self.fd.as_fd(), self.offset, self.length, self.fault.clone())
+    }
+}
+
+enum Job {
+    Map(u64, MapRequest),
+    Unmap(ClientMem),
+}
+
+type Mapped = (u64, Result<ClientMem, MapError>);
+
+/// The threads, and the results that wait.
+pub struct Mapper {
+    jobs: Option<Sender<Job>>,
+    results: Receiver<Mapped>,
+    bell: Arc<OwnedFd>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Mapper {
+    /// Starts the threads.
+    pub fn start() -> std::io::Result<Self> {
+        let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+        let (jobs, queue) = channel();
+        let (done, results) = channel();
+        let queue = Arc::new(Mutex::new(queue));
+        let mut threads = Vec::new();
+        for i in 0..THREADS {
+            let (queue, done, bell) = (queue.clone(), done.clone(), bell.clone());
+            let thread = std::thread::Builder::new().name(format!("rnic-map-{i}"));
+            threads.push(thread.spawn(move || work(&queue, &done, &bell))?);
+        }
+        Ok(Mapper { jobs: Some(jobs), results, bell, threads })
+    }
+
+    /// Has a region mapped; the result comes by [`Mapper::results`] under the same number.
+    pub fn map(&self, number: u64, request: MapRequest) {
+        self.submit(Job::Map(number, request));
+    }
+
+    /// Has a region unmapped that nobody uses any more. Small ones are unmapped at once.
+    pub fn unmap(&self, mem: ClientMem) {
+        if mem.len() as u64 > AT_ONCE {
+            self.submit(Job::Unmap(mem));
+        }
+    }
+
+    /// What was mapped since the last call.
+    pub fn results(&self) -> Vec<Mapped> {
+        let _ = rustix::io::read(&self.bell, &mut [0u8; 8]);
+        self.results.try_iter().collect()
+    }
+
+    fn submit(&self, job: Job) {
+        // The threads live as long as the sender does; without them the job is dropped, which unmaps.
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(job);
+        }
+    }
+}
+
+fn work(queue: &Mutex<Receiver<Job>>, done: &Sender<Mapped>, bell: &OwnedFd) {
+    loop {
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        match job {
+            Ok(Job::Map(number, request)) => {
+                let _ = done.send((number, request.run()));
+                let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
+            }
+            Ok(Job::Unmap(mem)) => drop(mem),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Readable when results wait.
+impl AsFd for Mapper {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+impl Drop for Mapper {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+
+    use super::*;
+
+    #[test]
+    fn regions_are_mapped_elsewhere_and_failures_come_back_too() {
+        let mapper = Mapper::start().unwrap();
+        let fd = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&fd, 1 << 20).unwrap();
+        let request = |length| MapRequest {
+            fd: fd.try_clone().unwrap(),
+            offset: 0,
+            length,
+            fault: Arc::default(),
+        };
+        mapper.map(1, request(1 << 20));
+        fcntl_add_seals(&fd, SealFlags::SHRINK).unwrap();
+        mapper.map(2, request(2 << 20));
+        mapper.map(3, request(1 << 20));
+        let mut results = Vec::new();
+        while results.len() < 3 {
+            let mut fds = [rustix::event::PollFd::new(&mapper, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut fds, None).unwrap();
+            results.extend(mapper.results());
+        }
+        results.sort_by_key(|(number, _)| *number);
+        assert!(matches!(results[1].1, Err(MapError::Range { .. })));
+        let (_, mem) = results.pop().unwrap();
+        mapper.unmap(mem.unwrap());
+    }
+}

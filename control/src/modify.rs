@@ -1,0 +1,296 @@
+//! Changing a QP: checks, the way to the peer, its MAC address, then the core.
+
+use std::time::Instant;
+
+use rnic_abi::{Av, ModifyQp, QpAttrs, QueryQpReply, qp_mask};
+use rnic_engine::{
+    command::{Command, QpChange, QpStatus},
+    core::abi_cause,
+};
+use rnic_transport::{Access, ModifyError, QpAttr, QpAttrMask, QpState, QpType, check_modify};
+use rnic_wire::Mtu;
+use rustix::io::Errno;
+
+use crate::{
+    control::Control,
+    dispatch::Outcome,
+    neighbour::Resolved,
+    objects::{Key, Kind, Qp, What},
+    ops::Work,
+    refusal::{Refusal, Verb},
+    route::{NextHop, Route, route},
+    session::Reply,
+};
+
+/// A QP that is being changed.
+#[derive(Debug)]
+pub struct Modify {
+    qp: Key,
+    attr: QpAttr,
+    mask: QpAttrMask,
+    /// The address vector, and the way it gave.
+    path: Option<(Av, Route)>,
+}
+
+/// A state a client named.
+fn state(field: &str, value: u8) -> Verb<QpState> {
+    QpState::from_verbs(value).ok_or_else(|| {
+        Refusal::invalid(format!("attrs.{field} is {value}; it must be 0 (RESET) to 6 (ERR)"))
+    })
+}
+
+/// The attributes of a request, as far as its mask says.
+fn attributes(attrs: &QpAttrs, mask: QpAttrMask) -> Verb<QpAttr> {
+    let has = |bit| mask.contains(bit);
+    let mut attr = QpAttr {
+        qkey: attrs.qkey,
+        rq_psn: attrs.rq_psn,
+        sq_psn: attrs.sq_psn,
+        dest_qpn: attrs.dest_qp_num,
+        pkey_index: attrs.pkey_index,
+        port: attrs.port_num,
+        sqd_async_notify: attrs.en_sqd_async_notify != 0,
+        max_rd_atomic: attrs.max_rd_atomic,
+        max_dest_rd_atomic: attrs.max_dest_rd_atomic,
+        min_rnr_timer: attrs.min_rnr_timer,
+        timeout: attrs.timeout,
+        retry_cnt: attrs.retry_cnt,
+        rnr_retry: attrs.rnr_retry,
+        ..QpAttr::default()
+    };
+    if has(QpAttrMask::STATE) {
+        attr.state = state("qp_state", attrs.qp_state)?;
+    }
+    if has(QpAttrMask::CUR_STATE) {
+        attr.cur_state = state("cur_qp_state", attrs.cur_qp_state)?;
+    }
+    if has(QpAttrMask::PORT) && attrs.port_num != 1 {
+        return Err(Refusal::invalid(format!("attrs.port_num is {}; a device has port 1 only", attrs.port_num)));
+    }
+    if has(QpAttrMask::PATH_MTU) {
+        attr.path_mtu = Mtu::from_verbs(attrs.path_mtu).ok_or_else(|| {
+            Refusal::invalid(format!("attrs.path_mtu is {}; it must be 1 (256) to 5 (4096)", attrs.path_mtu))
+        })?;
+    }
+    if has(QpAttrMask::ACCESS_FLAGS) {
+        let flags = attrs.qp_access_flags;
+        attr.access = Access::from_bits(flags).ok_or_else(|| {
+            Refusal::unsupported(format!("attrs.qp_access_flags is {flags:#x}; bits of 0xf are supported"))
+        })?;
+    }
+    Ok(attr)
+}
+
+fn refused(error: ModifyError) -> Refusal {
+    let errno = match error {
+        ModifyError::Unsupported { .. } => Errno::OPNOTSUPP,
+        ModifyError::NotDrained { .. } => Errno::BUSY,
+        _ => Errno::INVAL,
+    };
+    Refusal::new(errno, format!("modify_qp: {error}"))
+}
+
+impl Control {
+    pub(crate) fn modify_qp(&mut self, conn: u32, arg: &ModifyQp) -> Verb<Outcome> {
+        let key = self.find(conn, Kind::Qp, arg.handle, "handle")?;
+        let Some((qp, device)) = self.qp(key) else { return Err(Refusal::invalid("handle is of no QP")) };
+        let mask = QpAttrMask::from_bits(arg.mask);
+        let attr = attributes(&arg.attrs, mask)?;
+        // The core checks again, against the state the QP is in by then: it may go to ERR by itself.
+        let next = if mask.contains(QpAttrMask::STATE) { attr.state } else { qp.state };
+        check_modify(QpType::Rc, qp.state, next, mask).map_err(refused)?;
+        let owner = &self.devices[device as usize];
+        if mask.contains(QpAttrMask::PATH_MTU) && attr.path_mtu > owner.path_mtu {
+            return Err(Refusal::invalid(format!(
+                "attrs.path_mtu is {}, but the link MTU of {}, {}, lets {} through at most",
+                attr.path_mtu.bytes(),
+                owner.name,
+                owner.mtu,
+                owner.path_mtu.bytes()
+            )));
+        }
+        let path = if mask.contains(QpAttrMask::AV) {
+            let av = arg.attrs.ah_attr;
+            Some((av, route(&self.devices, device, &av)?))
+        } else {
+            None
+        };
+        let target = path.and_then(|(_, route)| match route.next_hop {
+            NextHop::Own { .. } => None,
+            NextHop::Neighbour(target) => Some(target),
+        });
+        let op = self.begin(conn, Work::Modify(Box::new(Modify { qp: key, attr, mask, path })));
+        let now = Instant::now();
+        match target {
+            Some(target) if self.neighbours.lookup(&target, now).is_none() => {
+                self.neighbours.wait(target, op, now);
+                self.ask_neighbours(now);
+            }
+            _ => self.send_change(op, None),
+        }
+        Ok(Outcome::Pending)
+    }
+
+    /// A question for neighbours has ended.
+    pub(crate) fn neighbour_resolved(&mut self, resolved: Resolved) {
+        for op in resolved.waiting {
+            match resolved.mac {
+                Some(mac) => self.send_change(op, Some(mac)),
+                None => self.neighbour_silent(op),
+            }
+        }
+    }
+
+    fn neighbour_silent(&mut self, number: u64) {
+        let Some(op) = self.ops.take(number) else { return };
+        let Work::Modify(modify) = &op.work else { return };
+        let asked = modify.path.map(|(_, route)| match route.next_hop {
+            NextHop::Neighbour(target) if target.ip != route.remote => {
+                format!("{} (next hop of {})", target.ip, route.remote)
+            }
+            _ => route.remote.to_string(),
+        });
+        let refusal = Refusal::new(
+            Errno::HOSTUNREACH,
+            format!(
+                "ah_attr.dgid: nobody on the link answers for {}; is the peer up, on this network and VLAN?",
+                asked.unwrap_or_default()
+            ),
+        );
+        self.answer(op.conn, Err(refusal));
+    }
+
+    /// Hands a checked change to the QP's core.
+    fn send_change(&mut self, number: u64, mac: Option<[u8; 6]>) {
+        let Some(op) = self.ops.take(number) else { return };
+        let Work::Modify(modify) = op.work else { return };
+        let Modify { qp: key, attr, mask, path } = *modify;
+        let Some((qp, _)) = self.qp(key) else { return };
+        let (core, slot, qpn) = (qp.core, qp.slot(), qp.qpn);
+        let peer = if mask.contains(QpAttrMask::DEST_QPN) { attr.dest_qpn } else { qp.dest_qpn };
+        let resolved = path.map(|(av, route)| {
+            let mac = match route.next_hop {
+                NextHop::Own { mac, .. } => Some(mac),
+                NextHop::Neighbour(target) => mac.or_else(|| self.neighbours.lookup(&target, Instant::now())),
+            };
+            route.path(&self.devices, &av, mac.unwrap_or_default(), qpn, peer)
+        });
+        let change = Box::new(QpChange { attr, mask, path: resolved });
+        let work = Work::Modify(Box::new(Modify { qp: key, attr, mask, path }));
+        self.ops.put_back(number, crate::ops::Op { work, ..op });
+        self.command(number, core, |token| Command::ModifyQp { slot, change, token });
+    }
+
+    /// The core has changed the QP, or refused.
+    pub(crate) fn modified(
+        &mut self,
+        modify: Modify,
+        result: Option<Result<QpState, ModifyError>>,
+    ) -> Verb<Reply> {
+        let state = match result {
+            Some(result) => result.map_err(refused)?,
+            None => return Err(Refusal::invalid("modify_qp: the QP is gone from its core")),
+        };
+        if let Some(What::Qp(qp)) = self.objects.peek_mut(modify.qp).map(|object| &mut object.what) {
+            qp.state = state;
+            if modify.mask.contains(QpAttrMask::DEST_QPN) {
+                qp.dest_qpn = modify.attr.dest_qpn;
+            }
+            if let Some((av, _)) = modify.path {
+                qp.av = Some(av);
+            }
+            if state == QpState::Reset {
+                (qp.av, qp.dest_qpn) = (None, 0);
+            }
+        }
+        Ok(Reply::default())
+    }
+
+    /// The core has told a QP's attributes.
+    pub(crate) fn queried(&mut self, key: Key, status: Option<QpStatus>) -> Verb<Reply> {
+        let gone = || Refusal::invalid("query_qp: the QP is gone from its core");
+        let status = status.ok_or_else(gone)?;
+        let av = match self.objects.peek_mut(key).map(|object| &mut object.what) {
+            Some(What::Qp(qp)) => {
+                qp.state = status.attr.state;
+                qp.av
+            }
+            _ => return Err(gone()),
+        };
+        Ok(Reply::new(&QueryQpReply { attrs: abi_attributes(&status.attr, av), cause: abi_cause(&status.cause) }))
+    }
+
+    /// A QP and its device.
+    fn qp(&self, key: Key) -> Option<(&Qp, u32)> {
+        let object = self.objects.peek(key)?;
+        match &object.what {
+            What::Qp(qp) => Some((qp, object.device)),
+            _ => None,
+        }
+    }
+}
+
+fn abi_attributes(attr: &QpAttr, av: Option<Av>) -> QpAttrs {
+    QpAttrs {
+        qp_state: attr.state as u8,
+        cur_qp_state: attr.state as u8,
+        path_mtu: attr.path_mtu.to_verbs(),
+        en_sqd_async_notify: attr.sqd_async_notify.into(),
+        port_num: attr.port,
+        timeout: attr.timeout,
+        retry_cnt: attr.retry_cnt,
+        rnr_retry: attr.rnr_retry,
+        min_rnr_timer: attr.min_rnr_timer,
+        max_rd_atomic: attr.max_rd_atomic,
+        max_dest_rd_atomic: attr.max_dest_rd_atomic,
+        reserved0: 0,
+        pkey_index: attr.pkey_index,
+        reserved1: 0,
+        qp_access_flags: attr.access.bits().into(),
+        qkey: attr.qkey,
+        rq_psn: attr.rq_psn,
+        sq_psn: attr.sq_psn,
+        dest_qp_num: attr.dest_qpn,
+        ah_attr: av.unwrap_or_default(),
+    }
+}
+
+// The bits of clients' masks are those of the transport.
+const _: () = assert!(qp_mask::AV == QpAttrMask::AV.bits() && qp_mask::DEST_QPN == QpAttrMask::DEST_QPN.bits());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_count_only_with_their_mask_bit() {
+        let attrs = QpAttrs { qp_state: 99, path_mtu: 9, qp_access_flags: 0xFFFF, port_num: 7, ..QpAttrs::default() };
+        assert!(attributes(&attrs, QpAttrMask::NONE).is_ok());
+        for (bit, text) in [
+            (QpAttrMask::STATE, "qp_state is 99"),
+            (QpAttrMask::PATH_MTU, "path_mtu is 9"),
+            (QpAttrMask::ACCESS_FLAGS, "0xffff"),
+            (QpAttrMask::PORT, "port_num is 7"),
+        ] {
+            let refusal = attributes(&attrs, bit).unwrap_err();
+            assert!(refusal.text().contains(text), "{}", refusal.text());
+        }
+    }
+
+    #[test]
+    fn what_a_query_tells_can_be_asked_for_again() {
+        let attrs = QpAttrs {
+            qp_state: 3,
+            cur_qp_state: 3,
+            path_mtu: 3,
+            port_num: 1,
+            timeout: 14,
+            retry_cnt: 7,
+            qp_access_flags: 7,
+            dest_qp_num: 0x123456,
+            ..QpAttrs::default()
+        };
+        let all = QpAttrMask::from_bits(0x1F_FFFF);
+        assert_eq!(abi_attributes(&attributes(&attrs, all).unwrap(), None), attrs);
+    }
+}

@@ -1,0 +1,163 @@
+//! Memory regions.
+
+use rnic_abi::{RegMr, RegMrReply};
+use rnic_engine::mem::{ClientMem, MapError, MrDescriptor, MrTable};
+use rnic_transport::Access;
+use rustix::io::Errno;
+
+use super::{IdKind, Key, Kind, Number, Object, What};
+use crate::{
+    control::Control,
+    dispatch::Outcome,
+    mapper::{AT_ONCE, MapRequest},
+    ops::Work,
+    refusal::{Refusal, Verb},
+    session::Reply,
+};
+
+/// A memory region.
+#[derive(Debug)]
+pub struct Mr {
+    /// Its PD.
+    pub pd: Key,
+    /// Slot of its key.
+    pub slot: u32,
+    /// Its key, local and remote.
+    pub key: u32,
+    /// Bytes.
+    pub length: u64,
+    /// The mapping; poll cores use it as long as the key is valid, and a grace period longer.
+    pub mem: ClientMem,
+}
+
+/// A registration whose memory is being mapped. It holds its PD and its quota.
+#[derive(Debug)]
+pub struct Mapping {
+    device: u32,
+    pd: Key,
+    pd_number: u32,
+    access: Access,
+    iova: u64,
+    length: u64,
+}
+
+/// `IBV_ACCESS_OPTIONAL_RANGE`: hints that a device may ignore.
+const OPTIONAL: u32 = 0x3FF0_0000;
+/// Rights that demand the local right to write (10.6.3.1).
+const REMOTE_CHANGES: u32 = 2 | 8;
+
+fn access(bits: u32) -> Verb<Access> {
+    let access = Access::from_bits(bits & !OPTIONAL).ok_or_else(|| {
+        Refusal::unsupported(format!(
+            "access is {bits:#x}; LOCAL_WRITE, REMOTE_WRITE, REMOTE_READ and REMOTE_ATOMIC (0xf) are supported"
+        ))
+    })?;
+    if bits & REMOTE_CHANGES != 0 && !access.contains(Access::LOCAL_WRITE) {
+        return Err(Refusal::invalid(format!(
+            "access is {bits:#x}: REMOTE_WRITE and REMOTE_ATOMIC need LOCAL_WRITE (0x1) as well"
+        )));
+    }
+    Ok(access)
+}
+
+fn errno(error: &MapError) -> Errno {
+    match error {
+        MapError::NotMemfd(_) => Errno::BADF,
+        MapError::NotSealed => Errno::PERM,
+        MapError::Range { .. } | MapError::Alignment { .. } => Errno::INVAL,
+        MapError::TooMany => Errno::NOMEM,
+        MapError::Io(errno) => *errno,
+    }
+}
+
+impl Control {
+    pub(crate) fn reg_mr(&mut self, conn: u32, arg: &RegMr, fd: std::os::fd::OwnedFd) -> Verb<Outcome> {
+        self.allow(conn, Kind::Mr)?;
+        let access = access(arg.access)?;
+        if arg.iova.checked_add(arg.length).is_none() {
+            let RegMr { iova, length, .. } = arg;
+            return Err(Refusal::invalid(format!("iova {iova:#x} and length {length} overflow 64 bits")));
+        }
+        let client = self.client_mut(conn)?;
+        let fault = client.fault.clone();
+        let usage = client.usage.clone();
+        self.quota.check_registered(&usage, arg.length)?;
+        let (pd, device) = self.hold(conn, Kind::Pd, arg.pd, "pd")?;
+        let Some(pd_number) = self.pd_number(pd) else {
+            self.objects.put(pd);
+            return Err(Refusal::invalid("pd is being deallocated"));
+        };
+        if let Ok(client) = self.client_mut(conn) {
+            client.usage.register(arg.length);
+        }
+        let request = MapRequest { fd, offset: arg.fd_offset, length: arg.length, fault };
+        let mapping = Mapping { device, pd, pd_number, access, iova: arg.iova, length: arg.length };
+        if arg.length <= AT_ONCE {
+            return self.region_mapped(conn, mapping, request.run()).map(Outcome::Done);
+        }
+        let op = self.begin(conn, Work::Map(mapping));
+        self.mapper.map(op, request);
+        Ok(Outcome::Pending)
+    }
+
+    /// Makes the region of a finished mapping.
+    pub(crate) fn region_mapped(
+        &mut self,
+        conn: u32,
+        mapping: Mapping,
+        result: Result<ClientMem, MapError>,
+    ) -> Verb<Reply> {
+        let Mapping { pd, length, .. } = mapping;
+        let made = result
+            .map_err(|error| Refusal::new(errno(&error), format!("reg_mr: {error}")))
+            .and_then(|mem| self.make_region(conn, mapping, mem));
+        if made.is_err() {
+            self.objects.put(pd);
+            if let Ok(client) = self.client_mut(conn) {
+                client.usage.deregister(length);
+            }
+        }
+        made
+    }
+
+    fn make_region(&mut self, conn: u32, mapping: Mapping, mem: ClientMem) -> Verb<Reply> {
+        let full = || Refusal::exhausted("no key is free in the daemon; deregister memory regions first");
+        let Number { slot, generation } = self.numbers.keys.take().ok_or_else(full)?;
+        let handle = match self.take_handle(conn) {
+            Ok(handle) => handle,
+            Err(refusal) => {
+                self.numbers.keys.give(slot);
+                return Err(refusal);
+            }
+        };
+        let key = MrTable::key(slot, generation, self.next_key_byte());
+        let Mapping { device, pd, pd_number, access, iova, length } = mapping;
+        let descriptor = MrDescriptor { mem: &mem, pd: pd_number, access, iova, len: length };
+        let valid = self.engine.mrs().validate(key, &descriptor);
+        debug_assert!(valid, "the slot exists and the mapping is as long as asked for");
+        let what = What::Mr(Mr { pd, slot, key, length, mem });
+        self.publish(Object { owner: conn, handle, device, reported: 0, what }, Some((IdKind::Key, key)));
+        Ok(Reply::new(&RegMrReply { handle: handle.0, lkey: key, rkey: key, reserved: 0 }))
+    }
+
+    fn pd_number(&self, key: Key) -> Option<u32> {
+        match &self.objects.peek(key)?.what {
+            What::Pd(pd) => Some(pd.number),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remote_writing_needs_local_writing_and_hints_are_ignored() {
+        assert_eq!(access(0xF).map(Access::bits), Ok(0xF));
+        assert_eq!(access(0x10_0004).map(Access::bits), Ok(4), "relaxed ordering is a hint");
+        assert!(access(2).unwrap_err().text().contains("LOCAL_WRITE"));
+        assert!(access(8).is_err());
+        assert_eq!(access(0x20).unwrap_err().errno(), Errno::OPNOTSUPP, "zero based");
+    }
+}

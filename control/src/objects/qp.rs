@@ -1,0 +1,210 @@
+//! Queue pairs.
+
+use rnic_abi::{Av, CreateQp, CreateQpReply, Handle, RingIndices, work_queue_size};
+use rnic_engine::{command::Command, core::QpInit, view};
+use rnic_transport::{QpState, QpType};
+
+use super::{IdKind, Key, Kind, Number, Object, What};
+use crate::{
+    control::Control,
+    dispatch::Outcome,
+    ops::Work,
+    refusal::{Refusal, Verb},
+    region_alloc::Slice,
+    session::Reply,
+};
+
+/// A queue pair, as far as the control thread knows it.
+#[derive(Debug)]
+pub struct Qp {
+    /// Number on the wire.
+    pub qpn: u32,
+    /// Its PD.
+    pub pd: Key,
+    /// CQ of its send queue.
+    pub send_cq: Key,
+    /// CQ of its receive queue.
+    pub recv_cq: Key,
+    /// The poll core that owns it.
+    pub core: usize,
+    /// Its send queue.
+    pub sq: Slice,
+    /// Its receive queue.
+    pub rq: Slice,
+    /// The state it was last told to be in. Its core may have moved it to ERR since.
+    pub state: QpState,
+    /// The address vector given last.
+    pub av: Option<Av>,
+    /// The peer given last.
+    pub dest_qpn: u32,
+}
+
+impl Qp {
+    /// Its slot: index in its core's arena.
+    pub fn slot(&self) -> u32 {
+        view::slot_of(self.qpn)
+    }
+}
+
+/// A queue pair that its core is taking in. It holds its PD and CQs.
+#[derive(Debug)]
+pub struct QpCreation {
+    device: u32,
+    handle: Handle,
+    sq_depth: u32,
+    rq_depth: u32,
+    qp: Box<Qp>,
+}
+
+impl Control {
+    pub(crate) fn create_qp(&mut self, conn: u32, arg: &CreateQp) -> Verb<Outcome> {
+        self.allow(conn, Kind::Qp)?;
+        if arg.qp_type != QpType::Rc as u32 {
+            let known = match arg.qp_type {
+                3 => " (UC)",
+                4 => " (UD)",
+                _ => "",
+            };
+            return Err(Refusal::unsupported(format!(
+                "qp_type is {}{known}; this rnicd makes RC (2) only",
+                arg.qp_type
+            )));
+        }
+        let sq_depth = self.work_queue_depth("sq_units", arg.sq_units)?;
+        let rq_depth = self.work_queue_depth("rq_units", arg.rq_units)?;
+        let mut held = Vec::new();
+        let made = self.hold_for_qp(conn, arg, &mut held).and_then(|device| {
+            let [pd, send_cq, recv_cq] = held[..] else { return Err(Refusal::invalid("create_qp")) };
+            self.install_qp(conn, device, [pd, send_cq, recv_cq], [sq_depth, rq_depth], arg.sq_sig_all != 0)
+        });
+        if made.is_err() {
+            for key in held {
+                self.objects.put(key);
+            }
+        }
+        made.map(|()| Outcome::Pending)
+    }
+
+    fn work_queue_depth(&self, field: &str, units: u32) -> Verb<u32> {
+        let limit = self.quota.wr_depth();
+        match units.max(1).checked_next_power_of_two() {
+            Some(depth) if depth <= limit => Ok(depth),
+            _ => Err(Refusal::invalid(format!(
+                "{field} is {units}; it must be at most {limit} (limits.per_client.wr_depth)"
+            ))),
+        }
+    }
+
+    /// Holds PD and CQs, all of one device.
+    fn hold_for_qp(&mut self, conn: u32, arg: &CreateQp, held: &mut Vec<Key>) -> Verb<u32> {
+        let (pd, device) = self.hold(conn, Kind::Pd, arg.pd, "pd")?;
+        held.push(pd);
+        for (handle, field) in [(arg.send_cq, "send_cq"), (arg.recv_cq, "recv_cq")] {
+            let (cq, of) = self.hold(conn, Kind::Cq, handle, field)?;
+            held.push(cq);
+            if of != device {
+                let (cq, pd) = (&self.devices[of as usize].name, &self.devices[device as usize].name);
+                return Err(Refusal::invalid(format!("{field} belongs to {cq}, pd to {pd}")));
+            }
+        }
+        Ok(device)
+    }
+
+    fn install_qp(
+        &mut self,
+        conn: u32,
+        device: u32,
+        [pd, send_cq, recv_cq]: [Key; 3],
+        [sq_depth, rq_depth]: [u32; 2],
+        sig_all: bool,
+    ) -> Verb<()> {
+        let pd_number = self.number_of(pd);
+        let (send_number, recv_number) = (self.number_of(send_cq), self.number_of(recv_cq));
+        let full = || Refusal::exhausted("no QP number is free in the daemon (limits.qps); destroy QPs first");
+        let Number { slot, generation } = self.numbers.qpns.take().ok_or_else(full)?;
+        let placed = self.place_qp(conn, sq_depth, rq_depth);
+        let (handle, sq, rq) = placed.inspect_err(|_| self.numbers.qpns.give(slot))?;
+        let qpn = view::number(slot, generation);
+        let client = self.client_mut(conn)?;
+        let region = client.region.clone();
+        for queue in [sq, rq] {
+            region.copy_in(queue.offset, &[0; size_of::<RingIndices>()]);
+        }
+        // No core looks at the send queue yet: the first post must ring.
+        region.write(sq.offset + RingIndices::NEED_KICK, &1u32);
+        client.events.install(&region, handle.slot(), handle.0, qpn);
+        let made = rnic_engine::core::Qp::new(QpInit {
+            qpn,
+            handle: handle.0,
+            client: client.index,
+            pd: pd_number,
+            send_cq: send_number,
+            recv_cq: recv_number,
+            region,
+            sq_offset: sq.offset as u64,
+            sq_depth,
+            rq_offset: rq.offset as u64,
+            rq_depth,
+            sig_all,
+        });
+        let engine_qp = match made {
+            Ok(qp) => qp,
+            Err(error) => {
+                self.give_queue_space(conn, sq);
+                self.give_queue_space(conn, rq);
+                self.give_handle(conn, handle);
+                self.numbers.qpns.give(slot);
+                return Err(Refusal::invalid(format!("create_qp: {error}")));
+            }
+        };
+        let core = usize::from(self.engine.publisher().owner(qpn));
+        let state = QpState::Reset;
+        let qp = Qp { qpn, pd, send_cq, recv_cq, core, sq, rq, state, av: None, dest_qpn: 0 };
+        let creation = QpCreation { device, handle, sq_depth, rq_depth, qp: Box::new(qp) };
+        let op = self.begin(conn, Work::CreateQp(creation));
+        self.command(op, core, |token| Command::AddQp { slot, qp: engine_qp, token });
+        Ok(())
+    }
+
+    fn place_qp(&mut self, conn: u32, sq_depth: u32, rq_depth: u32) -> Verb<(Handle, Slice, Slice)> {
+        let handle = self.take_handle(conn)?;
+        let sq = self.take_queue_space(conn, work_queue_size(sq_depth));
+        let sq = sq.inspect_err(|_| self.give_handle(conn, handle))?;
+        let rq = self.take_queue_space(conn, work_queue_size(rq_depth)).inspect_err(|_| {
+            self.give_queue_space(conn, sq);
+            self.give_handle(conn, handle);
+        })?;
+        Ok((handle, sq, rq))
+    }
+
+    /// The core has taken the QP in: publishes it. Only now can frames find it.
+    pub(crate) fn qp_installed(&mut self, conn: u32, creation: QpCreation) -> Reply {
+        let QpCreation { device, handle, sq_depth, rq_depth, qp } = creation;
+        let (qpn, core) = (qp.qpn, qp.core);
+        let leaf = view::QpLeaf { qpn, core: core as u16, slot: qp.slot() };
+        self.engine.publisher().add_qp(leaf);
+        self.engine.commit();
+        let reply = CreateQpReply {
+            handle: handle.0,
+            qpn,
+            sq_offset: qp.sq.offset as u64,
+            rq_offset: qp.rq.offset as u64,
+            sq_depth,
+            rq_depth,
+            doorbell_block: core as u32,
+            reserved: 0,
+        };
+        let what = What::Qp(qp);
+        self.publish(Object { owner: conn, handle, device, reported: 0, what }, Some((IdKind::Qpn, qpn)));
+        Reply::new(&reply)
+    }
+
+    /// Number of a PD or CQ that is held.
+    fn number_of(&self, key: Key) -> u32 {
+        match self.objects.peek(key).map(|object| &object.what) {
+            Some(What::Pd(pd)) => pd.number,
+            Some(What::Cq(cq)) => cq.number,
+            _ => 0,
+        }
+    }
+}

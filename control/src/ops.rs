@@ -1,0 +1,215 @@
+//! Requests that wait: for poll cores, a grace period, a neighbour, or memory being mapped. Each is a small state
+//! machine that the event loop resumes; nobody else waits for it.
+
+use std::{collections::HashMap, time::Instant};
+
+use rnic_engine::command::{Command, Message, QpStatus, Removed, Token};
+use rnic_transport::{ModifyError, QpState};
+
+use crate::{
+    admin::QpListing,
+    control::Control,
+    destroy::{Departure, Destroy},
+    modify::Modify,
+    objects::{CqCreation, Key, Mapping, QpCreation},
+    refusal::{Refusal, Verb},
+    session::Reply,
+};
+
+/// What is being done.
+#[derive(Debug)]
+pub enum Work {
+    /// Cores take in a client's doorbells; then this is the answer.
+    Hello(Reply),
+    /// A region is being mapped.
+    Map(Mapping),
+    /// Cores take in a CQ.
+    CreateCq(CqCreation),
+    /// A core takes in a QP.
+    CreateQp(QpCreation),
+    /// A QP is being changed.
+    Modify(Box<Modify>),
+    /// A QP's core is asked for its attributes.
+    Query(Key),
+    /// A QP whose client's memory is broken goes to the error state.
+    Fail,
+    /// Objects are being destroyed.
+    Destroy(Destroy),
+    /// A client that owns nothing any more is being removed from the cores.
+    Depart(Departure),
+    /// `rnicctl` asked for all QPs.
+    ListQps(QpListing),
+}
+
+/// What a core answered.
+#[derive(Default)]
+pub struct Answers {
+    /// What was given back. Dropped with the request, after its grace period.
+    pub removed: Vec<Removed>,
+    /// Result of a modify.
+    pub modified: Option<Result<QpState, ModifyError>>,
+    /// Results of queries, with the core that answered; each core answers in the order it was asked.
+    pub queried: Vec<(usize, Option<QpStatus>)>,
+}
+
+/// A request that waits.
+pub struct Op {
+    /// Connection it is for.
+    pub conn: u32,
+    /// Commands without an answer yet.
+    pub waiting: u32,
+    /// What came in.
+    pub answers: Answers,
+    /// When it began.
+    pub started: Instant,
+    /// What is being done.
+    pub work: Work,
+}
+
+/// All requests that wait.
+#[derive(Default)]
+pub struct Ops {
+    next: u64,
+    ops: HashMap<u64, Op>,
+    /// Those that wait for a grace period.
+    pub in_grace: Vec<u64>,
+}
+
+impl Ops {
+    /// Takes one out, to resume it.
+    pub fn take(&mut self, number: u64) -> Option<Op> {
+        self.ops.remove(&number)
+    }
+
+    /// Puts it back: it waits for more.
+    pub fn put_back(&mut self, number: u64, op: Op) {
+        self.ops.insert(number, op);
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// Requests of one connection.
+    pub fn of(&self, conn: u32) -> impl Iterator<Item = u64> {
+        self.ops.iter().filter(move |(_, op)| op.conn == conn).map(|(number, _)| *number)
+    }
+
+    /// When the oldest request that waits for a grace period began.
+    pub fn oldest_in_grace(&self) -> Option<Instant> {
+        self.in_grace.iter().filter_map(|number| self.ops.get(number)).map(|op| op.started).min()
+    }
+
+    /// Whether a request is a modify that no core knows of: it waits for a neighbour.
+    pub fn is_idle_modify(&self, number: u64) -> bool {
+        self.ops.get(&number).is_some_and(|op| op.waiting == 0 && matches!(op.work, Work::Modify(_)))
+    }
+
+    fn get_mut(&mut self, number: u64) -> Option<&mut Op> {
+        self.ops.get_mut(&number)
+    }
+}
+
+impl Control {
+    /// Begins a request that waits.
+    pub(crate) fn begin(&mut self, conn: u32, work: Work) -> u64 {
+        let number = self.ops.next;
+        self.ops.next += 1;
+        let op = Op { conn, waiting: 0, answers: Answers::default(), started: Instant::now(), work };
+        self.ops.put_back(number, op);
+        number
+    }
+
+    /// Sends a command on behalf of a request, which is resumed when all its commands are answered.
+    pub(crate) fn command(&mut self, number: u64, core: usize, make: impl FnOnce(Token) -> Command) {
+        if let Some(op) = self.ops.get_mut(number) {
+            op.waiting += 1;
+            self.engine.submit(core, make(Token(number)));
+        }
+    }
+
+    /// Takes a core's answer.
+    pub(crate) fn answered(&mut self, core: usize, message: Message) {
+        let (token, keep): (Token, Box<dyn FnOnce(&mut Answers)>) = match message {
+            Message::Done { token } => (token, Box::new(|_| {})),
+            Message::Removed { token, what } => (token, Box::new(move |a| a.removed.extend(what))),
+            Message::Modified { token, result, .. } => (token, Box::new(move |a| a.modified = Some(result))),
+            Message::Queried { token, state } => (token, Box::new(move |a| a.queried.push((core, state)))),
+            Message::Event(_) | Message::Frame { .. } => return,
+        };
+        let Some(op) = self.ops.get_mut(token.0) else { return };
+        keep(&mut op.answers);
+        op.waiting = op.waiting.saturating_sub(1);
+        if op.waiting == 0 {
+            self.resume(token.0);
+        }
+    }
+
+    /// Goes on with a request whose wait may be over.
+    pub(crate) fn resume(&mut self, number: u64) {
+        let Some(mut op) = self.ops.take(number) else { return };
+        let conn = op.conn;
+        match op.work {
+            Work::Hello(reply) => {
+                self.client_admitted(conn);
+                self.answer(conn, Ok(reply));
+            }
+            Work::Map(_) => self.ops.put_back(number, op),
+            Work::CreateCq(creation) => {
+                let reply = self.cq_installed(conn, creation);
+                self.answer(conn, Ok(reply));
+            }
+            Work::CreateQp(creation) => {
+                let reply = self.qp_installed(conn, creation);
+                self.answer(conn, Ok(reply));
+            }
+            Work::Modify(modify) => {
+                let result = self.modified(*modify, op.answers.modified.take());
+                self.answer(conn, result);
+            }
+            Work::Query(key) => {
+                let result = self.queried(key, op.answers.queried.pop().and_then(|(_, status)| status));
+                self.answer(conn, result);
+            }
+            Work::Fail => self.settle(conn),
+            Work::Destroy(_) => self.advance_destroy(number, op),
+            Work::Depart(_) => self.advance_departure(number, op),
+            Work::ListQps(listing) => self.qps_listed(listing, op.answers.queried),
+        }
+    }
+
+    /// Takes the results of mappings.
+    pub(crate) fn mapped(&mut self) {
+        for (number, result) in self.mapper.results() {
+            let Some(op) = self.ops.take(number) else { continue };
+            let Work::Map(mapping) = op.work else { continue };
+            let reply = self.region_mapped(op.conn, mapping, result);
+            self.answer(op.conn, reply);
+        }
+    }
+
+    /// Resumes what waited for a grace period that is over.
+    pub(crate) fn check_grace(&mut self) {
+        for number in std::mem::take(&mut self.ops.in_grace) {
+            self.resume(number);
+        }
+    }
+
+    /// Answers a connection's request and serves its next one.
+    pub(crate) fn answer(&mut self, conn: u32, result: Verb<Reply>) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if let Err(refusal) = &result {
+            log_refusal(connection.session.peer.pid, refusal);
+        }
+        if !connection.leaving && connection.session.answer(result).is_err() {
+            self.leave(conn);
+            return;
+        }
+        self.settle(conn);
+    }
+}
+
+fn log_refusal(pid: i32, refusal: &Refusal) {
+    tracing::debug!(pid, errno = refusal.errno().raw_os_error(), "refused: {refusal}");
+}

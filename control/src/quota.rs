@@ -1,0 +1,133 @@
+//! What one client may use up.
+
+use rnic_config::PerClient;
+
+use crate::{
+    objects::Kind,
+    refusal::{Refusal, Verb},
+};
+
+/// The quota of each client, from the configuration.
+#[derive(Clone, Debug)]
+pub struct Quota {
+    /// The configuration.
+    pub limits: PerClient,
+}
+
+/// What a client has in use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    objects: [u32; Kind::COUNT],
+    registered: u64,
+}
+
+impl Quota {
+    /// Objects of one kind.
+    pub fn of(&self, kind: Kind) -> u32 {
+        let limits = &self.limits;
+        match kind {
+            Kind::Pd => limits.pds,
+            Kind::Mr => limits.mrs,
+            // A channel serves at least one CQ.
+            Kind::Cq | Kind::Channel => limits.cqs,
+            Kind::Qp => limits.qps,
+        }
+    }
+
+    /// Objects of all kinds together.
+    pub fn objects(&self) -> u32 {
+        Kind::ALL.iter().map(|kind| self.of(*kind)).sum()
+    }
+
+    /// Units of a work queue.
+    pub fn wr_depth(&self) -> u32 {
+        self.limits.wr_depth.next_power_of_two()
+    }
+
+    /// Entries of a completion queue.
+    pub fn cq_depth(&self) -> u32 {
+        self.limits.cq_depth.next_power_of_two()
+    }
+
+    /// Checks that one more object is allowed.
+    pub fn check(&self, usage: &Usage, kind: Kind) -> Verb<()> {
+        let (used, limit) = (usage.of(kind), self.of(kind));
+        if used < limit {
+            return Ok(());
+        }
+        let (plural, key) = (kind.plural(), kind.limit_key());
+        Err(Refusal::exhausted(format!(
+            "this client has {used} {plural}, as many as it may (limits.per_client.{key}); destroy some first"
+        )))
+    }
+
+    /// Checks that `length` more bytes may be registered.
+    pub fn check_registered(&self, usage: &Usage, length: u64) -> Verb<()> {
+        let limit = self.limits.registered_memory.bytes();
+        match usage.registered.checked_add(length) {
+            Some(total) if total <= limit => Ok(()),
+            _ => Err(Refusal::exhausted(format!(
+                "length is {length} and {} bytes are registered; this client may register {limit} \
+                 (limits.per_client.registered_memory)",
+                usage.registered
+            ))),
+        }
+    }
+}
+
+impl Usage {
+    /// Objects in use.
+    pub fn of(&self, kind: Kind) -> u32 {
+        self.objects[kind as usize]
+    }
+
+    /// One more.
+    pub fn add(&mut self, kind: Kind) {
+        self.objects[kind as usize] += 1;
+    }
+
+    /// One less.
+    pub fn remove(&mut self, kind: Kind) {
+        let count = &mut self.objects[kind as usize];
+        *count = count.saturating_sub(1);
+    }
+
+    /// Bytes were registered.
+    pub fn register(&mut self, bytes: u64) {
+        self.registered = self.registered.saturating_add(bytes);
+    }
+
+    /// Bytes were deregistered.
+    pub fn deregister(&mut self, bytes: u64) {
+        self.registered = self.registered.saturating_sub(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_refused_by_the_name_of_its_key() {
+        let quota = Quota { limits: PerClient { pds: 2, ..PerClient::default() } };
+        let mut usage = Usage::default();
+        for _ in 0..2 {
+            quota.check(&usage, Kind::Pd).unwrap();
+            usage.add(Kind::Pd);
+        }
+        let refusal = quota.check(&usage, Kind::Pd).unwrap_err();
+        assert!(refusal.text().contains("2 PDs") && refusal.text().contains("limits.per_client.pds"));
+        usage.remove(Kind::Pd);
+        quota.check(&usage, Kind::Pd).unwrap();
+    }
+
+    #[test]
+    fn registered_bytes_cannot_overflow_their_quota() {
+        let quota = Quota { limits: PerClient::default() };
+        let mut usage = Usage::default();
+        usage.register(1);
+        assert!(quota.check_registered(&usage, u64::MAX).is_err());
+        assert!(quota.check_registered(&usage, 8 << 30).is_err());
+        assert!(quota.check_registered(&usage, (8 << 30) - 1).is_ok());
+    }
+}

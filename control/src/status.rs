@@ -1,0 +1,251 @@
+//! What `rnicctl` is told. The field names are part of the interface: scripts read them.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use rnic_engine::{command::QpStatus, port::PortStats};
+use rnic_transport::Check;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    control::Control,
+    objects::{Kind, Object, What},
+};
+
+/// `rnicctl status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Clients that have said hello.
+    pub clients: usize,
+    /// Protection domains.
+    pub pds: usize,
+    /// Memory regions.
+    pub mrs: usize,
+    /// Completion queues.
+    pub cqs: usize,
+    /// Queue pairs.
+    pub qps: usize,
+    /// Bytes of destroyed objects that poll cores may still look at.
+    pub bytes_awaiting_grace: usize,
+    /// How long the oldest of them has waited, in microseconds.
+    pub oldest_grace_us: u64,
+    /// The poll cores.
+    pub cores: Vec<CoreState>,
+    /// The ports.
+    pub ports: Vec<PortState>,
+}
+
+/// A poll core.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoreState {
+    /// Its number.
+    pub id: usize,
+    /// `running`, `sleeping` or `stopped`.
+    pub state: String,
+    /// The epoch it last reported.
+    pub epoch: u64,
+    /// TSC cycles of passes that found work.
+    pub busy_cycles: u64,
+    /// TSC cycles of the others.
+    pub idle_cycles: u64,
+    /// Counters that are not zero.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortState {
+    /// Device name.
+    pub name: String,
+    /// `active` or `down`.
+    pub state: String,
+    /// Link MTU in bytes.
+    pub mtu: u16,
+    /// GIDs, in the order of their indices.
+    pub gids: Vec<String>,
+}
+
+/// One device of `rnicctl dev`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceState {
+    /// Its port.
+    #[serde(flatten)]
+    pub port: PortState,
+    /// Driver behind it.
+    pub driver: String,
+    /// MAC address.
+    pub mac: String,
+    /// Largest path MTU in bytes.
+    pub path_mtu: usize,
+    /// Queues.
+    pub queues: usize,
+    /// Megabits a second, when known.
+    pub speed_mbps: Option<u32>,
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Frames lost before the daemon saw them.
+    pub rx_dropped: u64,
+    /// Frames sent.
+    pub tx_frames: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Frames the driver did not send.
+    pub tx_dropped: u64,
+}
+
+/// One QP of `rnicctl qp`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QpState {
+    /// Number.
+    pub qpn: u32,
+    /// Device.
+    pub device: String,
+    /// Process of its owner.
+    pub pid: i32,
+    /// Program of its owner.
+    pub comm: String,
+    /// Poll core that owns it.
+    pub core: usize,
+    /// State, as verbs call it.
+    pub state: String,
+    /// Address of the peer.
+    pub peer: Option<IpAddr>,
+    /// QPN of the peer.
+    pub dest_qpn: u32,
+    /// Path MTU in bytes.
+    pub path_mtu: usize,
+    /// Next PSN sent, or the first one.
+    pub sq_psn: u32,
+    /// Next PSN expected, or the first one.
+    pub rq_psn: u32,
+    /// Messages completed as requester.
+    pub sent_messages: u64,
+    /// Packets received and accepted.
+    pub received_packets: u64,
+    /// Packets dropped.
+    pub dropped_packets: u64,
+    /// Retransmissions begun.
+    pub retries: u64,
+    /// Why it is in the error state.
+    pub last_cause: Option<CauseState>,
+}
+
+/// Why a QP failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CauseState {
+    /// The check that failed.
+    pub check: String,
+    /// PSN of the packet.
+    pub psn: u32,
+    /// BTH opcode of the packet.
+    pub opcode: u8,
+    /// AETH syndrome.
+    pub syndrome: u8,
+}
+
+impl Control {
+    pub(crate) fn status(&self) -> Status {
+        let mut counts = [0; Kind::COUNT];
+        for (_, object) in self.objects.iter() {
+            counts[object.kind() as usize] += 1;
+        }
+        let oldest = [self.engine.oldest_grace(), self.ops.oldest_in_grace().map(|since| since.elapsed())];
+        Status {
+            clients: self.by_index.len(),
+            pds: counts[Kind::Pd as usize],
+            mrs: counts[Kind::Mr as usize],
+            cqs: counts[Kind::Cq as usize],
+            qps: counts[Kind::Qp as usize],
+            bytes_awaiting_grace: self.bytes_awaiting_grace(),
+            oldest_grace_us: oldest.into_iter().flatten().max().unwrap_or_default().as_micros() as u64,
+            cores: (0..self.engine.core_count()).map(|id| self.core_state(id)).collect(),
+            ports: (0..self.devices.len()).map(|i| self.port_state(i)).collect(),
+        }
+    }
+
+    fn core_state(&self, id: usize) -> CoreState {
+        let status = self.engine.core_status(id);
+        let counters = status.counters.named().filter(|(_, value)| *value != 0);
+        CoreState {
+            id,
+            state: status.state.into(),
+            epoch: status.epoch,
+            busy_cycles: status.busy_cycles,
+            idle_cycles: status.idle_cycles,
+            counters: counters.map(|(name, value)| (name.to_owned(), value)).collect(),
+        }
+    }
+
+    fn port_state(&self, index: usize) -> PortState {
+        let device = &self.devices[index];
+        PortState {
+            name: device.name.clone(),
+            state: if device.up { "active" } else { "down" }.into(),
+            mtu: device.mtu,
+            gids: device.gids.iter().map(|g| gid_text(g.gid().0)).collect(),
+        }
+    }
+
+    pub(crate) fn device_states(&self) -> Vec<DeviceState> {
+        let device = |(index, info): (usize, &rnic_engine::PortInfo)| {
+            let PortStats { rx_frames, rx_bytes, rx_dropped, tx_frames, tx_bytes, tx_dropped } =
+                self.engine.port_stats(index);
+            DeviceState {
+                port: self.port_state(index),
+                driver: info.driver.clone(),
+                mac: mac_text(info.mac),
+                path_mtu: self.devices[index].path_mtu.bytes(),
+                queues: info.queues,
+                speed_mbps: self.devices[index].speed_mbps,
+                rx_frames,
+                rx_bytes,
+                rx_dropped,
+                tx_frames,
+                tx_bytes,
+                tx_dropped,
+            }
+        };
+        self.engine.ports().iter().enumerate().map(device).collect()
+    }
+
+    /// What is known of a QP, with what its core has told.
+    pub(crate) fn qp_state(&self, object: &Object, status: &QpStatus) -> Option<QpState> {
+        let What::Qp(qp) = &object.what else { return None };
+        let peer = self.connections.get(&object.owner).map(|c| &c.session.peer);
+        let attr = &status.attr;
+        Some(QpState {
+            qpn: qp.qpn,
+            device: self.devices.get(object.device as usize).map(|d| d.name.clone()).unwrap_or_default(),
+            pid: peer.map_or(0, |p| p.pid),
+            comm: peer.map(|p| p.comm.clone()).unwrap_or_default(),
+            core: qp.core,
+            state: attr.state.to_string(),
+            peer: qp.av.map(|av| crate::device::Gid(av.dgid).ip()),
+            dest_qpn: qp.dest_qpn,
+            path_mtu: attr.path_mtu.bytes(),
+            sq_psn: attr.sq_psn,
+            rq_psn: attr.rq_psn,
+            sent_messages: status.sent_messages,
+            received_packets: status.received_packets,
+            dropped_packets: status.dropped_packets,
+            retries: status.retries,
+            last_cause: (status.cause.check != Check::None).then(|| CauseState {
+                check: format!("{:?}", status.cause.check),
+                psn: status.cause.psn,
+                opcode: status.cause.opcode,
+                syndrome: status.cause.syndrome,
+            }),
+        })
+    }
+}
+
+/// A GID in the form of `ibv_devinfo`: eight groups of four digits.
+fn gid_text(gid: [u8; 16]) -> String {
+    let groups = gid.chunks_exact(2).map(|pair| format!("{:02x}{:02x}", pair[0], pair[1]));
+    groups.collect::<Vec<_>>().join(":")
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
