@@ -14,12 +14,15 @@
 
 mod ack;
 mod attr;
+mod attr_mask;
 mod flush;
 mod host;
 mod modify;
+mod modify_table;
 mod mutation;
 mod qp;
 mod read;
+mod refusal;
 mod replay;
 mod requester;
 mod respond;
@@ -28,8 +31,10 @@ mod retry;
 mod types;
 mod work;
 
-pub use attr::{MAX_RD_ATOMIC, ModifyError, QpAttr, QpAttrMask, check_modify};
+pub use attr::{MAX_RD_ATOMIC, ModifyError, QpAttr};
+pub use attr_mask::QpAttrMask;
 pub use host::{Completion, CqFull, Host, KeyError, Payload, RecvError};
+pub use modify_table::check_modify;
 pub use mutation::Mutation;
 pub use qp::{Ctx, DropReason, Emit, Limits, MAX_MESSAGE, PostError, RcQp, Received, Source};
 pub use types::{

@@ -1,7 +1,9 @@
 //! Modify and query of a QP.
 
-use crate::attr::{ModifyError, QpAttr, QpAttrMask, check_modify, check_values};
+use crate::attr::{ModifyError, QpAttr, check_values};
+use crate::attr_mask::QpAttrMask;
 use crate::host::Host;
+use crate::modify_table::check_modify;
 use crate::qp::{Ctx, RcQp};
 use crate::types::{QpState, QpType};
 

@@ -1,8 +1,9 @@
 //! The responder: requests in, effects and one pending acknowledgement out (9.7.4, 9.7.5.2, 9.9.3).
 
-use crate::host::{Completion, Host, KeyError, Payload};
+use crate::host::{Completion, Host, Payload};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, DropReason, MAX_MESSAGE, MAX_WINDOW, RcQp, Received};
+use crate::refusal::Refusal;
 use crate::replay::{ReadJob, ReadQueue};
 use crate::types::{
     Access, Cause, Check, CompletionFlags, Event, EventKind, QpState, Queue, WcOpcode, WcStatus,
@@ -114,49 +115,6 @@ impl Responder {
     pub fn ack(&mut self) {
         if self.answer == Answer::Nothing {
             self.answer = Answer::Ack;
-        }
-    }
-}
-
-/// Why a request is refused: what the peer is told, what completes in error, what event is raised.
-struct Refusal {
-    nak: NakCode,
-    check: Check,
-    event: EventKind,
-    /// Status of the receive WQE in use, if there is one.
-    status: WcStatus,
-}
-
-impl Refusal {
-    const fn invalid(check: Check) -> Self {
-        Refusal {
-            nak: NakCode::InvalidRequest,
-            check,
-            event: EventKind::QpReqErr,
-            status: WcStatus::RemInvReqErr,
-        }
-    }
-
-    /// A key, range or right of a remote operation.
-    const fn access(err: KeyError) -> Self {
-        match err {
-            KeyError::MemoryFault => Refusal::local(err.check(), WcStatus::LocAccessErr),
-            _ => Refusal {
-                nak: NakCode::RemoteAccessError,
-                check: err.check(),
-                event: EventKind::QpAccessErr,
-                status: WcStatus::LocAccessErr,
-            },
-        }
-    }
-
-    /// The responder's own fault.
-    const fn local(check: Check, status: WcStatus) -> Self {
-        Refusal {
-            nak: NakCode::RemoteOperationalError,
-            check,
-            event: EventKind::QpFatal,
-            status,
         }
     }
 }
@@ -273,52 +231,6 @@ impl RcQp {
             psn,
             syndrome: syndrome.to_u8(),
         };
-    }
-
-    /// A fatal NAK: the WQE in use completes in error, an event says why, and the QP goes to ERR.
-    fn refuse<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, psn: Psn, opcode: u8, refusal: &Refusal) -> Received {
-        let syndrome = Syndrome::Nak(refusal.nak);
-        let cause = Cause {
-            psn: psn.get(),
-            check: refusal.check,
-            opcode,
-            syndrome: syndrome.to_u8(),
-        };
-        self.nak(psn, syndrome);
-        self.enter_err(true);
-        if self.resp.take_wqe() {
-            let completion = Completion {
-                wr_id: self.resp.wqe.wr_id,
-                status: refusal.status,
-                opcode: WcOpcode::Recv,
-                queue: Queue::Recv,
-                flags: CompletionFlags::NONE,
-                byte_len: 0,
-                imm_or_rkey: 0,
-                cause,
-            };
-            self.complete(ctx, &completion);
-        }
-        ctx.host.event(&Event {
-            kind: refusal.event,
-            cause,
-        });
-        Received::Refused(refusal.check)
-    }
-
-    /// Memory of a READ could not be read when its response was due.
-    pub(crate) fn response_gather_failed<H: Host>(
-        &mut self,
-        ctx: &mut Ctx<'_, H>,
-        psn: Psn,
-        opcode: u8,
-        err: KeyError,
-    ) {
-        self.resp.reads.clear();
-        // In ERR the event was raised already; the NAK due says the first error.
-        if self.state.receives() {
-            self.refuse(ctx, psn, opcode, &Refusal::access(err));
-        }
     }
 
     /// Checks that a SEND or WRITE packet may come now, and that its size is one its opcode may have.

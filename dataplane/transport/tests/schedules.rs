@@ -7,7 +7,7 @@ use rnic_sim::{Outcome, Scenario, run};
 use rnic_transport::WcStatus;
 use std::collections::BTreeMap;
 
-const SEEDS: u64 = 30_000;
+const SEEDS: u64 = 60_000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| {
