@@ -203,6 +203,10 @@ impl RegionLayout {
     /// with itself.
     pub fn from_header(header: &RegionHeader) -> Option<Self> {
         let queue_bytes = header.region_size.checked_sub(header.queues_offset)?;
+        // No mapping is longer; and the sums of the layout cannot overflow below.
+        if header.region_size > isize::MAX as u64 {
+            return None;
+        }
         if header.magic != REGION_MAGIC || header.slots == 0 || header.slots > crate::Handle::MAX_SLOTS {
             return None;
         }

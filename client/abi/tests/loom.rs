@@ -1,0 +1,269 @@
+//! The shared-memory protocols under loom: the code that runs, over modelled words. Each is also run with one
+//! fence missing, and must then be caught losing a wake: that shows that the models can fail.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p rnic-abi --test loom --release --target-dir target/loom`
+#![cfg(loom)]
+
+use std::panic::catch_unwind;
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use loom::thread;
+use rnic_abi::arm;
+use rnic_abi::protocol::{self, Word32, Word64};
+
+/// One side's view of a shared u32; the side's fences are real or left out.
+struct Word<const FENCED: bool>(Arc<AtomicU32>);
+
+impl<const FENCED: bool> Word32 for Word<FENCED> {
+    fn load(&self, order: Ordering) -> u32 {
+        self.0.load(order)
+    }
+    fn store(&self, value: u32, order: Ordering) {
+        self.0.store(value, order)
+    }
+    fn swap(&self, value: u32, order: Ordering) -> u32 {
+        self.0.swap(value, order)
+    }
+    fn fence(order: Ordering) {
+        if FENCED {
+            fence(order)
+        }
+    }
+}
+
+/// A shared u64.
+struct Bits(Arc<AtomicU64>);
+
+impl Word64 for Bits {
+    fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
+        self.0.fetch_or(value, order)
+    }
+    fn swap(&self, value: u64, order: Ordering) -> u64 {
+        self.0.swap(value, order)
+    }
+    fn load(&self, order: Ordering) -> u64 {
+        self.0.load(order)
+    }
+}
+
+fn word(value: u32) -> Arc<AtomicU32> {
+    Arc::new(AtomicU32::new(value))
+}
+
+fn bits() -> Arc<AtomicU64> {
+    Arc::new(AtomicU64::new(0))
+}
+
+/// Asserts that a broken variant is found out by losing a wake, and not by anything else.
+fn must_lose_a_wake(model: fn()) {
+    let found = catch_unwind(|| loom::model(model));
+    let panic = found.expect_err("the variant without a fence passed: the model proves nothing");
+    let text = match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic
+            .downcast::<&str>()
+            .map_or_else(|_| String::new(), |text| text.to_string()),
+    };
+    assert!(text.contains("lost wake"), "failed for another reason: {text}");
+}
+
+/// A client publishes a tail while a core stops looking at the queue: the core keeps the queue, or the client
+/// kicks.
+fn queue<const CLIENT: bool, const CORE: bool>() {
+    let (tail, need_kick) = (word(0), word(0));
+    let client = thread::spawn({
+        let (tail, need_kick) = (Word::<CLIENT>(tail.clone()), Word::<CLIENT>(need_kick.clone()));
+        move || protocol::publish_tail(&tail, 1, &need_kick)
+    });
+    let (tail, need_kick) = (Word::<CORE>(tail), Word::<CORE>(need_kick));
+    let dropped = protocol::drop_queue(&tail, 0, &need_kick);
+    if !dropped {
+        protocol::keep_queue(&need_kick);
+    }
+    let kicked = client.join().unwrap();
+    assert!(
+        !dropped || kicked,
+        "lost wake: the queue was dropped and the client did not kick"
+    );
+}
+
+#[test]
+fn a_dropped_queue_is_kicked() {
+    loom::model(queue::<true, true>);
+}
+
+#[test]
+fn without_the_clients_fence_a_dropped_queue_is_forgotten() {
+    must_lose_a_wake(queue::<false, true>);
+}
+
+#[test]
+fn without_the_cores_fence_a_dropped_queue_is_forgotten() {
+    must_lose_a_wake(queue::<true, false>);
+}
+
+/// The slot that rings: not in the first word of level 0.
+const SLOT: u32 = 70;
+
+/// What a core finds when it looks at every doorbell.
+fn look(level0: &Bits, level1: &Bits) -> bool {
+    let words = protocol::take_doorbells(level1);
+    if words == 0 {
+        return false;
+    }
+    assert_eq!(words, 1 << (SLOT / 64));
+    let slots = protocol::take_doorbells(level0);
+    assert_eq!(
+        slots,
+        1 << (SLOT % 64),
+        "lost wake: level 1 was set and level 0 was not"
+    );
+    true
+}
+
+/// A client rings while a core goes to sleep: the core sees the bit, or the client sees it sleep.
+fn doorbell<const CLIENT: bool, const CORE: bool>() {
+    let (level0, level1, sleeping) = (bits(), bits(), word(0));
+    let client = thread::spawn({
+        let (level0, level1) = (Bits(level0.clone()), Bits(level1.clone()));
+        let sleeping = Word::<CLIENT>(sleeping.clone());
+        move || protocol::ring_doorbell(&level0, &level1, SLOT, &sleeping)
+    });
+    protocol::announce_sleep(&Word::<CORE>(sleeping));
+    let rung = look(&Bits(level0), &Bits(level1));
+    let woken = client.join().unwrap();
+    assert!(
+        rung || woken,
+        "lost wake: the core sleeps and the client did not wake it"
+    );
+}
+
+#[test]
+fn a_sleeping_core_is_woken() {
+    loom::model(doorbell::<true, true>);
+}
+
+#[test]
+fn without_the_clients_fence_a_sleeping_core_is_not_woken() {
+    must_lose_a_wake(doorbell::<false, true>);
+}
+
+#[test]
+fn without_the_cores_fence_a_sleeping_core_is_not_woken() {
+    must_lose_a_wake(doorbell::<true, false>);
+}
+
+/// The whole way: a client posts while the core drops the queue and then goes to sleep. Whichever way the core
+/// is told, it finds the entry.
+#[test]
+fn a_post_reaches_a_core_that_drops_the_queue_and_sleeps() {
+    loom::model(|| {
+        let (tail, need_kick, sleeping) = (word(0), word(0), word(0));
+        let (level0, level1) = (bits(), bits());
+        let client = thread::spawn({
+            let words = [&tail, &need_kick, &sleeping].map(|word| Word::<true>(word.clone()));
+            let (level0, level1) = (Bits(level0.clone()), Bits(level1.clone()));
+            move || {
+                let [tail, need_kick, sleeping] = words;
+                protocol::publish_tail(&tail, 1, &need_kick)
+                    && protocol::ring_doorbell(&level0, &level1, SLOT, &sleeping)
+            }
+        });
+        let words = [tail.clone(), need_kick, sleeping].map(Word::<true>);
+        let [tail_word, need_kick, sleeping] = &words;
+        if protocol::drop_queue(tail_word, 0, need_kick) {
+            protocol::announce_sleep(sleeping);
+            if !look(&Bits(level0), &Bits(level1)) {
+                assert!(
+                    client.join().unwrap(),
+                    "lost wake: the core sleeps beside a full queue"
+                );
+                return;
+            }
+        }
+        assert_eq!(
+            tail.load(Ordering::Acquire),
+            1,
+            "lost wake: told of an entry that is not there"
+        );
+        client.join().unwrap();
+    });
+}
+
+/// A client arms a CQ and looks once more while the daemon completes: the client finds the completion, or the
+/// daemon wakes it.
+fn arming<const CLIENT: bool, const DAEMON: bool>() {
+    let (tail, arm_word) = (word(0), word(arm::NONE));
+    let daemon = thread::spawn({
+        let (tail, arm_word) = (tail.clone(), Word::<DAEMON>(arm_word.clone()));
+        move || {
+            tail.store(1, Ordering::Release);
+            protocol::take_arm(&arm_word, false)
+        }
+    });
+    protocol::arm_cq(&Word::<CLIENT>(arm_word), arm::ANY);
+    let found = tail.load(Ordering::Acquire) == 1;
+    let woken = daemon.join().unwrap();
+    assert!(found || woken, "lost wake: the client sleeps beside a completion");
+}
+
+#[test]
+fn an_armed_queue_wakes() {
+    loom::model(arming::<true, true>);
+}
+
+#[test]
+fn without_the_clients_fence_an_armed_queue_does_not_wake() {
+    must_lose_a_wake(arming::<false, true>);
+}
+
+#[test]
+fn without_the_daemons_fence_an_armed_queue_does_not_wake() {
+    must_lose_a_wake(arming::<true, false>);
+}
+
+#[test]
+fn two_cores_that_complete_wake_once_for_one_arming() {
+    loom::model(|| {
+        let (tails, arm_word) = ([word(0), word(0)], word(arm::NONE));
+        let cores = [0, 1].map(|core: usize| {
+            let (tail, arm_word) = (tails[core].clone(), Word::<true>(arm_word.clone()));
+            thread::spawn(move || {
+                tail.store(1, Ordering::Release);
+                protocol::take_arm(&arm_word, false)
+            })
+        });
+        protocol::arm_cq(&Word::<true>(arm_word), arm::ANY);
+        let found = tails
+            .iter()
+            .filter(|tail| tail.load(Ordering::Acquire) == 1)
+            .count();
+        let wakes = cores
+            .into_iter()
+            .map(|core| core.join().unwrap())
+            .filter(|woke| *woke)
+            .count();
+        assert!(wakes <= 1, "{wakes} wakes for one arming");
+        assert!(
+            found == 2 || wakes == 1,
+            "lost wake: the client sleeps beside a completion"
+        );
+    });
+}
+
+#[test]
+fn a_queue_armed_for_solicited_completions_stays_armed_through_others() {
+    loom::model(|| {
+        let arm_word = word(arm::NONE);
+        let daemon = thread::spawn({
+            let arm_word = Word::<true>(arm_word.clone());
+            move || [false, true, true].map(|solicited| protocol::take_arm(&arm_word, solicited))
+        });
+        protocol::arm_cq(&Word::<true>(arm_word.clone()), arm::SOLICITED);
+        let [other, first, second] = daemon.join().unwrap();
+        assert!(!other && !(first && second));
+        let left = arm_word.load(Ordering::Relaxed);
+        assert_eq!(left == arm::NONE, first || second, "disarmed exactly by a wake");
+    });
+}
