@@ -242,7 +242,8 @@ impl Checker {
     }
 }
 
-/// Sender's status, receiver's status (if a receive WQE is involved) and receiver's event of an injected error.
+/// Sender's status, receiver's status (if a receive WQE is involved) and receiver's event of an injected
+/// error.
 pub(crate) fn outcome_of(kind: Injected) -> (WcStatus, Option<WcStatus>, Option<EventKind>) {
     match kind {
         Injected::BadKey | Injected::BadRange => (WcStatus::RemAccessErr, None, Some(EventKind::QpAccessErr)),

@@ -1,11 +1,11 @@
 //! A seeded network in virtual time, joining two queue pairs of `rnic-transport`. For tests only.
 //!
 //! - [`Node`] is one QP with a host made of plain vectors: named tests move its packets by hand.
-//! - [`Network`] loses, duplicates, delays and reorders packets as its [`Faults`] say. A corrupted packet is a lost one:
-//!   its ICRC does not match.
-//! - [`Scenario`] is everything one seed decides; [`run`] plays it and checks what must hold under any schedule: data
-//!   arrives exactly once, in order and byte-identical, completions come exactly once and in order with the right status,
-//!   or the QP ends in error with the right status; and nothing hangs.
+//! - [`Network`] loses, duplicates, delays and reorders packets as its [`Faults`] say. A corrupted packet is
+//!   a lost one: its ICRC does not match.
+//! - [`Scenario`] is everything one seed decides; [`run`] plays it and checks what must hold under any
+//!   schedule: data arrives exactly once, in order and byte-identical, completions come exactly once and in
+//!   order with the right status, or the QP ends in error with the right status; and nothing hangs.
 //!
 //! The same seed gives the same run, on every machine.
 

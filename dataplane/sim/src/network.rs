@@ -80,7 +80,6 @@ impl Network {
     }
 
     /// How late a packet is.
-    /// How late a packet is.
     fn late(&mut self) -> u64 {
         self.rng.between(0, self.faults.late_by)
     }

@@ -150,7 +150,8 @@ impl Node {
         self.with(|qp, ctx| qp.post_send(ctx, wr))
     }
 
-    /// Posts a signalled operation of `bytes` (for a READ, of that many bytes to be fetched) against the peer's memory.
+    /// Posts a signalled operation of `bytes` (for a READ, of that many bytes to be fetched) against the
+    /// peer's memory.
     ///
     /// # Panics
     /// When the QP refuses it.
@@ -238,8 +239,9 @@ impl Node {
     }
 }
 
-/// Two QPs connected to each other in RTS: numbers 0x11 and 0x22, first PSNs 100 and 200, every right and every READ
-/// resource, an ACK timeout of 4.2 ms, 7 retries, unless `adjust`, which sees the attributes of either side, says otherwise.
+/// Two QPs connected to each other in RTS: numbers 0x11 and 0x22, first PSNs 100 and 200, every right and
+/// every READ resource, an ACK timeout of 4.2 ms, 7 retries, unless `adjust`, which sees the attributes of
+/// either side, says otherwise.
 ///
 /// # Panics
 /// When the attributes are not acceptable.

@@ -7,7 +7,8 @@ use crate::rng::Rng;
 use crate::scenario::{INVALIDATE_KEY, Injected, READ_BASE, READ_KEY, Scenario, WRITE_BASE, WRITE_KEY};
 use crate::watch::Watch;
 use rnic_transport::{
-    Access, EventKind, PostError, QpState, RcQp, Received, SendWr, Time, WcStatus, WrOpcode,
+    Access, EventKind, PostError, QpAttr, QpAttrMask, QpState, RcQp, Received, SendWr, Time, WcStatus,
+    WrOpcode,
 };
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,7 +19,7 @@ const MAX_STEPS: u32 = 400_000;
 const MAX_TIME: Time = Time(60_000_000_000);
 
 /// How a run ended.
-#[derive(Copy, Clone, Debug, Default)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Status of the request that failed, per side.
     pub failed: [Option<WcStatus>; 2],
@@ -28,6 +29,8 @@ pub struct Outcome {
     pub requests: [usize; 2],
     /// An error was built in.
     pub injected: bool,
+    /// Times that a side was drained in SQD.
+    pub drains: usize,
     /// Virtual nanoseconds.
     pub nanos: u64,
 }
@@ -37,6 +40,8 @@ enum Event {
     PostRecv,
     PostSend,
     Poll,
+    Drain,
+    Resume,
 }
 
 struct World<'a> {
@@ -51,6 +56,8 @@ struct World<'a> {
     polling: [bool; 2],
     posted: [usize; 2],
     recvs_posted: [usize; 2],
+    /// Times that a side went to SQD.
+    drained: [usize; 2],
     /// Packets troubled on the way until the last answer that took a side's requests further.
     troubled: [u64; 2],
     now: Time,
@@ -116,6 +123,7 @@ impl<'a> World<'a> {
             polling: [false; 2],
             posted: [0; 2],
             recvs_posted: [0; 2],
+            drained: [0; 2],
             troubled: [0; 2],
             now: Time(0),
             outcome: Outcome::default(),
@@ -153,6 +161,9 @@ impl<'a> World<'a> {
                 _ => {}
             }
             self.outcome.injected = true;
+        }
+        for (side, at) in &self.scenario.drains {
+            self.add(Time(*at), *side, Event::Drain);
         }
     }
 
@@ -201,6 +212,8 @@ impl<'a> World<'a> {
                 Event::PostRecv => self.post_recv(side),
                 Event::PostSend => self.post_send(side)?,
                 Event::Poll => self.polling[side] = false,
+                Event::Drain => self.drain(side),
+                Event::Resume => self.resume(side)?,
             }
             side
         } else {
@@ -252,6 +265,49 @@ impl<'a> World<'a> {
         Ok(())
     }
 
+    /// Goes to SQD, and back once drained.
+    fn drain(&mut self, side: usize) {
+        let attr = QpAttr {
+            state: QpState::Sqd,
+            sqd_async_notify: true,
+            ..QpAttr::default()
+        };
+        let mask = QpAttrMask::STATE | QpAttrMask::EN_SQD_ASYNC_NOTIFY;
+        if self.nodes[side].qp.state() == QpState::Rts && self.nodes[side].modify(&attr, mask).is_ok() {
+            self.drained[side] += 1;
+            self.resume_later(side);
+        }
+    }
+
+    fn resume_later(&mut self, side: usize) {
+        let later = self.now.saturating_add(self.rng.between(10_000, 200_000));
+        self.add(later, side, Event::Resume);
+    }
+
+    fn resume(&mut self, side: usize) -> Verdict {
+        let node = &mut self.nodes[side];
+        if node.qp.state() != QpState::Sqd {
+            return Ok(());
+        }
+        let events = node
+            .event_kinds()
+            .into_iter()
+            .filter(|kind| *kind == EventKind::SqDrained)
+            .count();
+        let draining = node.qp.query().sq_draining;
+        if events + usize::from(draining) != self.drained[side] {
+            return Err(format!(
+                "side {side}: {events} SQ_DRAINED of {} drains",
+                self.drained[side]
+            ));
+        }
+        if draining {
+            self.resume_later(side);
+            return Ok(());
+        }
+        node.set_state(QpState::Rts).map_err(|err| err.to_string())
+    }
+
     /// Lets a node send for a while, as an engine with a budget would.
     fn service(&mut self, side: usize) -> Verdict {
         for _ in 0..self.rng.between(1, self.scenario.burst) {
@@ -288,6 +344,7 @@ impl<'a> World<'a> {
             self.outcome.failed[side] = self.checkers[side].failed.map(|(_, status)| status);
             self.outcome.requests[side] = plan.ops.len();
         }
+        self.outcome.drains = self.drained.iter().sum();
         self.outcome.nanos = self.now.0;
         Ok(())
     }
@@ -298,7 +355,8 @@ impl<'a> World<'a> {
         let checker = &self.checkers[side];
         let injected = self.scenario.plans[side].injected;
         let peer_in_error = peer.qp.state() == QpState::Err;
-        // Every retry that fails takes a packet that met trouble; that of the first may have been sent before.
+        // Every retry that fails takes a packet that met trouble; that of the first may have been sent
+        // before.
         let troubled = self.network.troubled - self.troubled[side];
         let retries = u64::from(self.scenario.retry_cnt);
         if let Some((at, status)) = checker.failed {
@@ -319,7 +377,7 @@ impl<'a> World<'a> {
         let error_events: Vec<EventKind> = node
             .event_kinds()
             .into_iter()
-            .filter(|kind| *kind != EventKind::CommEst)
+            .filter(|kind| !matches!(kind, EventKind::CommEst | EventKind::SqDrained))
             .collect();
         match (error_events.as_slice(), own) {
             ([], _) => {}

@@ -114,6 +114,8 @@ pub struct Scenario {
     pub burst: u64,
     /// Receive WQEs come late.
     pub slow_receiver: bool,
+    /// When a side goes to SQD for a while, in nanoseconds.
+    pub drains: Vec<(usize, u64)>,
     /// What either side does.
     pub plans: [Plan; 2],
 }
@@ -152,6 +154,7 @@ impl Scenario {
             ring_len: rng.pick(&[1, 2, 4, 16, 64]),
             burst: rng.between(1, 24),
             slow_receiver,
+            drains: Vec::new(),
             plans: [Plan::default(), Plan::default()],
         };
         let both = rng.chance(600);
@@ -164,6 +167,12 @@ impl Scenario {
         }
         if rng.chance(200) {
             scenario.inject(rng);
+        }
+        if rng.chance(150) {
+            let count = rng.between(1, 3);
+            scenario.drains = (0..count)
+                .map(|_| (rng.below(2) as usize, rng.below(400_000)))
+                .collect();
         }
         scenario
     }
@@ -377,8 +386,8 @@ impl std::fmt::Display for Scenario {
         )?;
         writeln!(
             f,
-            "ring {}, burst {}, {:?}",
-            self.ring_len, self.burst, self.faults
+            "ring {}, burst {}, drains {:?}, {:?}",
+            self.ring_len, self.burst, self.drains, self.faults
         )?;
         for (side, plan) in self.plans.iter().enumerate() {
             for (at, op) in plan.ops.iter().enumerate() {

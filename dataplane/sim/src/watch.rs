@@ -3,7 +3,7 @@
 use crate::check::Verdict;
 use crate::node::{Node, Packet};
 use crate::scenario::{Plan, Scenario};
-use rnic_transport::{Received, SendFlags, Time, WrOpcode};
+use rnic_transport::{QpState, Received, SendFlags, Time, WrOpcode};
 use rnic_wire::{Mtu, NakCode, Psn, RnrTimer, Syndrome};
 
 /// Watches what one node sends and receives.
@@ -98,6 +98,9 @@ impl Watch {
         }
         if psn.is_after(self.sent) {
             return wrong("skips PSNs");
+        }
+        if node.qp.state() == QpState::Sqd && psn == first && psn == self.sent {
+            return wrong("begins a request in SQD");
         }
         let offset = (psn.diff(first) as usize) << self.mtu.log2();
         let rest = &op.data[offset..];

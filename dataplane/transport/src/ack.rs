@@ -100,7 +100,8 @@ impl RcQp {
         Received::Refused(Check::RemoteNak)
     }
 
-    /// A later PSN was acknowledged while a READ waits: its response is lost, which is an implied NAK (9.7.5.1.2).
+    /// A later PSN was acknowledged while a READ waits: its response is lost, which is an implied NAK
+    /// (9.7.5.1.2).
     pub(crate) fn response_missing<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Received {
         if self.state.sends() {
             self.retry_on_nak(ctx);
@@ -114,8 +115,8 @@ impl RcQp {
         psn == self.req.una || self.complete_through(ctx, psn.prev())
     }
 
-    /// Completes every work request whose last PSN is not after `psn`, which lies between `una` and `max`. `false` when a
-    /// READ stands in the way: only its own responses complete it.
+    /// Completes every work request whose last PSN is not after `psn`, which lies between `una` and `max`.
+    /// `false` when a READ stands in the way: only its own responses complete it.
     fn complete_through<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, psn: Psn) -> bool {
         let una = self.req.una;
         let mut blocked = false;
@@ -169,7 +170,8 @@ impl RcQp {
     }
 }
 
-/// The status which a NAK gives its request; none for reserved codes and for the sequence error, which is retried.
+/// The status which a NAK gives its request; none for reserved codes and for the sequence error, which is
+/// retried.
 const fn nak_status(code: NakCode) -> Option<WcStatus> {
     match code {
         NakCode::InvalidRequest => Some(WcStatus::RemInvReqErr),

@@ -61,7 +61,7 @@ impl QpAttrMask {
 }
 
 impl QpAttrMask {
-    /// The set of verbs' bits, known or not; [`check_modify`] refuses unknown ones.
+    /// The set of verbs' bits, known or not; [`crate::check_modify`] refuses unknown ones.
     #[inline]
     pub const fn from_bits(bits: u32) -> Self {
         QpAttrMask(bits)

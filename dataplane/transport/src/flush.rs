@@ -1,4 +1,5 @@
-//! Flushing in ERR (10.3.1.7): what was not completed completes with a flush error, in order, a bounded number per call.
+//! Flushing in ERR (10.3.1.7): what was not completed completes with a flush error, in order, a bounded
+//! number per call.
 
 use crate::host::{Completion, Host};
 use crate::mutation::Mutation;
@@ -6,10 +7,11 @@ use crate::qp::{Ctx, RcQp};
 use crate::types::{Cause, Check, CompletionFlags, Event, EventKind, QpState, Queue, WcOpcode, WcStatus};
 
 impl RcQp {
-    /// In ERR: completes up to `budget` outstanding work requests of both queues with `WrFlushErr`. Whether more is left.
+    /// In ERR: completes up to `budget` outstanding work requests of both queues with `WrFlushErr`. Whether
+    /// more is left.
     ///
-    /// Call it while it returns `true`, and again whenever WQEs are posted to a QP in ERR. A receive queue that is an SRQ
-    /// is not flushed; LAST_WQE_REACHED is raised instead.
+    /// Call it while it returns `true`, and again whenever WQEs are posted to a QP in ERR. A receive queue
+    /// that is an SRQ is not flushed; LAST_WQE_REACHED is raised instead.
     pub fn flush<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, budget: u32) -> bool {
         if self.state != QpState::Err {
             return false;

@@ -1,9 +1,11 @@
-//! The boundary to memory, queues and events: everything the state machines do to the world goes through [`Host`].
+//! The boundary to memory, queues and events: everything the state machines do to the world goes through
+//! [`Host`].
 
 use crate::types::{Access, Cause, Check, CompletionFlags, Event, Queue, WcOpcode, WcStatus};
 use crate::work::{RecvWqe, SendWr};
 
-/// Payload of one packet: bytes of a frame, or a gather cursor of the peer on loopback. Never looked into here.
+/// Payload of one packet: bytes of a frame, or a gather cursor of the peer on loopback. Never looked into
+/// here.
 pub trait Payload: Copy {
     /// Payload bytes, without pad.
     fn len(&self) -> usize;
@@ -87,23 +89,26 @@ pub struct Completion {
     pub cause: Cause,
 }
 
-/// What a QP needs of its surroundings. Implemented by the engine, and by tests; one monomorphised copy of the
-/// state machines per implementation. No method may block, allocate or panic; all run on the QP's poll core.
+/// What a QP needs of its surroundings. Implemented by the engine, and by tests; one monomorphised copy of
+/// the state machines per implementation. No method may block, allocate or panic; all run on the QP's poll
+/// core.
 pub trait Host {
     /// A packet's payload.
     type Payload<'a>: Payload;
 
-    /// Checks key, range and right of a whole remote operation, at its first packet. Never called with `len` 0.
+    /// Checks key, range and right of a whole remote operation, at its first packet. Never called with `len`
+    /// 0.
     fn check_remote(&mut self, rkey: u32, addr: u64, len: u64, access: Access) -> Result<(), KeyError>;
 
-    /// Places payload of a WRITE. The key was checked at the first packet, but may have been invalidated since:
-    /// it is checked again (with [`Access::REMOTE_WRITE`]). Never called with an empty payload.
+    /// Places payload of a WRITE. The key was checked at the first packet, but may have been invalidated
+    /// since: it is checked again (with [`Access::REMOTE_WRITE`]). Never called with an empty payload.
     fn write_remote(&mut self, rkey: u32, addr: u64, payload: Self::Payload<'_>) -> Result<(), KeyError>;
 
     /// Takes the next receive WQE, copied and validated; `None` when the queue is empty.
     fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError>;
 
-    /// Places payload of a SEND into a receive WQE's buffers at `offset`. The range lies within `wqe.capacity`.
+    /// Places payload of a SEND into a receive WQE's buffers at `offset`. The range lies within
+    /// `wqe.capacity`.
     fn scatter_recv(
         &mut self,
         wqe: &RecvWqe,

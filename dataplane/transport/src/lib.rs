@@ -1,13 +1,19 @@
 //! The reliable connection transport as sans-IO state machines (chapter 9 of the InfiniBand Architecture
 //! Specification, volume 1; section numbers in this crate refer to it).
 //!
-//! [`RcQp`] is one queue pair: requester, responder, retry and timers. It has no clock, allocates nothing, does no
-//! I/O and holds no pointer, so its record may live in an arena that outlives the process. What it does to the
-//! world goes through one monomorphised [`Host`]; what it wants sent is returned as an [`Emit`]; time is an argument
-//! and timers are returned deadlines. Everything that arrives is treated as hostile: every loop is bounded, and no
-//! input panics.
+//! [`RcQp`] is one queue pair: requester, responder, retry and timers. It has no clock, allocates nothing,
+//! does no I/O and holds no pointer, so its record may live in an arena that outlives the process. What it
+//! does to the world goes through one monomorphised [`Host`]; what it wants sent is returned as an [`Emit`];
+//! time is an argument and timers are returned deadlines. Everything that arrives is treated as hostile:
+//! every loop is bounded, and no input panics.
 //!
-//! Every method of a QP runs on the poll core that owns it.
+//! How an engine drives a QP, always on the poll core that owns it:
+//! - frames: [`RcQp::receive`], and [`RcQp::receive_reserved`] for opcodes that [`rnic_wire`] reports as
+//!   reserved;
+//! - accepted work: [`RcQp::post_send`]; receive WQEs are drawn when needed, through [`Host::take_recv`];
+//! - while [`RcQp::has_work`] and its budget lasts: [`RcQp::poll_transmit`], in ERR also [`RcQp::flush`];
+//! - when [`RcQp::poll_timeout`] is reached: [`RcQp::handle_timeout`]. Both deadlines only ever need to be
+//!   looked at after a call that took a `Ctx`.
 
 #![no_std]
 #![forbid(unsafe_code)]

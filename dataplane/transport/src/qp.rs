@@ -49,7 +49,8 @@ pub enum Source {
         /// Bytes.
         len: u32,
     },
-    /// In the memory a READ names; the key is to be checked again (with [`crate::Access::REMOTE_READ`]) when it is read.
+    /// In the memory a READ names; the key is to be checked again (with [`crate::Access::REMOTE_READ`]) when
+    /// it is read.
     Remote {
         /// Remote key of the request.
         rkey: u32,
@@ -103,7 +104,8 @@ pub enum DropReason {
     ReservedSyndrome,
     /// Out of order while a NAK is outstanding: exactly one is sent.
     NakOutstanding,
-    /// A duplicate READ that does not match what was asked, or for which there is no room. Its sender will retry.
+    /// A duplicate READ that does not match what was asked, or for which there is no room. Its sender will
+    /// retry.
     ReplayRefused,
 }
 
@@ -147,8 +149,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// At most `max_unacked` packets (1 to 2^23 − 1) on their way, and an ACK asked for every `1 << ack_every_log2`
-    /// packets of a long message. Values out of range are brought into it.
+    /// At most `max_unacked` packets (1 to 2^23 − 1) on their way, and an ACK asked for every `1 <<
+    /// ack_every_log2` packets of a long message. Values out of range are brought into it.
     pub const fn new(max_unacked: u32, ack_every_log2: u32) -> Self {
         let max_unacked = match max_unacked {
             0 => 1,
@@ -276,7 +278,8 @@ impl RcQp {
         self.reserved_request(ctx, opcode, psn)
     }
 
-    /// The next packet to send, or `None` when there is nothing to send now. Requests and responses take turns.
+    /// The next packet to send, or `None` when there is nothing to send now. Requests and responses take
+    /// turns.
     #[inline]
     pub fn poll_transmit<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
         self.turn_request = !self.turn_request;
@@ -289,8 +292,8 @@ impl RcQp {
 
     /// The engine could not read the payload of a packet it had been given: nothing of it was sent.
     ///
-    /// Of a request: its work request fails with a local protection error once its turn comes. Of a READ response: the peer
-    /// gets a NAK. Either way the QP ends in ERR.
+    /// Of a request: its work request fails with a local protection error once its turn comes. Of a READ
+    /// response: the peer gets a NAK. Either way the QP ends in ERR.
     pub fn gather_failed<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, emit: &Emit, err: KeyError) {
         let opcode = emit.headers.bth.opcode.to_u8();
         let psn = emit.headers.bth.psn;
@@ -326,7 +329,8 @@ impl RcQp {
         self.enter_err(false);
     }
 
-    /// Goes to ERR. `answer` keeps what the responder has yet to say: READ responses due, and the NAK after them.
+    /// Goes to ERR. `answer` keeps what the responder has yet to say: READ responses due, and the NAK after
+    /// them.
     pub(crate) fn enter_err(&mut self, answer: bool) {
         self.state = QpState::Err;
         self.req.stop();

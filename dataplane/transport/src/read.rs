@@ -16,7 +16,8 @@ impl RcQp {
         payload: H::Payload<'_>,
     ) -> Received {
         let psn = headers.bth.psn;
-        // A response acknowledges every request before it; one that skips others of its READ says that they are lost.
+        // A response acknowledges every request before it; one that skips others of its READ says that they
+        // are lost.
         if !self.complete_before(ctx, psn) {
             return self.response_missing(ctx);
         }
@@ -66,8 +67,8 @@ impl RcQp {
 
     /// Whether opcode and length are those which a response at this PSN must have.
     ///
-    /// FIRST and ONLY begin the answer to a request, and requests begin at the message's first PSN or where it was resumed;
-    /// responses to an earlier request of the same READ may still arrive with MIDDLE or LAST.
+    /// FIRST and ONLY begin the answer to a request, and requests begin at the message's first PSN or where
+    /// it was resumed; responses to an earlier request of the same READ may still arrive with MIDDLE or LAST.
     #[inline]
     fn fits(&self, wr: &SendWr, headers: &Headers, len: usize) -> bool {
         let psn = headers.bth.psn;

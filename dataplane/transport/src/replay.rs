@@ -1,4 +1,5 @@
-//! READs at the responder: the queue of those to be answered, and duplicates of any request (9.7.5.1.3, 9.7.5.1.5).
+//! READs at the responder: the queue of those to be answered, and duplicates of any request (9.7.5.1.3,
+//! 9.7.5.1.5).
 
 use crate::attr::MAX_RD_ATOMIC;
 use crate::host::{Host, KeyError};
@@ -100,7 +101,8 @@ impl ReadQueue {
         &self.jobs[..usize::from(self.len)]
     }
 
-    /// Appends a new READ. When duplicates fill the queue, one of them gives way: whoever still wants it asks again.
+    /// Appends a new READ. When duplicates fill the queue, one of them gives way: whoever still wants it
+    /// asks again.
     pub fn push(&mut self, job: ReadJob) {
         if usize::from(self.len) == self.jobs.len() {
             let Some(stale) = self.live().iter().position(|job| job.again) else {
@@ -123,7 +125,8 @@ impl ReadQueue {
         self.len -= 1;
     }
 
-    /// Puts a repeated READ where its PSN belongs; `false` when it contradicts what was asked or finds no room.
+    /// Puts a repeated READ where its PSN belongs; `false` when it contradicts what was asked or finds no
+    /// room.
     fn replay(&mut self, job: ReadJob) -> bool {
         let len = usize::from(self.len);
         let overlaps = |old: &ReadJob| job.first.is_before(old.end()) && old.first.is_before(job.end());
@@ -159,7 +162,8 @@ impl ReadQueue {
 }
 
 impl RcQp {
-    /// A request seen before. SEND and WRITE are acknowledged again and not executed; a READ is executed again.
+    /// A request seen before. SEND and WRITE are acknowledged again and not executed; a READ is executed
+    /// again.
     pub(crate) fn duplicate<H: Host>(
         &mut self,
         ctx: &mut Ctx<'_, H>,
@@ -217,8 +221,8 @@ impl RcQp {
         }
     }
 
-    /// The key of a repeated READ is no longer valid. A requester still waiting for it is told; but the packet may as well be
-    /// an old one from the network, so that this QP lives on.
+    /// The key of a repeated READ is no longer valid. A requester still waiting for it is told; but the
+    /// packet may as well be an old one from the network, so that this QP lives on.
     fn duplicate_read_refused(&mut self, psn: Psn, err: KeyError) -> Received {
         if !matches!(self.resp.answer, Answer::Nak { .. }) {
             self.nak(psn, Syndrome::Nak(NakCode::RemoteAccessError));

@@ -9,8 +9,8 @@ use rnic_wire::{Headers, Operation, Psn, Reth};
 
 /// Requester record.
 ///
-/// Indices of the send ring run free: `head` ≤ `cur` ≤ `fresh` ≤ `tail`. PSNs: `una` ≤ `next` ≤ `max`. After a
-/// go-back `cur` and `next` lie before `fresh` and `max` until everything was sent again.
+/// Indices of the send ring run free: `head` ≤ `cur` ≤ `fresh` ≤ `tail`. PSNs: `una` ≤ `next` ≤ `max`. After
+/// a go-back `cur` and `next` lie before `fresh` and `max` until everything was sent again.
 #[derive(Copy, Clone, Debug)]
 #[repr(C)]
 pub(crate) struct Requester {
@@ -143,6 +143,10 @@ impl RcQp {
     /// On success it lies in the ring; on error nothing changed.
     #[inline]
     pub fn post_send<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, wr: SendWr) -> Result<(), PostError> {
+        debug_assert!(
+            ctx.sq.is_empty() || ctx.sq.len().is_power_of_two(),
+            "the ring is indexed by a mask"
+        );
         match self.state {
             QpState::Rts | QpState::Sqd | QpState::Sqe | QpState::Err => {}
             state => return Err(PostError::BadState { state }),

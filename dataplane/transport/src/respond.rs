@@ -5,7 +5,8 @@ use crate::responder::Answer;
 use rnic_wire::{Aeth, Headers, Operation, Syndrome};
 
 impl RcQp {
-    /// The responder's next packet. READs are answered in PSN order, and before anything that acknowledges beyond them.
+    /// The responder's next packet. READs are answered in PSN order, and before anything that acknowledges
+    /// beyond them.
     #[inline]
     pub(crate) fn poll_response(&mut self) -> Option<Emit> {
         if self.resp.reads.is_empty() {

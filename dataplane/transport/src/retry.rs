@@ -39,7 +39,8 @@ impl RcQp {
         };
     }
 
-    /// The responder made progress: counts start anew, and the cursor never stays behind what is acknowledged.
+    /// The responder made progress: counts start anew, and the cursor never stays behind what is
+    /// acknowledged.
     #[inline]
     pub(crate) fn progressed<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) {
         if !self.state.sends() {
@@ -68,8 +69,8 @@ impl RcQp {
         self.check_drained(ctx);
     }
 
-    /// A NAK or a gap in READ responses: only the first retry without progress is immediate. After it the ACK timer sets
-    /// the pace, so that no answer to a retry can cause another one at once.
+    /// A NAK or a gap in READ responses: only the first retry without progress is immediate. After it the ACK
+    /// timer sets the pace, so that no answer to a retry can cause another one at once.
     pub(crate) fn retry_on_nak<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) {
         if self.req.rnr_wait {
             return;
@@ -106,7 +107,8 @@ impl RcQp {
         req.blocked = false;
     }
 
-    /// An RNR NAK for `una`: nothing more is sent, and the ACK timer stands still, until the responder's delay is over.
+    /// An RNR NAK for `una`: nothing more is sent, and the ACK timer stands still, until the responder's
+    /// delay is over.
     pub(crate) fn receiver_not_ready<H: Host>(
         &mut self,
         ctx: &mut Ctx<'_, H>,

@@ -1,8 +1,10 @@
-//! Plain numbers and enums shared by every state machine; discriminants are those of verbs where verbs has them.
+//! Plain numbers and enums shared by every state machine; discriminants are those of verbs where verbs has
+//! them.
 
 use core::fmt;
 
-/// A point in time: nanoseconds of one monotonic clock, which the caller reads. The transport has no clock of its own.
+/// A point in time: nanoseconds of one monotonic clock, which the caller reads. The transport has no clock
+/// of its own.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub u64);
 

@@ -107,8 +107,8 @@ impl SendFlags {
     }
 }
 
-/// One accepted send work request, in the QP's private ring. Plain data: it may be kept in an arena that outlives the
-/// process.
+/// One accepted send work request, in the QP's private ring. Plain data: it may be kept in an arena that
+/// outlives the process.
 #[derive(Copy, Clone, Debug, Default)]
 #[repr(C)]
 pub struct SendWr {

@@ -1,5 +1,5 @@
-//! Golden captures of the Linux kernel's rxe: our requester must send what rxe sent for the same work, and our responder must
-//! answer what rxe answered.
+//! Golden captures of the Linux kernel's rxe: our requester must send what rxe sent for the same work, and
+//! our responder must answer what rxe answered.
 
 use rnic_sim::{Node, Packet, default_attr};
 use rnic_transport::{Access, Limits, QpAttr, RcQp, Received, SendFlags, SendWr, WrOpcode};
@@ -157,7 +157,8 @@ fn replay_to_responder(name: &str) -> usize {
     compared
 }
 
-/// The work request whose packets begin with `packets[0]`, and how many packets it has; `None` when the capture ends inside it.
+/// The work request whose packets begin with `packets[0]`, and how many packets it has; `None` when the
+/// capture ends inside it.
 fn work(packets: &[&Packet]) -> Option<(SendWr, Vec<u8>, usize)> {
     let first = packets[0];
     let count = packets

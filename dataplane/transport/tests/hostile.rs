@@ -1,5 +1,5 @@
-//! Packets of an enemy: whatever arrives, nothing panics, nothing runs for long, nothing outside the keys is touched, and the
-//! invariants of completions hold.
+//! Packets of an enemy: whatever arrives, nothing panics, nothing runs for long, nothing outside the keys is
+//! touched, and the invariants of completions hold.
 
 mod common;
 

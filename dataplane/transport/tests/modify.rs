@@ -10,7 +10,8 @@ fn all(bits: &[M]) -> M {
     bits.iter().fold(M::NONE, |sum, bit| sum | *bit)
 }
 
-/// Transitions other than those to RESET and ERR, with what they require and what else they permit (11.2.5.2).
+/// Transitions other than those to RESET and ERR, with what they require and what else they permit
+/// (11.2.5.2).
 fn table(qp_type: QpType) -> Vec<(QpState, QpState, M, M)> {
     let path = [M::ALT_PATH, M::PATH_MIG_STATE];
     let mut rows = Vec::new();
