@@ -57,7 +57,12 @@ pub struct AdminConnection {
 impl AdminConnection {
     /// A fresh connection.
     pub fn new(socket: OwnedFd) -> Self {
-        AdminConnection { socket, input: Vec::new(), output: Vec::new(), busy: false }
+        AdminConnection {
+            socket,
+            input: Vec::new(),
+            output: Vec::new(),
+            busy: false,
+        }
     }
 
     /// Takes what has come in; `false` when the peer is gone or talks too much.
@@ -105,7 +110,9 @@ pub struct QpListing {
 impl Control {
     /// Serves a connection of `rnicctl`.
     pub(crate) fn serve_admin(&mut self, id: u32, closed: bool) {
-        let Some(admin) = self.admins.get_mut(&id) else { return };
+        let Some(admin) = self.admins.get_mut(&id) else {
+            return;
+        };
         // A peer that only stopped writing still wants its answer.
         let alive = admin.flush() && (admin.busy || admin.fill());
         if !alive || (closed && admin.busy) {
@@ -116,7 +123,9 @@ impl Control {
 
     fn next_admin_request(&mut self, id: u32) {
         loop {
-            let Some(admin) = self.admins.get_mut(&id) else { return };
+            let Some(admin) = self.admins.get_mut(&id) else {
+                return;
+            };
             if admin.busy || !admin.output.is_empty() {
                 break;
             }
@@ -143,9 +152,13 @@ impl Control {
     }
 
     fn respond(&mut self, id: u32, response: &AdminResponse) {
-        let Some(admin) = self.admins.get_mut(&id) else { return };
+        let Some(admin) = self.admins.get_mut(&id) else {
+            return;
+        };
         let text = serde_json::to_vec(response);
-        admin.output.extend(text.unwrap_or_else(|_| br#"{"error":"no JSON"}"#.to_vec()));
+        admin
+            .output
+            .extend(text.unwrap_or_else(|_| br#"{"error":"no JSON"}"#.to_vec()));
         admin.output.push(b'\n');
         if !admin.flush() {
             self.close_admin(id);
@@ -165,7 +178,10 @@ impl Control {
             .iter()
             .filter_map(|(key, object)| match &object.what {
                 // One that is being destroyed is found no more, and its core may not have it.
-                What::Qp(qp) => self.objects.find(IdKind::Qpn, qp.qpn).map(|_| (key, qp.core, qp.slot())),
+                What::Qp(qp) => self
+                    .objects
+                    .find(IdKind::Qpn, qp.qpn)
+                    .map(|_| (key, qp.core, qp.slot())),
                 _ => None,
             })
             .collect();

@@ -76,24 +76,35 @@ impl Client {
 impl Control {
     /// The client of a connection that has said hello.
     pub(crate) fn client_mut(&mut self, conn: u32) -> Verb<&mut Client> {
-        let client = self.connections.get_mut(&conn).and_then(|c| c.client.as_deref_mut());
+        let client = self
+            .connections
+            .get_mut(&conn)
+            .and_then(|c| c.client.as_deref_mut());
         client.ok_or_else(|| Refusal::new(Errno::NOTCONN, "the client is gone"))
     }
 
     pub(crate) fn hello(&mut self, conn: u32, hello: &Hello) -> Verb<Outcome> {
         if hello.features != 0 {
-            tracing::debug!(features = hello.features, "the client knows features this rnicd does not have");
+            tracing::debug!(
+                features = hello.features,
+                "the client knows features this rnicd does not have"
+            );
         }
         let limit = self.config.limits.clients;
         let full = || {
-            Refusal::again(format!("{limit} clients are connected, as many as may be (limits.clients); try later"))
+            Refusal::again(format!(
+                "{limit} clients are connected, as many as may be (limits.clients); try later"
+            ))
         };
         let index = self.numbers.clients.take().ok_or_else(full)?.slot;
         match self.admit_client(conn, index) {
             Ok(()) => Ok(Outcome::Pending),
             Err(errno) => {
                 self.numbers.clients.give(index);
-                Err(Refusal::new(errno, format!("making the context region failed: {errno}")))
+                Err(Refusal::new(
+                    errno,
+                    format!("making the context region failed: {errno}"),
+                ))
             }
         }
     }
@@ -102,7 +113,8 @@ impl Control {
         let cores = self.engine.core_count() as u32;
         let devices = self.devices.len() as u32;
         let max_objects = self.quota.objects().min(Handle::MAX_SLOTS - devices);
-        let queue_bytes = usize::try_from(self.quota.limits.queue_memory.bytes()).map_err(|_| Errno::NOMEM)?;
+        let queue_bytes =
+            usize::try_from(self.quota.limits.queue_memory.bytes()).map_err(|_| Errno::NOMEM)?;
         // The first slots are the devices' own: port events have handles of generation 0.
         let layout = RegionLayout::new(devices + max_objects, cores, queue_bytes);
         let fault = Arc::<FaultCell>::default();
@@ -128,7 +140,9 @@ impl Control {
             let made = ClientDoorbells::new(region.clone(), &layout, core, ours);
             doorbells.push(made.map_err(|_| Errno::NOMEM)?);
         }
-        let Some(connection) = self.connections.get_mut(&conn) else { return Err(Errno::NOTCONN) };
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return Err(Errno::NOTCONN);
+        };
         let reply = HelloReply {
             session: connection.session.number,
             boot_epoch: self.boot_epoch,
@@ -154,7 +168,11 @@ impl Control {
         self.by_index.insert(index, conn);
         let op = self.begin(conn, Work::Hello(Reply::with_fds(&reply, fds)));
         for (core, doorbells) in doorbells.into_iter().enumerate() {
-            self.command(op, core, |token| Command::AddClient { client: index, doorbells, token });
+            self.command(op, core, |token| Command::AddClient {
+                client: index,
+                doorbells,
+                token,
+            });
         }
         Ok(())
     }
@@ -171,7 +189,10 @@ impl Control {
     /// Checks that the client may make one more object of a kind.
     pub(crate) fn allow(&mut self, conn: u32, kind: Kind) -> Verb<()> {
         let total = self.bytes_awaiting_grace() as u64;
-        let (limit, own_limit) = (self.config.limits.bytes_awaiting_grace, self.quota.limits.bytes_awaiting_grace);
+        let (limit, own_limit) = (
+            self.config.limits.bytes_awaiting_grace,
+            self.quota.limits.bytes_awaiting_grace,
+        );
         let client = self.client_mut(conn)?;
         let (own, usage) = (client.awaiting_grace as u64, client.usage.clone());
         if total > limit.bytes() || own > own_limit.bytes() {
@@ -236,9 +257,9 @@ impl Control {
         let object = found.and_then(|key| Some((key, self.objects.peek(key)?.kind())));
         match object {
             Some((key, of)) if of == kind => Ok(key),
-            Some((_, of)) => {
-                Err(Refusal::invalid(format!("{field} is {handle:#x}, which is a {of}; it must be a {kind}")))
-            }
+            Some((_, of)) => Err(Refusal::invalid(format!(
+                "{field} is {handle:#x}, which is a {of}; it must be a {kind}"
+            ))),
             None => Err(Refusal::invalid(format!(
                 "{field} is {handle:#x}; this client has no such {kind} (destroyed already?)"
             ))),

@@ -105,7 +105,13 @@ pub struct Parts {
 impl Control {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> std::io::Result<Self> {
-        let Parts { config, engine, listener, admin_listener, stop } = parts;
+        let Parts {
+            config,
+            engine,
+            listener,
+            admin_listener,
+            stop,
+        } = parts;
         let now = Instant::now();
         let poller = Poller::new()?;
         let mapper = Mapper::start()?;
@@ -114,8 +120,12 @@ impl Control {
         poller.add(&mapper, Source::Mapper, Interest::Read)?;
         poller.add(&listener, Source::Listener, Interest::Read)?;
         poller.add(&admin_listener, Source::AdminListener, Interest::Read)?;
-        let devices: Vec<_> =
-            config.ports.iter().zip(engine.ports()).map(|(config, port)| Device::new(config, port)).collect();
+        let devices: Vec<_> = config
+            .ports
+            .iter()
+            .zip(engine.ports())
+            .map(|(config, port)| Device::new(config, port))
+            .collect();
         let limits = engine.limits();
         let pds = config.limits.clients.saturating_mul(config.limits.per_client.pds);
         let numbers = AllNumbers {
@@ -129,7 +139,9 @@ impl Control {
         };
         let boot_epoch = boot_epoch();
         Ok(Control {
-            quota: Quota { limits: config.limits.per_client.clone() },
+            quota: Quota {
+                limits: config.limits.per_client.clone(),
+            },
             neighbours: Neighbours::new(&config.ports),
             slow: SlowPath::new(&devices, now),
             devices,
@@ -183,9 +195,19 @@ impl Control {
             }
         }
         if !self.connections.is_empty() {
-            tracing::warn!(clients = self.connections.len(), "stopping before everything of clients was destroyed");
+            tracing::warn!(
+                clients = self.connections.len(),
+                "stopping before everything of clients was destroyed"
+            );
         }
-        let Control { engine, failed, connections, objects, mapper, .. } = self;
+        let Control {
+            engine,
+            failed,
+            connections,
+            objects,
+            mapper,
+            ..
+        } = self;
         engine.stop();
         drop((connections, objects, mapper));
         !failed
@@ -234,7 +256,14 @@ impl Control {
             });
             match session {
                 Ok(session) => {
-                    self.connections.insert(id, Connection { session, client: None, leaving: false });
+                    self.connections.insert(
+                        id,
+                        Connection {
+                            session,
+                            client: None,
+                            leaving: false,
+                        },
+                    );
                 }
                 Err(errno) => tracing::warn!(%errno, "a client's connection could not be taken"),
             }
@@ -245,7 +274,12 @@ impl Control {
         while let Some(socket) = accept(self.admin_listener.as_ref(), "rnicctl") {
             let id = self.next_admin;
             self.next_admin = self.next_admin.wrapping_add(1);
-            if self.admins.len() < ADMINS && self.poller.add(&socket, Source::Admin(id), Interest::Read).is_ok() {
+            if self.admins.len() < ADMINS
+                && self
+                    .poller
+                    .add(&socket, Source::Admin(id), Interest::Read)
+                    .is_ok()
+            {
                 self.admins.insert(id, AdminConnection::new(socket));
             }
         }
@@ -261,8 +295,8 @@ impl Control {
                 Message::Event(event) => self.object_event(&event),
                 Message::Frame { port, frame } => {
                     let (heard, vlan) = self.slow.receive(port, frame.bytes(), frame.vlan(), now);
-                    let resolved = heard
-                        .and_then(|h| self.neighbours.learn(port, vlan, h.ip, h.mac, h.to_us, now));
+                    let resolved =
+                        heard.and_then(|h| self.neighbours.learn(port, vlan, h.ip, h.mac, h.to_us, now));
                     if let Some(resolved) = resolved {
                         self.neighbour_resolved(resolved);
                     }
@@ -276,7 +310,9 @@ impl Control {
 
     fn send_slow_frames(&mut self) {
         while let Some(out) = self.slow.next_outgoing() {
-            let Some(port) = self.engine.ports().get(usize::from(out.port)) else { continue };
+            let Some(port) = self.engine.ports().get(usize::from(out.port)) else {
+                continue;
+            };
             if let Some(mut frame) = port.pool.alloc()
                 && frame.fill(&out.bytes)
             {
@@ -296,10 +332,16 @@ impl Control {
     }
 
     fn object_event(&mut self, event: &ObjectEvent) {
-        let Some(&conn) = self.by_index.get(&event.client) else { return };
+        let Some(&conn) = self.by_index.get(&event.client) else {
+            return;
+        };
         // Not found: destroyed meanwhile, and its events with it.
-        let Some(key) = self.objects.find(IdKind::Handle(event.client), event.handle) else { return };
-        let Some(object) = self.objects.peek_mut(key) else { return };
+        let Some(key) = self.objects.find(IdKind::Handle(event.client), event.handle) else {
+            return;
+        };
+        let Some(object) = self.objects.peek_mut(key) else {
+            return;
+        };
         if event.kinds & event_kind::QP_FATAL != 0
             && let What::Qp(qp) = &mut object.what
         {
@@ -314,7 +356,9 @@ impl Control {
 
     /// Puts an event into a client's ring and tells how many kinds are new.
     fn raise(&mut self, conn: u32, slot: u32, kinds: u32, cause: &rnic_abi::Cause) -> u32 {
-        let Ok(client) = self.client_mut(conn) else { return 0 };
+        let Ok(client) = self.client_mut(conn) else {
+            return 0;
+        };
         match client.events.raise(&client.region, slot, kinds, cause) {
             Ok(raised) => {
                 if raised.wake {
@@ -359,7 +403,11 @@ impl Control {
             device.sequence = device.sequence.wrapping_add(1);
             tracing::info!(device = %device.name, up, "the link has changed");
             let sequence = device.sequence;
-            let kind = if up { event_kind::PORT_ACTIVE } else { event_kind::PORT_ERR };
+            let kind = if up {
+                event_kind::PORT_ACTIVE
+            } else {
+                event_kind::PORT_ERR
+            };
             let clients: Vec<u32> = self.by_index.values().copied().collect();
             for conn in clients {
                 if let Ok(client) = self.client_mut(conn) {
@@ -385,7 +433,11 @@ impl Control {
     /// How long the loop may sleep.
     fn timeout(&mut self, now: Instant) -> Option<Duration> {
         let mut next = self.next_check;
-        for deadline in [self.neighbours.deadline(), self.slow.deadline(now), self.notifier.deadline()] {
+        for deadline in [
+            self.neighbours.deadline(),
+            self.slow.deadline(now),
+            self.notifier.deadline(),
+        ] {
             next = deadline.map_or(next, |d| next.min(d));
         }
         let mut timeout = next.saturating_duration_since(now);
@@ -395,7 +447,11 @@ impl Control {
             // Cores that poll pass within microseconds; those that sleep have passed. Only one that is slow, or
             // shares this CPU, makes the loop sleep.
             let pause = Duration::from_micros(10 << self.grace_looks.min(10)).min(GRACE_SLEEP);
-            timeout = timeout.min(if self.grace_looks == 0 { Duration::ZERO } else { pause });
+            timeout = timeout.min(if self.grace_looks == 0 {
+                Duration::ZERO
+            } else {
+                pause
+            });
             self.grace_looks += 1;
         }
         if self.engine.bytes_awaiting_grace() > 0 {

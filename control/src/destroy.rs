@@ -71,7 +71,9 @@ impl Control {
         let key = self.find(conn, kind, arg.handle, "handle")?;
         self.refuse_new_work(key).map_err(|dependants| {
             let handle = arg.handle;
-            let text = format!("the {kind} {handle:#x} is in use by {dependants} other objects; destroy those first");
+            let text = format!(
+                "the {kind} {handle:#x} is in use by {dependants} other objects; destroy those first"
+            );
             Refusal::new(Errno::BUSY, text)
         })?;
         self.destroy_all(conn, vec![key], Then::Answer);
@@ -80,7 +82,11 @@ impl Control {
 
     /// Destroys objects that [`Control::refuse_new_work`] was called for.
     fn destroy_all(&mut self, conn: u32, objects: Vec<Key>, then: Then) {
-        let bytes = objects.iter().filter_map(|key| self.objects.peek(*key)).map(bytes_of).sum();
+        let bytes = objects
+            .iter()
+            .filter_map(|key| self.objects.peek(*key))
+            .map(bytes_of)
+            .sum();
         if let Ok(client) = self.client_mut(conn) {
             client.awaiting_grace += bytes;
         }
@@ -88,7 +94,15 @@ impl Control {
         self.unpublish(&objects);
         let commands = self.stop_commands(&objects);
         let stopped = commands.is_empty();
-        let op = self.begin(conn, Work::Destroy(Destroy { objects, step: Step::Stop, bytes, then }));
+        let op = self.begin(
+            conn,
+            Work::Destroy(Destroy {
+                objects,
+                step: Step::Stop,
+                bytes,
+                then,
+            }),
+        );
         for (core, make) in commands {
             self.command(op, core, make);
         }
@@ -99,7 +113,9 @@ impl Control {
 
     /// Goes on with a destruction: its cores have answered, or time has passed.
     pub(crate) fn advance_destroy(&mut self, number: u64, mut op: Op) {
-        let Work::Destroy(destroy) = &mut op.work else { return };
+        let Work::Destroy(destroy) = &mut op.work else {
+            return;
+        };
         if let Step::Stop = destroy.step {
             let known_to_cores = |key: &Key| {
                 let object = self.objects.peek(*key);
@@ -121,10 +137,20 @@ impl Control {
 
     /// The grace period is over.
     fn finish(&mut self, op: Op) {
-        let Op { conn, work: Work::Destroy(destroy), answers, .. } = op else { return };
+        let Op {
+            conn,
+            work: Work::Destroy(destroy),
+            answers,
+            ..
+        } = op
+        else {
+            return;
+        };
         let mut reply = Reply::default();
         for key in destroy.objects {
-            let Some(mut object) = self.objects.remove(key) else { continue };
+            let Some(mut object) = self.objects.remove(key) else {
+                continue;
+            };
             self.withdraw_events(&mut object);
             self.give_numbers(&object);
             reply = answer_to(&object);
@@ -234,7 +260,9 @@ impl Control {
 
     /// A connection's socket is closed, or its client is broken: everything it owns goes.
     pub(crate) fn leave(&mut self, conn: u32) {
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
         if connection.leaving {
             return;
         }
@@ -284,7 +312,10 @@ impl Control {
                         free.push(key);
                     }
                 }
-                debug_assert!(!free.is_empty(), "objects of a leaving client depend on each other in a circle");
+                debug_assert!(
+                    !free.is_empty(),
+                    "objects of a leaving client depend on each other in a circle"
+                );
                 self.destroy_all(conn, free, Then::Leave);
             }
             None => self.depart(conn),
@@ -302,7 +333,9 @@ impl Control {
 
     /// Goes on with a departure: the cores have given the doorbells back, or time has passed.
     pub(crate) fn advance_departure(&mut self, number: u64, mut op: Op) {
-        let Work::Depart(departure) = &mut op.work else { return };
+        let Work::Depart(departure) = &mut op.work else {
+            return;
+        };
         let epoch = match *departure {
             Departure::Stop => self.engine.start_grace(),
             Departure::Grace(epoch) => epoch,
@@ -323,10 +356,16 @@ impl Control {
     /// A client that is broken (its memory was not there, or it forged what only it could forge): its QPs go to
     /// the error state, then it leaves.
     pub(crate) fn expel(&mut self, conn: u32, why: &str) {
-        let Some(connection) = self.connections.get(&conn).filter(|c| !c.leaving) else { return };
+        let Some(connection) = self.connections.get(&conn).filter(|c| !c.leaving) else {
+            return;
+        };
         let peer = &connection.session.peer;
         tracing::warn!(pid = peer.pid, comm = %peer.comm, "client is broken and is disconnected: {why}");
-        let objects = connection.client.as_deref().map(|client| client.objects.clone()).unwrap_or_default();
+        let objects = connection
+            .client
+            .as_deref()
+            .map(|client| client.objects.clone())
+            .unwrap_or_default();
         let op = self.begin(conn, Work::Fail);
         let cause = Cause::of(Check::MemoryFault);
         let mut failing = false;
@@ -353,7 +392,10 @@ type Stop = Box<dyn FnOnce(rnic_engine::command::Token) -> Command>;
 /// Step 8.
 fn answer_to(object: &Object) -> Reply {
     match object.kind() {
-        Kind::Cq | Kind::Qp => Reply::new(&DestroyReply { events_reported: object.reported, reserved: 0 }),
+        Kind::Cq | Kind::Qp => Reply::new(&DestroyReply {
+            events_reported: object.reported,
+            reserved: 0,
+        }),
         Kind::Pd | Kind::Mr | Kind::Channel => Reply::default(),
     }
 }

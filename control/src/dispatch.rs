@@ -38,7 +38,9 @@ impl Control {
     pub(crate) fn serve(&mut self, conn: u32) {
         let mut packet = std::mem::take(&mut self.packet);
         for _ in 0..IN_A_ROW {
-            let Some(connection) = self.connections.get(&conn) else { break };
+            let Some(connection) = self.connections.get(&conn) else {
+                break;
+            };
             if connection.leaving || connection.session.is_busy() {
                 break;
             }
@@ -58,13 +60,18 @@ impl Control {
     fn packet_came(&mut self, conn: u32, packet: &mut Packet) {
         let fds = std::mem::take(&mut packet.fds);
         let fd_count = fds.len();
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
         let session = &mut connection.session;
         let parsed = request::parse(packet, fd_count);
         let request = match parsed {
             Ok(request) => request,
             Err(malformed) => {
-                if session.refuse(malformed.header.as_ref(), &malformed.refusal).is_err() {
+                if session
+                    .refuse(malformed.header.as_ref(), &malformed.refusal)
+                    .is_err()
+                {
                     self.leave(conn);
                 }
                 return;
@@ -87,7 +94,12 @@ impl Control {
         }
     }
 
-    fn carry_out(&mut self, conn: u32, request: &Request<'_>, fds: Vec<std::os::fd::OwnedFd>) -> Verb<Outcome> {
+    fn carry_out(
+        &mut self,
+        conn: u32,
+        request: &Request<'_>,
+        fds: Vec<std::os::fd::OwnedFd>,
+    ) -> Verb<Outcome> {
         match request.op {
             Op::Hello => self.hello(conn, &request.body()?),
             Op::QueryDevice => self.query_device(&request.body()?).map(Outcome::Done),
@@ -97,7 +109,10 @@ impl Control {
             Op::DeallocPd => self.destroy_one(conn, Kind::Pd, request.body()?),
             Op::RegMr => {
                 let arg = request.body()?;
-                let fd = fds.into_iter().next().ok_or_else(|| Refusal::invalid("reg_mr takes a memfd"))?;
+                let fd = fds
+                    .into_iter()
+                    .next()
+                    .ok_or_else(|| Refusal::invalid("reg_mr takes a memfd"))?;
                 self.reg_mr(conn, &arg, fd)
             }
             Op::DeregMr => self.destroy_one(conn, Kind::Mr, request.body()?),
@@ -118,19 +133,29 @@ impl Control {
     /// After anything that may have changed whether a connection can be served: asks to be told of its next
     /// request, or goes on with its leaving.
     pub(crate) fn settle(&mut self, conn: u32) {
-        let Some(connection) = self.connections.get(&conn) else { return };
+        let Some(connection) = self.connections.get(&conn) else {
+            return;
+        };
         if connection.leaving {
             self.go_on_leaving(conn);
             return;
         }
-        let interest = if connection.session.is_busy() { Interest::Nothing } else { Interest::Read };
-        self.poller.change(&connection.session, Source::Client(conn), interest);
+        let interest = if connection.session.is_busy() {
+            Interest::Nothing
+        } else {
+            Interest::Read
+        };
+        self.poller
+            .change(&connection.session, Source::Client(conn), interest);
     }
 
     /// A device that was named in a request.
     pub(crate) fn device(&self, index: u32) -> Verb<&Device> {
         self.devices.get(index as usize).ok_or_else(|| {
-            Refusal::invalid(format!("device is {index}; there are {}, from 0", self.devices.len()))
+            Refusal::invalid(format!(
+                "device is {index}; there are {}, from 0",
+                self.devices.len()
+            ))
         })
     }
 
@@ -175,10 +200,17 @@ impl Control {
         let device = self.device(arg.device)?;
         let entry = device.gids.get(arg.index as usize).ok_or_else(|| {
             let (index, count) = (arg.index, device.gids.len());
-            Refusal::invalid(format!("index is {index}; {} has {count} GIDs, from 0", device.name))
+            Refusal::invalid(format!(
+                "index is {index}; {} has {count} GIDs, from 0",
+                device.name
+            ))
         })?;
         let vlan = entry.vlan.map_or(0xFFFF, u32::from);
-        Ok(Reply::new(&GidReply { gid: entry.gid().0, kind: 2, vlan }))
+        Ok(Reply::new(&GidReply {
+            gid: entry.gid().0,
+            kind: 2,
+            vlan,
+        }))
     }
 
     fn query_qp(&mut self, conn: u32, arg: &HandleArg) -> Verb<Outcome> {

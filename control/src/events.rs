@@ -68,7 +68,9 @@ impl EventRing {
         cause: &Cause,
     ) -> Result<Raised, ForgedRing> {
         let kinds = kinds & !IN_RING;
-        let Some(pending) = self.pending(region, slot) else { return Ok(Raised::default()) };
+        let Some(pending) = self.pending(region, slot) else {
+            return Ok(Raised::default());
+        };
         if pending.load(Ordering::Acquire) & !IN_RING == 0 {
             // Cannot fail: the slot was found.
             region.write(self.slot(slot) + EventSlot::CAUSE, cause);
@@ -76,7 +78,10 @@ impl EventRing {
         let before = pending.fetch_or(kinds | IN_RING, Ordering::AcqRel);
         let reported = (kinds & !before).count_ones();
         if before & IN_RING != 0 {
-            return Ok(Raised { reported, wake: false });
+            return Ok(Raised {
+                reported,
+                wake: false,
+            });
         }
         self.push(region, slot)?;
         Ok(Raised { reported, wake: true })
@@ -84,21 +89,32 @@ impl EventRing {
 
     /// Withdraws what is pending in a slot whose object is gone, and tells how many events that were.
     pub fn withdraw(&self, region: &ClientMem, slot: u32) -> u32 {
-        let Some(pending) = self.pending(region, slot) else { return 0 };
+        let Some(pending) = self.pending(region, slot) else {
+            return 0;
+        };
         (pending.fetch_and(IN_RING, Ordering::AcqRel) & !IN_RING).count_ones()
     }
 
     fn push(&mut self, region: &ClientMem, slot: u32) -> Result<(), ForgedRing> {
-        let RegionLayout { events, event_ring_len: len, .. } = self.layout;
-        let (Some(head), Some(tail)) =
-            (region.u32(events + RingIndices::HEAD), region.u32(events + RingIndices::TAIL))
-        else {
+        let RegionLayout {
+            events,
+            event_ring_len: len,
+            ..
+        } = self.layout;
+        let (Some(head), Some(tail)) = (
+            region.u32(events + RingIndices::HEAD),
+            region.u32(events + RingIndices::TAIL),
+        ) else {
             return Ok(());
         };
         let head = head.load(Ordering::Acquire);
         // An honest ring has room: each slot stands in it at most once, and this one did not.
         if self.tail.wrapping_sub(head) >= len {
-            return Err(ForgedRing { head, tail: self.tail, len });
+            return Err(ForgedRing {
+                head,
+                tail: self.tail,
+                len,
+            });
         }
         let entry = events + RING_ENTRIES + 4 * (self.tail & (len - 1)) as usize;
         region.write(entry, &slot);
@@ -148,7 +164,14 @@ mod tests {
         fn new() -> (EventRing, Client) {
             let layout = RegionLayout::new(SLOTS, 1, 4096);
             let (region, _) = ClientMem::create("test", layout.size, Arc::default()).unwrap();
-            (EventRing::new(layout), Client { region, layout, head: 0 })
+            (
+                EventRing::new(layout),
+                Client {
+                    region,
+                    layout,
+                    head: 0,
+                },
+            )
         }
 
         fn word(&self, offset: usize) -> SharedU32 {
@@ -156,7 +179,9 @@ mod tests {
         }
 
         fn in_ring(&self) -> u32 {
-            self.word(self.layout.events).load(Ordering::Acquire).wrapping_sub(self.head)
+            self.word(self.layout.events)
+                .load(Ordering::Acquire)
+                .wrapping_sub(self.head)
         }
 
         /// Handle, kinds and cause of the next entry.
@@ -168,7 +193,8 @@ mod tests {
             let entry = at + 4 * (self.head & (self.layout.event_ring_len - 1)) as usize;
             let slot: u32 = self.region.read(entry).unwrap();
             self.head = self.head.wrapping_add(1);
-            self.word(self.layout.events + RingIndices::HEAD).store(self.head, Ordering::Release);
+            self.word(self.layout.events + RingIndices::HEAD)
+                .store(self.head, Ordering::Release);
             let at = self.layout.event_slots + slot as usize * size_of::<EventSlot>();
             let handle = self.word(at + EventSlot::HANDLE).load(Ordering::Relaxed);
             let cause = self.region.read(at + EventSlot::CAUSE).unwrap();
@@ -178,7 +204,10 @@ mod tests {
     }
 
     fn cause(check: u8) -> Cause {
-        Cause { check, ..Cause::default() }
+        Cause {
+            check,
+            ..Cause::default()
+        }
     }
 
     #[test]
@@ -186,10 +215,27 @@ mod tests {
         let (mut ring, mut client) = Client::new();
         ring.install(&client.region, 3, 0x10_0003, 77);
         let raised = ring.raise(&client.region, 3, QP_ACCESS_ERR, &cause(1)).unwrap();
-        assert_eq!(raised, Raised { reported: 1, wake: true });
-        let raised = ring.raise(&client.region, 3, QP_ACCESS_ERR | QP_FATAL, &cause(2)).unwrap();
-        assert_eq!(raised, Raised { reported: 1, wake: false });
-        assert_eq!(client.pop(), Some((0x10_0003, QP_ACCESS_ERR | QP_FATAL, cause(1))));
+        assert_eq!(
+            raised,
+            Raised {
+                reported: 1,
+                wake: true
+            }
+        );
+        let raised = ring
+            .raise(&client.region, 3, QP_ACCESS_ERR | QP_FATAL, &cause(2))
+            .unwrap();
+        assert_eq!(
+            raised,
+            Raised {
+                reported: 1,
+                wake: false
+            }
+        );
+        assert_eq!(
+            client.pop(),
+            Some((0x10_0003, QP_ACCESS_ERR | QP_FATAL, cause(1)))
+        );
         assert_eq!(client.pop(), None);
         assert!(ring.raise(&client.region, 3, QP_FATAL, &cause(3)).unwrap().wake);
         assert_eq!(client.pop(), Some((0x10_0003, QP_FATAL, cause(3))));
@@ -204,7 +250,14 @@ mod tests {
         assert_eq!(ring.withdraw(&client.region, 1), 0);
         ring.install(&client.region, 1, 0x20_0001, 6);
         let raised = ring.raise(&client.region, 1, CQ_ERR, &cause(9)).unwrap();
-        assert_eq!(raised, Raised { reported: 1, wake: false }, "the entry is still there");
+        assert_eq!(
+            raised,
+            Raised {
+                reported: 1,
+                wake: false
+            },
+            "the entry is still there"
+        );
         assert_eq!(client.pop(), Some((0x20_0001, CQ_ERR, cause(9))));
         assert_eq!(client.pop(), None);
     }
@@ -231,10 +284,20 @@ mod tests {
     fn a_forged_head_is_found_and_nothing_outside_the_ring_is_written() {
         for head in [1, 1000, u32::MAX, 1 << 31] {
             let (mut ring, client) = Client::new();
-            client.word(client.layout.events + RingIndices::HEAD).store(head, Ordering::Release);
+            client
+                .word(client.layout.events + RingIndices::HEAD)
+                .store(head, Ordering::Release);
             let result = ring.raise(&client.region, 0, QP_FATAL, &cause(1));
             if 0u32.wrapping_sub(head) >= client.layout.event_ring_len {
-                assert_eq!(result, Err(ForgedRing { head, tail: 0, len: 8 }), "{head}");
+                assert_eq!(
+                    result,
+                    Err(ForgedRing {
+                        head,
+                        tail: 0,
+                        len: 8
+                    }),
+                    "{head}"
+                );
             } else {
                 assert!(result.is_ok());
             }
@@ -249,6 +312,9 @@ mod tests {
         let raised = ring.raise(&client.region, 0, QP_FATAL, &cause(1)).unwrap();
         assert_eq!(raised, Raised::default());
         assert_eq!(ring.withdraw(&client.region, 0), 31);
-        assert_eq!(ring.raise(&client.region, SLOTS, QP_FATAL, &cause(1)), Ok(Raised::default()));
+        assert_eq!(
+            ring.raise(&client.region, SLOTS, QP_FATAL, &cause(1)),
+            Ok(Raised::default())
+        );
     }
 }

@@ -9,6 +9,7 @@
 mod admin;
 mod client;
 mod control;
+pub mod daemon;
 mod destroy;
 mod device;
 mod dispatch;
@@ -19,7 +20,9 @@ mod neighbour;
 mod notify;
 mod objects;
 mod ops;
+mod placement;
 mod poller;
+pub mod ports;
 mod quota;
 mod refusal;
 mod region_alloc;

@@ -66,7 +66,12 @@ impl Mapper {
             let thread = std::thread::Builder::new().name(format!("rnic-map-{i}"));
             threads.push(thread.spawn(move || work(&queue, &done, &bell))?);
         }
-        Ok(Mapper { jobs: Some(jobs), results, bell, threads })
+        Ok(Mapper {
+            jobs: Some(jobs),
+            results,
+            bell,
+            threads,
+        })
     }
 
     /// Has a region mapped; the result comes by [`Mapper::results`] under the same number.

@@ -35,7 +35,9 @@ pub struct Modify {
 /// A state a client named.
 fn state(field: &str, value: u8) -> Verb<QpState> {
     QpState::from_verbs(value).ok_or_else(|| {
-        Refusal::invalid(format!("attrs.{field} is {value}; it must be 0 (RESET) to 6 (ERR)"))
+        Refusal::invalid(format!(
+            "attrs.{field} is {value}; it must be 0 (RESET) to 6 (ERR)"
+        ))
     })
 }
 
@@ -65,17 +67,25 @@ fn attributes(attrs: &QpAttrs, mask: QpAttrMask) -> Verb<QpAttr> {
         attr.cur_state = state("cur_qp_state", attrs.cur_qp_state)?;
     }
     if has(QpAttrMask::PORT) && attrs.port_num != 1 {
-        return Err(Refusal::invalid(format!("attrs.port_num is {}; a device has port 1 only", attrs.port_num)));
+        return Err(Refusal::invalid(format!(
+            "attrs.port_num is {}; a device has port 1 only",
+            attrs.port_num
+        )));
     }
     if has(QpAttrMask::PATH_MTU) {
         attr.path_mtu = Mtu::from_verbs(attrs.path_mtu).ok_or_else(|| {
-            Refusal::invalid(format!("attrs.path_mtu is {}; it must be 1 (256) to 5 (4096)", attrs.path_mtu))
+            Refusal::invalid(format!(
+                "attrs.path_mtu is {}; it must be 1 (256) to 5 (4096)",
+                attrs.path_mtu
+            ))
         })?;
     }
     if has(QpAttrMask::ACCESS_FLAGS) {
         let flags = attrs.qp_access_flags;
         attr.access = Access::from_bits(flags).ok_or_else(|| {
-            Refusal::unsupported(format!("attrs.qp_access_flags is {flags:#x}; bits of 0xf are supported"))
+            Refusal::unsupported(format!(
+                "attrs.qp_access_flags is {flags:#x}; bits of 0xf are supported"
+            ))
         })?;
     }
     Ok(attr)
@@ -93,11 +103,17 @@ fn refused(error: ModifyError) -> Refusal {
 impl Control {
     pub(crate) fn modify_qp(&mut self, conn: u32, arg: &ModifyQp) -> Verb<Outcome> {
         let key = self.find(conn, Kind::Qp, arg.handle, "handle")?;
-        let Some((qp, device)) = self.qp(key) else { return Err(Refusal::invalid("handle is of no QP")) };
+        let Some((qp, device)) = self.qp(key) else {
+            return Err(Refusal::invalid("handle is of no QP"));
+        };
         let mask = QpAttrMask::from_bits(arg.mask);
         let attr = attributes(&arg.attrs, mask)?;
         // The core checks again, against the state the QP is in by then: it may go to ERR by itself.
-        let next = if mask.contains(QpAttrMask::STATE) { attr.state } else { qp.state };
+        let next = if mask.contains(QpAttrMask::STATE) {
+            attr.state
+        } else {
+            qp.state
+        };
         check_modify(QpType::Rc, qp.state, next, mask).map_err(refused)?;
         let owner = &self.devices[device as usize];
         if mask.contains(QpAttrMask::PATH_MTU) && attr.path_mtu > owner.path_mtu {
@@ -119,7 +135,15 @@ impl Control {
             NextHop::Own { .. } => None,
             NextHop::Neighbour(target) => Some(target),
         });
-        let op = self.begin(conn, Work::Modify(Box::new(Modify { qp: key, attr, mask, path })));
+        let op = self.begin(
+            conn,
+            Work::Modify(Box::new(Modify {
+                qp: key,
+                attr,
+                mask,
+                path,
+            })),
+        );
         let now = Instant::now();
         match target {
             Some(target) if self.neighbours.lookup(&target, now).is_none() => {
@@ -164,10 +188,19 @@ impl Control {
     fn send_change(&mut self, number: u64, mac: Option<[u8; 6]>) {
         let Some(op) = self.ops.take(number) else { return };
         let Work::Modify(modify) = op.work else { return };
-        let Modify { qp: key, attr, mask, path } = *modify;
+        let Modify {
+            qp: key,
+            attr,
+            mask,
+            path,
+        } = *modify;
         let Some((qp, _)) = self.qp(key) else { return };
         let (core, slot, qpn) = (qp.core, qp.slot(), qp.qpn);
-        let peer = if mask.contains(QpAttrMask::DEST_QPN) { attr.dest_qpn } else { qp.dest_qpn };
+        let peer = if mask.contains(QpAttrMask::DEST_QPN) {
+            attr.dest_qpn
+        } else {
+            qp.dest_qpn
+        };
         let resolved = path.map(|(av, route)| {
             let mac = match route.next_hop {
                 NextHop::Own { mac, .. } => Some(mac),
@@ -175,8 +208,17 @@ impl Control {
             };
             route.path(&self.devices, &av, mac.unwrap_or_default(), qpn, peer)
         });
-        let change = Box::new(QpChange { attr, mask, path: resolved });
-        let work = Work::Modify(Box::new(Modify { qp: key, attr, mask, path }));
+        let change = Box::new(QpChange {
+            attr,
+            mask,
+            path: resolved,
+        });
+        let work = Work::Modify(Box::new(Modify {
+            qp: key,
+            attr,
+            mask,
+            path,
+        }));
         self.ops.put_back(number, crate::ops::Op { work, ..op });
         self.command(number, core, |token| Command::ModifyQp { slot, change, token });
     }
@@ -217,7 +259,10 @@ impl Control {
             }
             _ => return Err(gone()),
         };
-        Ok(Reply::new(&QueryQpReply { attrs: abi_attributes(&status.attr, av), cause: abi_cause(&status.cause) }))
+        Ok(Reply::new(&QueryQpReply {
+            attrs: abi_attributes(&status.attr, av),
+            cause: abi_cause(&status.cause),
+        }))
     }
 
     /// A QP and its device.
@@ -256,7 +301,8 @@ fn abi_attributes(attr: &QpAttr, av: Option<Av>) -> QpAttrs {
 }
 
 // The bits of clients' masks are those of the transport.
-const _: () = assert!(qp_mask::AV == QpAttrMask::AV.bits() && qp_mask::DEST_QPN == QpAttrMask::DEST_QPN.bits());
+const _: () =
+    assert!(qp_mask::AV == QpAttrMask::AV.bits() && qp_mask::DEST_QPN == QpAttrMask::DEST_QPN.bits());
 
 #[cfg(test)]
 mod tests {
@@ -264,7 +310,13 @@ mod tests {
 
     #[test]
     fn attributes_count_only_with_their_mask_bit() {
-        let attrs = QpAttrs { qp_state: 99, path_mtu: 9, qp_access_flags: 0xFFFF, port_num: 7, ..QpAttrs::default() };
+        let attrs = QpAttrs {
+            qp_state: 99,
+            path_mtu: 9,
+            qp_access_flags: 0xFFFF,
+            port_num: 7,
+            ..QpAttrs::default()
+        };
         assert!(attributes(&attrs, QpAttrMask::NONE).is_ok());
         for (bit, text) in [
             (QpAttrMask::STATE, "qp_state is 99"),

@@ -78,10 +78,14 @@ pub struct Neighbours {
 impl Neighbours {
     /// The configured neighbours of each port.
     pub fn new(ports: &[Port]) -> Self {
-        let fixed = ports.iter().enumerate().flat_map(|(i, port)| {
-            port.neighbours.iter().map(move |n| ((i as u16, n.ip), n.mac.0))
-        });
-        Neighbours { fixed: fixed.collect(), ..Self::default() }
+        let fixed = ports
+            .iter()
+            .enumerate()
+            .flat_map(|(i, port)| port.neighbours.iter().map(move |n| ((i as u16, n.ip), n.mac.0)));
+        Neighbours {
+            fixed: fixed.collect(),
+            ..Self::default()
+        }
     }
 
     /// The MAC address of a station, if it is known.
@@ -95,8 +99,17 @@ impl Neighbours {
 
     /// Has `waiter` wait for a station. The next [`Neighbours::tick`] asks for it.
     pub fn wait(&mut self, target: Target, waiter: u64, now: Instant) {
-        let fresh = || Pending { target, waiting: Vec::new(), asked: 0, next: now };
-        self.pending.entry(target.place()).or_insert_with(fresh).waiting.push(waiter);
+        let fresh = || Pending {
+            target,
+            waiting: Vec::new(),
+            asked: 0,
+            next: now,
+        };
+        self.pending
+            .entry(target.place())
+            .or_insert_with(fresh)
+            .waiting
+            .push(waiter);
     }
 
     /// A waiter no longer cares.
@@ -126,12 +139,19 @@ impl Neighbours {
         let pending = self.pending.remove(&place);
         if to_us || pending.is_some() || self.learned.contains_key(&place) {
             if self.learned.len() >= CAPACITY && !self.learned.contains_key(&place) {
-                let oldest = self.learned.iter().min_by_key(|(_, l)| l.at).map(|(place, _)| *place);
+                let oldest = self
+                    .learned
+                    .iter()
+                    .min_by_key(|(_, l)| l.at)
+                    .map(|(place, _)| *place);
                 oldest.and_then(|place| self.learned.remove(&place));
             }
             self.learned.insert(place, Learned { mac, at: now });
         }
-        pending.map(|pending| Resolved { waiting: pending.waiting, mac: Some(mac) })
+        pending.map(|pending| Resolved {
+            waiting: pending.waiting,
+            mac: Some(mac),
+        })
     }
 
     /// Whom to ask now (`ask`), and the questions that nobody answered.
@@ -168,7 +188,12 @@ mod tests {
 
     fn target() -> Target {
         let ip = |text: &str| text.parse().unwrap();
-        Target { port: 0, vlan: None, ip: ip("10.0.0.7"), from: ip("10.0.0.1") }
+        Target {
+            port: 0,
+            vlan: None,
+            ip: ip("10.0.0.7"),
+            from: ip("10.0.0.1"),
+        }
     }
 
     #[test]
@@ -181,9 +206,24 @@ mod tests {
         assert!(table.tick(start, |_| asked += 1).is_empty());
         assert_eq!(asked, 1, "one question for both");
         let resolved = table.learn(0, None, target().ip, MAC, true, start);
-        assert_eq!(resolved, Some(Resolved { waiting: vec![1, 2], mac: Some(MAC) }));
+        assert_eq!(
+            resolved,
+            Some(Resolved {
+                waiting: vec![1, 2],
+                mac: Some(MAC)
+            })
+        );
         assert_eq!(table.lookup(&target(), start), Some(MAC));
-        assert_eq!(table.lookup(&Target { vlan: Some(5), ..target() }, start), None);
+        assert_eq!(
+            table.lookup(
+                &Target {
+                    vlan: Some(5),
+                    ..target()
+                },
+                start
+            ),
+            None
+        );
         assert_eq!(table.lookup(&target(), start + LIFETIME), None);
     }
 
@@ -201,7 +241,13 @@ mod tests {
             now = table.deadline().unwrap();
         };
         assert_eq!(asked, RETRIES.len());
-        assert_eq!(failed, [Resolved { waiting: vec![1], mac: None }]);
+        assert_eq!(
+            failed,
+            [Resolved {
+                waiting: vec![1],
+                mac: None
+            }]
+        );
         assert_eq!(table.deadline(), None);
     }
 
@@ -212,7 +258,11 @@ mod tests {
         table.learn(0, None, target().ip, MAC, false, now);
         assert_eq!(table.lookup(&target(), now), None);
         table.learn(0, None, target().ip, [1, 0, 0, 0, 0, 7], true, now);
-        assert_eq!(table.lookup(&target(), now), None, "a multicast address is no station's");
+        assert_eq!(
+            table.lookup(&target(), now),
+            None,
+            "a multicast address is no station's"
+        );
     }
 
     #[test]
@@ -224,7 +274,11 @@ mod tests {
             table.learn(0, None, ip, MAC, true, start + Duration::from_millis(i.into()));
         }
         assert_eq!(table.learned.len(), CAPACITY);
-        assert!(!table.learned.contains_key(&(0, None, "10.0.0.0".parse().unwrap())));
+        assert!(
+            !table
+                .learned
+                .contains_key(&(0, None, "10.0.0.0".parse().unwrap()))
+        );
     }
 
     #[test]

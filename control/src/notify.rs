@@ -57,7 +57,10 @@ impl Notifier {
 
     /// When the next tick is due.
     pub fn deadline(&self) -> Option<Instant> {
-        self.enabled.then(|| self.watchdog.map_or(self.next_status, |_| self.next.min(self.next_status)))
+        self.enabled.then(|| {
+            self.watchdog
+                .map_or(self.next_status, |_| self.next.min(self.next_status))
+        })
     }
 
     fn send(&self, state: &[NotifyState<'_>]) {

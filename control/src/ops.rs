@@ -86,24 +86,28 @@ impl Ops {
         self.ops.insert(number, op);
     }
 
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.ops.is_empty()
-    }
-
     /// Requests of one connection.
     pub fn of(&self, conn: u32) -> impl Iterator<Item = u64> {
-        self.ops.iter().filter(move |(_, op)| op.conn == conn).map(|(number, _)| *number)
+        self.ops
+            .iter()
+            .filter(move |(_, op)| op.conn == conn)
+            .map(|(number, _)| *number)
     }
 
     /// When the oldest request that waits for a grace period began.
     pub fn oldest_in_grace(&self) -> Option<Instant> {
-        self.in_grace.iter().filter_map(|number| self.ops.get(number)).map(|op| op.started).min()
+        self.in_grace
+            .iter()
+            .filter_map(|number| self.ops.get(number))
+            .map(|op| op.started)
+            .min()
     }
 
     /// Whether a request is a modify that no core knows of: it waits for a neighbour.
     pub fn is_idle_modify(&self, number: u64) -> bool {
-        self.ops.get(&number).is_some_and(|op| op.waiting == 0 && matches!(op.work, Work::Modify(_)))
+        self.ops
+            .get(&number)
+            .is_some_and(|op| op.waiting == 0 && matches!(op.work, Work::Modify(_)))
     }
 
     fn get_mut(&mut self, number: u64) -> Option<&mut Op> {
@@ -116,7 +120,13 @@ impl Control {
     pub(crate) fn begin(&mut self, conn: u32, work: Work) -> u64 {
         let number = self.ops.next;
         self.ops.next += 1;
-        let op = Op { conn, waiting: 0, answers: Answers::default(), started: Instant::now(), work };
+        let op = Op {
+            conn,
+            waiting: 0,
+            answers: Answers::default(),
+            started: Instant::now(),
+            work,
+        };
         self.ops.put_back(number, op);
         number
     }
@@ -138,7 +148,9 @@ impl Control {
             Message::Queried { token, state } => (token, Box::new(move |a| a.queried.push((core, state)))),
             Message::Event(_) | Message::Frame { .. } => return,
         };
-        let Some(op) = self.ops.get_mut(token.0) else { return };
+        let Some(op) = self.ops.get_mut(token.0) else {
+            return;
+        };
         keep(&mut op.answers);
         op.waiting = op.waiting.saturating_sub(1);
         if op.waiting == 0 {
@@ -148,7 +160,9 @@ impl Control {
 
     /// Goes on with a request whose wait may be over.
     pub(crate) fn resume(&mut self, number: u64) {
-        let Some(mut op) = self.ops.take(number) else { return };
+        let Some(mut op) = self.ops.take(number) else {
+            return;
+        };
         let conn = op.conn;
         match op.work {
             Work::Hello(reply) => {
@@ -198,7 +212,9 @@ impl Control {
 
     /// Answers a connection's request and serves its next one.
     pub(crate) fn answer(&mut self, conn: u32, result: Verb<Reply>) {
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
         if let Err(refusal) = &result {
             log_refusal(connection.session.peer.pid, refusal);
         }

@@ -94,13 +94,23 @@ impl Poller {
 
     /// Watches a descriptor.
     pub fn add(&self, fd: impl AsFd, source: Source, interest: Interest) -> Result<(), Errno> {
-        epoll::add(&self.0, fd, epoll::EventData::new_u64(source.encode()), flags(interest))
+        epoll::add(
+            &self.0,
+            fd,
+            epoll::EventData::new_u64(source.encode()),
+            flags(interest),
+        )
     }
 
     /// Changes what is wanted of it.
     pub fn change(&self, fd: impl AsFd, source: Source, interest: Interest) {
         // Fails only for a descriptor that was not added, which is then not watched either.
-        let _ = epoll::modify(&self.0, fd, epoll::EventData::new_u64(source.encode()), flags(interest));
+        let _ = epoll::modify(
+            &self.0,
+            fd,
+            epoll::EventData::new_u64(source.encode()),
+            flags(interest),
+        );
     }
 
     /// Stops watching it.
@@ -117,11 +127,16 @@ impl Poller {
         });
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); BATCH];
         // The only error left is an interrupted sleep, after which nothing is ready.
-        let Ok((events, _)) = epoll::wait(&self.0, &mut events[..], timeout.as_ref()) else { return };
+        let Ok((events, _)) = epoll::wait(&self.0, &mut events[..], timeout.as_ref()) else {
+            return;
+        };
         ready.extend(events.iter().filter_map(|event| {
             let (flags, data) = (event.flags, event.data);
             let gone = epoll::EventFlags::HUP | epoll::EventFlags::RDHUP | epoll::EventFlags::ERR;
-            Some(Ready { source: Source::decode(data.u64())?, closed: flags.intersects(gone) })
+            Some(Ready {
+                source: Source::decode(data.u64())?,
+                closed: flags.intersects(gone),
+            })
         }));
     }
 }
@@ -168,10 +183,22 @@ mod tests {
         assert_eq!(ready, []);
         poller.change(&ours, Source::Client(1), Interest::Read);
         poller.wait(Some(Duration::ZERO), &mut ready);
-        assert_eq!(ready, [Ready { source: Source::Client(1), closed: false }]);
+        assert_eq!(
+            ready,
+            [Ready {
+                source: Source::Client(1),
+                closed: false
+            }]
+        );
         poller.change(&ours, Source::Client(1), Interest::Nothing);
         drop(theirs);
         poller.wait(Some(Duration::ZERO), &mut ready);
-        assert_eq!(ready, [Ready { source: Source::Client(1), closed: true }]);
+        assert_eq!(
+            ready,
+            [Ready {
+                source: Source::Client(1),
+                closed: true
+            }]
+        );
     }
 }

@@ -109,7 +109,12 @@ mod tests {
 
     #[test]
     fn a_quota_is_refused_by_the_name_of_its_key() {
-        let quota = Quota { limits: PerClient { pds: 2, ..PerClient::default() } };
+        let quota = Quota {
+            limits: PerClient {
+                pds: 2,
+                ..PerClient::default()
+            },
+        };
         let mut usage = Usage::default();
         for _ in 0..2 {
             quota.check(&usage, Kind::Pd).unwrap();
@@ -123,7 +128,9 @@ mod tests {
 
     #[test]
     fn registered_bytes_cannot_overflow_their_quota() {
-        let quota = Quota { limits: PerClient::default() };
+        let quota = Quota {
+            limits: PerClient::default(),
+        };
         let mut usage = Usage::default();
         usage.register(1);
         assert!(quota.check_registered(&usage, u64::MAX).is_err());

@@ -19,7 +19,10 @@ pub type Verb<T> = Result<T, Refusal>;
 impl Refusal {
     /// A refusal with any errno.
     pub fn new(errno: Errno, text: impl fmt::Display) -> Self {
-        Refusal { errno, text: text.to_string() }
+        Refusal {
+            errno,
+            text: text.to_string(),
+        }
     }
 
     /// A value that cannot be right: EINVAL.

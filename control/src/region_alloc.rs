@@ -25,7 +25,10 @@ impl RegionSpace {
     /// The space from `start` to `end`, both multiples of [`LINE`].
     pub fn new(start: usize, end: usize) -> Self {
         debug_assert!(start.is_multiple_of(LINE) && end.is_multiple_of(LINE) && start <= end);
-        RegionSpace { free: BTreeMap::from([(start, end - start)]), used: 0 }
+        RegionSpace {
+            free: BTreeMap::from([(start, end - start)]),
+            used: 0,
+        }
     }
 
     /// A slice of at least `len` bytes; `None` when no free part is as long.
@@ -79,7 +82,13 @@ mod tests {
             space.give(slices[i]);
         }
         assert_eq!(space.used(), 0);
-        assert_eq!(space.take(4096), Some(Slice { offset: 4096, len: 4096 }));
+        assert_eq!(
+            space.take(4096),
+            Some(Slice {
+                offset: 4096,
+                len: 4096
+            })
+        );
     }
 
     #[test]

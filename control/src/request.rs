@@ -41,11 +41,17 @@ pub fn parse(packet: &Packet, fds: usize) -> Result<Request<'_>, Malformed> {
             bytes.len(),
             size_of::<RequestHeader>()
         ));
-        return Err(Malformed { header: None, refusal });
+        return Err(Malformed {
+            header: None,
+            refusal,
+        });
     };
     check(packet, &header, body, fds)
         .map(|op| Request { header, op, body })
-        .map_err(|refusal| Malformed { header: Some(header), refusal })
+        .map_err(|refusal| Malformed {
+            header: Some(header),
+            refusal,
+        })
 }
 
 fn check(packet: &Packet, header: &RequestHeader, body: &[u8], fds: usize) -> Verb<Op> {
@@ -79,14 +85,23 @@ fn check(packet: &Packet, header: &RequestHeader, body: &[u8], fds: usize) -> Ve
         )));
     }
     if header.reserved != 0 {
-        return Err(Refusal::protocol(format!("reserved is {:#x}; it must be 0", header.reserved)));
+        return Err(Refusal::protocol(format!(
+            "reserved is {:#x}; it must be 0",
+            header.reserved
+        )));
     }
     let op = Op::from_u16(header.op).ok_or_else(|| {
-        Refusal::new(Errno::NOSYS, format!("op {} is not known to this rnicd", header.op))
+        Refusal::new(
+            Errno::NOSYS,
+            format!("op {} is not known to this rnicd", header.op),
+        )
     })?;
     let expected = usize::from(op == Op::RegMr);
     if fds != expected {
-        return Err(Refusal::invalid(format!("{} came with {fds} descriptors; it takes {expected}", op.name())));
+        return Err(Refusal::invalid(format!(
+            "{} came with {fds} descriptors; it takes {expected}",
+            op.name()
+        )));
     }
     Ok(op)
 }
@@ -121,7 +136,11 @@ bodies! {
 
 impl Body for Hello {
     fn misused(&self) -> Option<(&'static str, u64)> {
-        self.reserved.iter().copied().find(|v| *v != 0).map(|v| ("reserved", v))
+        self.reserved
+            .iter()
+            .copied()
+            .find(|v| *v != 0)
+            .map(|v| ("reserved", v))
     }
 }
 
@@ -148,9 +167,9 @@ impl Request<'_> {
         })?;
         match body.misused() {
             None => Ok(body),
-            Some((field, value)) => {
-                Err(Refusal::protocol(format!("{name}: {field} is {value:#x}; it must be 0")))
-            }
+            Some((field, value)) => Err(Refusal::protocol(format!(
+                "{name}: {field} is {value:#x}; it must be 0"
+            ))),
         }
     }
 }
@@ -168,7 +187,15 @@ mod tests {
     fn header(op: u16, body_len: u32) -> RequestHeader {
         let version = ABI_VERSION as u16;
         let (magic, session, sequence) = (CONTROL_MAGIC, 1, 1);
-        RequestHeader { magic, version, op, session, sequence, body_len, reserved: 0 }
+        RequestHeader {
+            magic,
+            version,
+            op,
+            session,
+            sequence,
+            body_len,
+            reserved: 0,
+        }
     }
 
     fn packet(bytes: &[u8], fds: usize) -> Packet {
@@ -190,21 +217,51 @@ mod tests {
         let good = header(Op::AllocPd as u16, 8);
         let body = [0; 8];
         let cases = [
-            (RequestHeader { magic: 7, ..good }, "magic is 0x00000007", Errno::PROTO),
-            (RequestHeader { version: 9, ..good }, "ABI version 9, this rnicd version 1", Errno::PROTONOSUPPORT),
-            (RequestHeader { body_len: 9, ..good }, "body_len is 9, but 8 bytes", Errno::PROTO),
-            (RequestHeader { reserved: 1, ..good }, "reserved is 0x1", Errno::PROTO),
-            (RequestHeader { op: 999, ..good }, "op 999 is not known", Errno::NOSYS),
+            (
+                RequestHeader { magic: 7, ..good },
+                "magic is 0x00000007",
+                Errno::PROTO,
+            ),
+            (
+                RequestHeader { version: 9, ..good },
+                "ABI version 9, this rnicd version 1",
+                Errno::PROTONOSUPPORT,
+            ),
+            (
+                RequestHeader { body_len: 9, ..good },
+                "body_len is 9, but 8 bytes",
+                Errno::PROTO,
+            ),
+            (
+                RequestHeader { reserved: 1, ..good },
+                "reserved is 0x1",
+                Errno::PROTO,
+            ),
+            (
+                RequestHeader { op: 999, ..good },
+                "op 999 is not known",
+                Errno::NOSYS,
+            ),
         ];
         for (header, text, errno) in cases {
             let refusal = refusal(header, &body, 0);
             assert!(refusal.text().contains(text), "{}", refusal.text());
             assert_eq!(refusal.errno(), errno);
         }
-        assert!(refusal(good, &body, 2).text().contains("alloc_pd came with 2 descriptors; it takes 0"));
+        assert!(
+            refusal(good, &body, 2)
+                .text()
+                .contains("alloc_pd came with 2 descriptors; it takes 0")
+        );
         let reg_mr = header(Op::RegMr as u16, 0);
         assert!(refusal(reg_mr, &[], 0).text().contains("it takes 1"));
-        assert!(parse(&packet(b"short", 0), 0).unwrap_err().refusal.text().contains("has 5 bytes"));
+        assert!(
+            parse(&packet(b"short", 0), 0)
+                .unwrap_err()
+                .refusal
+                .text()
+                .contains("has 5 bytes")
+        );
     }
 
     #[test]
@@ -213,7 +270,10 @@ mod tests {
         let short = packet(&bytes, 0);
         let error = parse(&short, 0).unwrap().body::<DeviceArg>().unwrap_err();
         assert_eq!(error.text(), "alloc_pd has a body of 3 bytes; it must have 8");
-        let arg = DeviceArg { device: 0, reserved: 5 };
+        let arg = DeviceArg {
+            device: 0,
+            reserved: 5,
+        };
         let bytes = [header(Op::AllocPd as u16, 8).as_bytes(), arg.as_bytes()].concat();
         let odd = packet(&bytes, 0);
         let error = parse(&odd, 0).unwrap().body::<DeviceArg>().unwrap_err();

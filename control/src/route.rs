@@ -50,15 +50,22 @@ pub fn route(devices: &[Device], device: u32, av: &Av) -> Verb<Route> {
         .ok_or_else(|| Refusal::invalid(format!("device is {device}; there are {}", devices.len())))?;
     let local = *own.gids.get(usize::from(av.sgid_index)).ok_or_else(|| {
         let (index, count) = (av.sgid_index, own.gids.len());
-        Refusal::invalid(format!("ah_attr.sgid_index is {index}; {} has {count} GIDs, from 0", own.name))
+        Refusal::invalid(format!(
+            "ah_attr.sgid_index is {index}; {} has {count} GIDs, from 0",
+            own.name
+        ))
     })?;
     let remote = Gid(av.dgid).ip();
     if av.flow_label >> 20 != 0 {
         let label = av.flow_label;
-        return Err(Refusal::invalid(format!("ah_attr.flow_label is {label:#x}; it has 20 bits")));
+        return Err(Refusal::invalid(format!(
+            "ah_attr.flow_label is {label:#x}; it has 20 bits"
+        )));
     }
     if remote.is_unspecified() || remote.is_multicast() || remote.is_loopback() {
-        return Err(Refusal::invalid(format!("ah_attr.dgid is {remote}, which is no station's address")));
+        return Err(Refusal::invalid(format!(
+            "ah_attr.dgid is {remote}, which is no station's address"
+        )));
     }
     if remote.is_ipv4() != local.ip.is_ipv4() {
         return Err(Refusal::invalid(format!(
@@ -79,12 +86,22 @@ pub fn route(devices: &[Device], device: u32, av: &Av) -> Verb<Route> {
             from: local.ip,
         }),
     };
-    Ok(Route { port: device as u16, local, remote, next_hop })
+    Ok(Route {
+        port: device as u16,
+        local,
+        remote,
+        next_hop,
+    })
 }
 
 fn hop(device: &Device, local: &GidEntry, remote: IpAddr) -> Verb<IpAddr> {
     let link_local = matches!(remote, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    let on_link = || device.gids.iter().any(|g| g.vlan == local.vlan && g.is_on_link(remote));
+    let on_link = || {
+        device
+            .gids
+            .iter()
+            .any(|g| g.vlan == local.vlan && g.is_on_link(remote))
+    };
     if link_local || on_link() {
         return Ok(remote);
     }
@@ -111,7 +128,11 @@ impl Route {
             local_mac: devices[usize::from(self.port)].mac,
             remote_mac: mac,
             vlan: self.local.vlan,
-            hop_limit: if av.hop_limit == 0 { DEFAULT_HOP_LIMIT } else { av.hop_limit },
+            hop_limit: if av.hop_limit == 0 {
+                DEFAULT_HOP_LIMIT
+            } else {
+                av.hop_limit
+            },
             traffic_class: av.traffic_class,
             flow_label: av.flow_label,
             udp_source: udp_source_port(av.flow_label, local_qpn, remote_qpn),
@@ -126,7 +147,11 @@ mod tests {
     use crate::device::sample;
 
     fn av(dgid: &str, sgid_index: u8) -> Av {
-        Av { dgid: Gid::from(dgid.parse::<IpAddr>().unwrap()).0, sgid_index, ..Av::default() }
+        Av {
+            dgid: Gid::from(dgid.parse::<IpAddr>().unwrap()).0,
+            sgid_index,
+            ..Av::default()
+        }
     }
 
     fn two() -> Vec<Device> {
@@ -140,18 +165,39 @@ mod tests {
     fn own_addresses_are_direct_unless_a_port_asks_for_the_wire() {
         let mut devices = two();
         let next = |devices: &[Device], dgid| route(devices, 0, &av(dgid, 0)).unwrap().next_hop;
-        assert_eq!(next(&devices, "10.0.0.2"), NextHop::Own { mac: devices[1].mac, direct: true });
+        assert_eq!(
+            next(&devices, "10.0.0.2"),
+            NextHop::Own {
+                mac: devices[1].mac,
+                direct: true
+            }
+        );
         devices[1].direct = false;
-        assert_eq!(next(&devices, "10.0.0.2"), NextHop::Own { mac: devices[1].mac, direct: false });
+        assert_eq!(
+            next(&devices, "10.0.0.2"),
+            NextHop::Own {
+                mac: devices[1].mac,
+                direct: false
+            }
+        );
         devices[0].direct = false;
-        assert_eq!(next(&devices, "10.0.0.1"), NextHop::Own { mac: devices[0].mac, direct: true });
+        assert_eq!(
+            next(&devices, "10.0.0.1"),
+            NextHop::Own {
+                mac: devices[0].mac,
+                direct: true
+            }
+        );
     }
 
     #[test]
     fn others_are_neighbours_or_behind_the_gateway_of_their_family() {
         let mut devices = two();
         let target = |devices: &[Device], dgid: &str| match route(devices, 0, &av(dgid, 0)) {
-            Ok(Route { next_hop: NextHop::Neighbour(target), .. }) => target.ip.to_string(),
+            Ok(Route {
+                next_hop: NextHop::Neighbour(target),
+                ..
+            }) => target.ip.to_string(),
             other => panic!("{other:?}"),
         };
         assert_eq!(target(&devices, "10.0.0.77"), "10.0.0.77");
@@ -171,8 +217,20 @@ mod tests {
             (av("10.0.0.7", 1), "one address family"),
             (av("224.0.0.1", 0), "no station's address"),
             (av("ff02::1", 1), "no station's address"),
-            (Av { flow_label: 1 << 20, ..av("10.0.0.7", 0) }, "20 bits"),
-            (Av { sgid_index: 1, ..Av::default() }, "no station's address"),
+            (
+                Av {
+                    flow_label: 1 << 20,
+                    ..av("10.0.0.7", 0)
+                },
+                "20 bits",
+            ),
+            (
+                Av {
+                    sgid_index: 1,
+                    ..Av::default()
+                },
+                "no station's address",
+            ),
         ] {
             let refusal = route(&devices, 0, &av).unwrap_err();
             assert!(refusal.text().contains(text), "{}", refusal.text());

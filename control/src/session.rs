@@ -32,7 +32,11 @@ impl Peer {
         let credentials = rustix::net::sockopt::socket_peercred(socket)?;
         let pid = credentials.pid.as_raw_nonzero().get();
         let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        Ok(Peer { pid, uid: credentials.uid.as_raw(), comm: comm.trim_end().to_owned() })
+        Ok(Peer {
+            pid,
+            uid: credentials.uid.as_raw(),
+            comm: comm.trim_end().to_owned(),
+        })
     }
 }
 
@@ -48,12 +52,18 @@ pub struct Reply {
 impl Reply {
     /// A reply without descriptors.
     pub fn new(body: &(impl IntoBytes + Immutable)) -> Self {
-        Reply { body: body.as_bytes().to_vec(), fds: Vec::new() }
+        Reply {
+            body: body.as_bytes().to_vec(),
+            fds: Vec::new(),
+        }
     }
 
     /// The same with descriptors.
     pub fn with_fds(body: &(impl IntoBytes + Immutable), fds: Vec<Arc<OwnedFd>>) -> Self {
-        Reply { fds, ..Self::new(body) }
+        Reply {
+            fds,
+            ..Self::new(body)
+        }
     }
 }
 
@@ -93,7 +103,15 @@ impl Session {
     /// A fresh connection with this session number.
     pub fn new(socket: OwnedFd, number: u64) -> Result<Self, Errno> {
         let peer = Peer::of(&socket)?;
-        Ok(Session { socket, peer, number, greeted: false, current: None, answered: None, last: None })
+        Ok(Session {
+            socket,
+            peer,
+            number,
+            greeted: false,
+            current: None,
+            answered: None,
+            last: None,
+        })
     }
 
     /// Whether a request is being carried out; the next one is left in the socket until it is answered.
@@ -107,7 +125,9 @@ impl Session {
         let expected_session = if op == Op::Hello { 0 } else { self.number };
         if op != Op::Hello && !self.greeted {
             let name = op.name();
-            return Err(Refusal::protocol(format!("{name} came before hello; the first request is hello")));
+            return Err(Refusal::protocol(format!(
+                "{name} came before hello; the first request is hello"
+            )));
         }
         if header.session != expected_session {
             let got = header.session;
@@ -134,7 +154,10 @@ impl Session {
             _ => {}
         }
         if op == Op::Hello && self.greeted {
-            return Err(Refusal::new(Errno::ISCONN, "this connection has said hello before"));
+            return Err(Refusal::new(
+                Errno::ISCONN,
+                "this connection has said hello before",
+            ));
         }
         self.current = Some((sequence, op));
         Ok(Admitted::New)
@@ -143,14 +166,19 @@ impl Session {
     /// Answers the request that was admitted, and keeps the reply. An error means that the peer does not read
     /// or is gone.
     pub fn answer(&mut self, result: Verb<Reply>) -> Result<(), Errno> {
-        let Some((sequence, op)) = self.current.take() else { return Ok(()) };
+        let Some((sequence, op)) = self.current.take() else {
+            return Ok(());
+        };
         let (status, reply) = match result {
             Ok(reply) => (0, reply),
             Err(refusal) => (refusal.errno().raw_os_error(), text(&refusal)),
         };
         let packet = packet(status, self.number, sequence, op as u32, &reply.body);
         self.answered = Some(sequence);
-        self.last = Some(Kept { packet, fds: reply.fds });
+        self.last = Some(Kept {
+            packet,
+            fds: reply.fds,
+        });
         self.send_last()
     }
 
@@ -181,12 +209,22 @@ impl AsFd for Session {
 }
 
 fn text(refusal: &Refusal) -> Reply {
-    Reply { body: refusal.text().as_bytes().to_vec(), fds: Vec::new() }
+    Reply {
+        body: refusal.text().as_bytes().to_vec(),
+        fds: Vec::new(),
+    }
 }
 
 fn packet(status: i32, session: u64, sequence: u64, op: u32, body: &[u8]) -> Vec<u8> {
     let magic = CONTROL_MAGIC;
-    let header = ReplyHeader { magic, status, session, sequence, body_len: body.len() as u32, op };
+    let header = ReplyHeader {
+        magic,
+        status,
+        session,
+        sequence,
+        body_len: body.len() as u32,
+        op,
+    };
     [header.as_bytes(), body].concat()
 }
 
@@ -221,7 +259,10 @@ mod tests {
     fn greeted() -> (Session, OwnedFd) {
         let (ours, theirs) = pair().unwrap();
         let mut session = Session::new(ours, 9).unwrap();
-        assert_eq!(session.admit(&header(Op::Hello, 0, 1), Op::Hello), Ok(Admitted::New));
+        assert_eq!(
+            session.admit(&header(Op::Hello, 0, 1), Op::Hello),
+            Ok(Admitted::New)
+        );
         session.greeted = true;
         session.answer(Ok(Reply::default())).unwrap();
         reply(&theirs);
@@ -240,10 +281,16 @@ mod tests {
         let request = header(Op::CreateCompChannel, 9, 2);
         assert_eq!(session.admit(&request, Op::CreateCompChannel), Ok(Admitted::New));
         let fd = Arc::new(pair().unwrap().1);
-        let body = HandleReply { handle: 5, reserved: 0 };
+        let body = HandleReply {
+            handle: 5,
+            reserved: 0,
+        };
         session.answer(Ok(Reply::with_fds(&body, vec![fd]))).unwrap();
         let first = reply(&theirs);
-        assert_eq!(session.admit(&request, Op::CreateCompChannel), Ok(Admitted::Replayed));
+        assert_eq!(
+            session.admit(&request, Op::CreateCompChannel),
+            Ok(Admitted::Replayed)
+        );
         assert_eq!(reply(&theirs), first);
         assert_eq!(first.2, 1);
     }
@@ -252,22 +299,31 @@ mod tests {
     fn a_request_out_of_order_is_refused_with_the_number_that_would_be_right() {
         let (mut session, _theirs) = greeted();
         for wrong in [0, 3, 4, u64::MAX] {
-            let refusal = session.admit(&header(Op::AllocPd, 9, wrong), Op::AllocPd).unwrap_err();
+            let refusal = session
+                .admit(&header(Op::AllocPd, 9, wrong), Op::AllocPd)
+                .unwrap_err();
             assert_eq!(refusal.errno(), Errno::ILSEQ);
             assert!(refusal.text().contains("must be 2"), "{}", refusal.text());
             assert!(!session.is_busy());
         }
-        assert_eq!(session.admit(&header(Op::AllocPd, 9, 2), Op::AllocPd), Ok(Admitted::New));
+        assert_eq!(
+            session.admit(&header(Op::AllocPd, 9, 2), Op::AllocPd),
+            Ok(Admitted::New)
+        );
     }
 
     #[test]
     fn requests_need_a_hello_and_the_right_session() {
         let (ours, _theirs) = pair().unwrap();
         let mut session = Session::new(ours, 9).unwrap();
-        let early = session.admit(&header(Op::AllocPd, 9, 1), Op::AllocPd).unwrap_err();
+        let early = session
+            .admit(&header(Op::AllocPd, 9, 1), Op::AllocPd)
+            .unwrap_err();
         assert!(early.text().contains("before hello"));
         let (mut session, _theirs) = greeted();
-        let wrong = session.admit(&header(Op::AllocPd, 8, 2), Op::AllocPd).unwrap_err();
+        let wrong = session
+            .admit(&header(Op::AllocPd, 8, 2), Op::AllocPd)
+            .unwrap_err();
         assert!(wrong.text().contains("session is 0x8"), "{}", wrong.text());
         let twice = session.admit(&header(Op::Hello, 0, 2), Op::Hello).unwrap_err();
         assert_eq!(twice.errno(), Errno::ISCONN);
@@ -277,10 +333,18 @@ mod tests {
     fn a_failed_request_counts_and_its_text_is_kept() {
         let (mut session, theirs) = greeted();
         session.admit(&header(Op::AllocPd, 9, 2), Op::AllocPd).unwrap();
-        session.answer(Err(Refusal::invalid("device is 7; there are 2"))).unwrap();
+        session
+            .answer(Err(Refusal::invalid("device is 7; there are 2")))
+            .unwrap();
         let (head, body, _) = reply(&theirs);
-        assert_eq!((head.status, head.sequence, head.op), (Errno::INVAL.raw_os_error(), 2, Op::AllocPd as u32));
+        assert_eq!(
+            (head.status, head.sequence, head.op),
+            (Errno::INVAL.raw_os_error(), 2, Op::AllocPd as u32)
+        );
         assert_eq!(body, b"device is 7; there are 2");
-        assert_eq!(session.admit(&header(Op::AllocPd, 9, 3), Op::AllocPd), Ok(Admitted::New));
+        assert_eq!(
+            session.admit(&header(Op::AllocPd, 9, 3), Op::AllocPd),
+            Ok(Admitted::New)
+        );
     }
 }

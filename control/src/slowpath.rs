@@ -80,7 +80,12 @@ impl SlowPath {
             }
         }
         let macs = devices.iter().map(|d| d.mac).collect();
-        SlowPath { interfaces, macs, started: now, outgoing: VecDeque::new() }
+        SlowPath {
+            interfaces,
+            macs,
+            started: now,
+            outgoing: VecDeque::new(),
+        }
     }
 
     /// Takes a frame; `tag` is the VLAN tag a driver has taken out of it. Returns what its sender said about
@@ -104,9 +109,16 @@ impl SlowPath {
         };
         // VLAN 0 is a priority tag on untagged traffic.
         let vlan = vlan.filter(|v| *v != 0);
-        let heard = self.macs.get(usize::from(port)).and_then(|mac| listen(frame, *mac));
+        let heard = self
+            .macs
+            .get(usize::from(port))
+            .and_then(|mac| listen(frame, *mac));
         let time = self.time(now);
-        for interface in self.interfaces.iter_mut().filter(|i| i.port == port && i.vlan == vlan) {
+        for interface in self
+            .interfaces
+            .iter_mut()
+            .filter(|i| i.port == port && i.vlan == vlan)
+        {
             interface.receive(frame, time, &mut self.outgoing);
         }
         (heard, vlan)
@@ -123,7 +135,11 @@ impl SlowPath {
     /// When the next tick is due.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let time = self.time(now);
-        let delay = self.interfaces.iter_mut().filter_map(|i| i.interface.poll_delay(time, &i.sockets)).min()?;
+        let delay = self
+            .interfaces
+            .iter_mut()
+            .filter_map(|i| i.interface.poll_delay(time, &i.sockets))
+            .min()?;
         // Never at once: what smoltcp could do now it has done.
         Some(now + Duration::from(delay).max(Duration::from_millis(5)))
     }
@@ -155,7 +171,10 @@ fn push(outgoing: &mut VecDeque<Outgoing>, port: u16, bytes: Vec<u8>) {
 
 impl PortInterface {
     fn new(port: u16, vlan: Option<u16>, device: &Device, cidrs: impl Iterator<Item = IpCidr>) -> Self {
-        let mut wire = Wire { mtu: usize::from(device.mtu) + 14, ..Wire::default() };
+        let mut wire = Wire {
+            mtu: usize::from(device.mtu) + 14,
+            ..Wire::default()
+        };
         let mut config = Config::new(EthernetAddress(device.mac).into());
         config.random_seed = device.node_guid();
         let mut interface = Interface::new(config, &mut wire, SmolInstant::ZERO);
@@ -171,7 +190,13 @@ impl PortInterface {
                 IpAddr::V6(v6) => interface.routes_mut().add_default_ipv6_route(*v6),
             };
         }
-        PortInterface { port, vlan, interface, sockets: SocketSet::new(Vec::new()), wire }
+        PortInterface {
+            port,
+            vlan,
+            interface,
+            sockets: SocketSet::new(Vec::new()),
+            wire,
+        }
     }
 
     fn receive(&mut self, frame: &[u8], time: SmolInstant, outgoing: &mut VecDeque<Outgoing>) {
@@ -259,14 +284,22 @@ fn listen(frame: &[u8], own: [u8; 6]) -> Option<Heard> {
     let to_us = frame.dst_addr() == EthernetAddress(own);
     match frame.ethertype() {
         EthernetProtocol::Arp => {
-            let ArpRepr::EthernetIpv4 { operation, source_hardware_addr, source_protocol_addr, .. } =
-                ArpRepr::parse(&ArpPacket::new_checked(frame.payload()).ok()?).ok()?
+            let ArpRepr::EthernetIpv4 {
+                operation,
+                source_hardware_addr,
+                source_protocol_addr,
+                ..
+            } = ArpRepr::parse(&ArpPacket::new_checked(frame.payload()).ok()?).ok()?
             else {
                 return None;
             };
             let known = matches!(operation, ArpOperation::Request | ArpOperation::Reply);
             let mac = source_hardware_addr.0;
-            known.then_some(Heard { ip: source_protocol_addr.into(), mac, to_us })
+            known.then_some(Heard {
+                ip: source_protocol_addr.into(),
+                mac,
+                to_us,
+            })
         }
         EthernetProtocol::Ipv6 => {
             let packet = Ipv6Packet::new_checked(frame.payload()).ok()?;
@@ -278,14 +311,23 @@ fn listen(frame: &[u8], own: [u8; 6]) -> Option<Heard> {
             let message = Icmpv6Packet::new_checked(packet.payload()).ok()?;
             let checks = ChecksumCapabilities::default();
             let (ip, lladdr) = match Icmpv6Repr::parse(&source, &destination, &message, &checks).ok()? {
-                Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert { target_addr, lladdr, .. }) => {
+                Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
+                    target_addr, lladdr, ..
+                }) => {
                     // An answer to a unicast question may leave the address out.
-                    (target_addr, lladdr.unwrap_or(RawHardwareAddress::from_bytes(frame.src_addr().as_bytes())))
+                    (
+                        target_addr,
+                        lladdr.unwrap_or(RawHardwareAddress::from_bytes(frame.src_addr().as_bytes())),
+                    )
                 }
                 Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { lladdr, .. }) => (source, lladdr?),
                 _ => return None,
             };
-            Some(Heard { ip: ip.into(), mac: lladdr.as_bytes().try_into().ok()?, to_us })
+            Some(Heard {
+                ip: ip.into(),
+                mac: lladdr.as_bytes().try_into().ok()?,
+                to_us,
+            })
         }
         _ => None,
     }
@@ -302,7 +344,12 @@ fn question(target: &Target, own: EthernetAddress) -> Option<Vec<u8>> {
                 target_hardware_addr: EthernetAddress([0; 6]),
                 target_protocol_addr,
             };
-            let mut frame = ethernet(own, EthernetAddress::BROADCAST, EthernetProtocol::Arp, repr.buffer_len());
+            let mut frame = ethernet(
+                own,
+                EthernetAddress::BROADCAST,
+                EthernetProtocol::Arp,
+                repr.buffer_len(),
+            );
             repr.emit(&mut ArpPacket::new_unchecked(&mut frame[14..]));
             Some(frame)
         }
@@ -324,7 +371,12 @@ fn question(target: &Target, own: EthernetAddress) -> Option<Vec<u8>> {
             let (head, body) = frame[14..].split_at_mut(ip.buffer_len());
             ip.emit(&mut Ipv6Packet::new_unchecked(head));
             let checks = ChecksumCapabilities::default();
-            message.emit(&src_addr, &dst_addr, &mut Icmpv6Packet::new_unchecked(body), &checks);
+            message.emit(
+                &src_addr,
+                &dst_addr,
+                &mut Icmpv6Packet::new_unchecked(body),
+                &checks,
+            );
             Some(frame)
         }
         _ => None,
@@ -337,7 +389,11 @@ fn ethernet(
     ethertype: EthernetProtocol,
     payload: usize,
 ) -> Vec<u8> {
-    let repr = EthernetRepr { src_addr, dst_addr, ethertype };
+    let repr = EthernetRepr {
+        src_addr,
+        dst_addr,
+        ethertype,
+    };
     let mut frame = vec![0; repr.buffer_len() + payload];
     repr.emit(&mut EthernetFrame::new_unchecked(&mut frame[..14]));
     frame
@@ -366,13 +422,20 @@ mod tests {
 
     /// The question a peer asks for our address.
     fn asked(target: &str, from: &str) -> Vec<u8> {
-        let target = Target { port: 0, vlan: None, ip: ip(target), from: ip(from) };
+        let target = Target {
+            port: 0,
+            vlan: None,
+            ip: ip(target),
+            from: ip(from),
+        };
         question(&target, PEER).unwrap()
     }
 
     /// The frames that wait to be sent.
     fn sent(slow: &mut SlowPath) -> Vec<Vec<u8>> {
-        std::iter::from_fn(|| slow.next_outgoing()).map(|o| o.bytes).collect()
+        std::iter::from_fn(|| slow.next_outgoing())
+            .map(|o| o.bytes)
+            .collect()
     }
 
     /// What the answers say to the peer about their sender.
@@ -385,9 +448,20 @@ mod tests {
         for (ours, theirs) in [("10.0.0.1", "10.0.0.9"), ("fd00::1", "fd00::9")] {
             let (mut slow, now) = slow(None);
             let (heard, vlan) = slow.receive(0, &asked(ours, theirs), None, now);
-            assert_eq!(heard, Some(Heard { ip: ip(theirs), mac: PEER.0, to_us: false }));
+            assert_eq!(
+                heard,
+                Some(Heard {
+                    ip: ip(theirs),
+                    mac: PEER.0,
+                    to_us: false
+                })
+            );
             assert_eq!(vlan, None);
-            let answer = Heard { ip: ip(ours), mac: [2, 0, 0, 0, 0, 1], to_us: true };
+            let answer = Heard {
+                ip: ip(ours),
+                mac: [2, 0, 0, 0, 0, 1],
+                to_us: true,
+            };
             assert!(told(&sent(&mut slow)).contains(&answer), "{ours} was not told");
         }
     }
@@ -406,7 +480,11 @@ mod tests {
         let (mut slow, now) = slow(None);
         slow.receive(0, &asked("10.0.0.1", "10.0.0.9"), None, now);
         sent(&mut slow);
-        let echo = Icmpv4Repr::EchoRequest { ident: 7, seq_no: 1, data: b"ping" };
+        let echo = Icmpv4Repr::EchoRequest {
+            ident: 7,
+            seq_no: 1,
+            data: b"ping",
+        };
         let packet = Ipv4Repr {
             src_addr: [10, 0, 0, 9].into(),
             dst_addr: [10, 0, 0, 1].into(),
@@ -422,8 +500,17 @@ mod tests {
         slow.receive(0, &frame, None, now);
         let answers = sent(&mut slow);
         let answered = answers.iter().any(|frame| {
-            let Ok(icmp) = Icmpv4Packet::new_checked(&frame[34..]) else { return false };
-            matches!(Icmpv4Repr::parse(&icmp, &checks), Ok(Icmpv4Repr::EchoReply { ident: 7, seq_no: 1, data: b"ping" }))
+            let Ok(icmp) = Icmpv4Packet::new_checked(&frame[34..]) else {
+                return false;
+            };
+            matches!(
+                Icmpv4Repr::parse(&icmp, &checks),
+                Ok(Icmpv4Repr::EchoReply {
+                    ident: 7,
+                    seq_no: 1,
+                    data: b"ping"
+                })
+            )
         });
         assert!(answered, "{answers:?}");
     }
@@ -431,30 +518,55 @@ mod tests {
     #[test]
     fn tagged_frames_are_answered_with_the_tag_wherever_the_driver_left_it() {
         let question = asked("10.0.0.1", "10.0.0.9");
-        for (frame, tag) in [(question.clone(), Some(5)), (with_tag(question.clone(), Some(5)), None)] {
+        for (frame, tag) in [
+            (question.clone(), Some(5)),
+            (with_tag(question.clone(), Some(5)), None),
+        ] {
             let (mut slow, now) = slow(Some(5));
             let (_, vlan) = slow.receive(0, &frame, tag, now);
             assert_eq!(vlan, Some(5));
             let answers = sent(&mut slow);
-            assert!(answers.iter().any(|f| split_tag(f).is_some_and(|(tci, ..)| tci == 5)), "{answers:?}");
+            assert!(
+                answers
+                    .iter()
+                    .any(|f| split_tag(f).is_some_and(|(tci, ..)| tci == 5)),
+                "{answers:?}"
+            );
         }
         let (mut slow, now) = slow(Some(5));
         slow.receive(0, &question, None, now);
-        assert!(told(&sent(&mut slow)).is_empty(), "an untagged question for a tagged address");
+        assert!(
+            told(&sent(&mut slow)).is_empty(),
+            "an untagged question for a tagged address"
+        );
     }
 
     #[test]
     fn our_questions_are_those_others_answer() {
         for (ours, theirs) in [("10.0.0.1", "10.0.0.9"), ("fd00::1", "fd00::9")] {
             let (mut slow, now) = slow(None);
-            slow.ask(&Target { port: 0, vlan: None, ip: ip(theirs), from: ip(ours) });
+            slow.ask(&Target {
+                port: 0,
+                vlan: None,
+                ip: ip(theirs),
+                from: ip(ours),
+            });
             let question = sent(&mut slow).pop().unwrap();
             let peer = sample("peer", 99, &[("10.0.0.9", 24), ("fd00::9", 64)]);
             let mut peer = SlowPath::new(&[peer], now);
             peer.receive(0, &question, None, now);
-            let answer = sent(&mut peer).into_iter().find(|f| listen(f, [2, 0, 0, 0, 0, 1]).is_some_and(|h| h.to_us));
+            let answer = sent(&mut peer)
+                .into_iter()
+                .find(|f| listen(f, [2, 0, 0, 0, 0, 1]).is_some_and(|h| h.to_us));
             let (heard, _) = slow.receive(0, &answer.expect("no answer"), None, now);
-            assert_eq!(heard, Some(Heard { ip: ip(theirs), mac: PEER.0, to_us: true }));
+            assert_eq!(
+                heard,
+                Some(Heard {
+                    ip: ip(theirs),
+                    mac: PEER.0,
+                    to_us: true
+                })
+            );
         }
     }
 

@@ -15,8 +15,9 @@ use rnic_abi::MAX_PACKET;
 use rustix::{
     io::Errno,
     net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg,
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+        recvmsg, sendmsg,
     },
 };
 
@@ -55,7 +56,11 @@ impl Listener {
     /// Listens at `path`, in place of a socket that nobody serves any more. Only those `mode` and `group` allow
     /// can connect, from the first moment on.
     pub fn bind(path: &Path, kind: SocketType, mode: u32, group: Option<&str>) -> Result<Self, ListenError> {
-        let io = |what, source: io::Error| ListenError::Io { path: path.into(), what, source };
+        let io = |what, source: io::Error| ListenError::Io {
+            path: path.into(),
+            what,
+            source,
+        };
         let gid = match group {
             Some(name) => Some(match nix::unistd::Group::from_name(name) {
                 Ok(Some(group)) => group.gid.as_raw(),
@@ -73,15 +78,21 @@ impl Listener {
         let address = SocketAddrUnix::new(path).map_err(|e| io("using it as an address", e.into()))?;
         match rustix::net::connect(&fd, &address) {
             Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => return Err(ListenError::InUse(path.into())),
-            Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(|e| io("removing the stale socket", e))?,
+            Err(Errno::CONNREFUSED) => {
+                fs::remove_file(path).map_err(|e| io("removing the stale socket", e))?
+            }
             Err(Errno::NOENT) => {}
             Err(e) => return Err(io("looking whether it is served", e.into())),
         }
         rustix::net::bind(&fd, &address).map_err(|e| io("bind", e.into()))?;
         // Nobody can connect before listen: so mode and group come first.
-        let listener = Listener { fd, path: path.into() };
+        let listener = Listener {
+            fd,
+            path: path.into(),
+        };
         if let Some(gid) = gid {
-            std::os::unix::fs::chown(path, None, Some(gid)).map_err(|e| io("chown to control.socket_group", e))?;
+            std::os::unix::fs::chown(path, None, Some(gid))
+                .map_err(|e| io("chown to control.socket_group", e))?;
         }
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| io("chmod", e))?;
         rustix::net::listen(&listener.fd, 128).map_err(|e| io("listen", e.into()))?;
@@ -126,7 +137,12 @@ pub struct Packet {
 impl Packet {
     /// An empty packet.
     pub fn new() -> Self {
-        Packet { bytes: [0; MAX_PACKET], len: 0, truncated: false, fds: Vec::new() }
+        Packet {
+            bytes: [0; MAX_PACKET],
+            len: 0,
+            truncated: false,
+            fds: Vec::new(),
+        }
     }
 
     /// What came in.
@@ -159,11 +175,18 @@ pub fn receive(socket: impl AsFd, packet: &mut Packet) -> Received {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let result = recvmsg(socket, &mut [IoSliceMut::new(&mut packet.bytes)], &mut ancillary, flags);
-    packet.fds.extend(ancillary.drain().flat_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
-        _ => Vec::new(),
-    }));
+    let result = recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut packet.bytes)],
+        &mut ancillary,
+        flags,
+    );
+    packet
+        .fds
+        .extend(ancillary.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
+            _ => Vec::new(),
+        }));
     match result {
         // A packet of no bytes cannot be told from the end; neither is a request.
         Ok(message) if message.bytes == 0 => Received::Closed,
@@ -196,8 +219,12 @@ pub fn wake(socket: impl AsFd) {
 /// A pair of packet sockets: the daemon's end, which never blocks, and the client's. Each end has flags of its
 /// own, so that nothing the client does to its end makes the daemon wait.
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
     rustix::io::ioctl_fionbio(&ours, true)?;
     Ok((ours, theirs))
 }
@@ -214,10 +241,17 @@ mod tests {
         drop(sent);
         let mut packet = Packet::new();
         assert_eq!(receive(&ours, &mut packet), Received::Packet);
-        assert_eq!((packet.bytes(), packet.fds.len(), packet.truncated), (&b"hello"[..], 2, false));
+        assert_eq!(
+            (packet.bytes(), packet.fds.len(), packet.truncated),
+            (&b"hello"[..], 2, false)
+        );
         assert_eq!(receive(&ours, &mut packet), Received::Nothing);
         let mut byte = Packet::new();
-        assert_eq!(receive(&probe, &mut byte), Received::Closed, "a descriptor leaked");
+        assert_eq!(
+            receive(&probe, &mut byte),
+            Received::Closed,
+            "a descriptor leaked"
+        );
     }
 
     #[test]

@@ -150,7 +150,10 @@ impl Control {
         for (_, object) in self.objects.iter() {
             counts[object.kind() as usize] += 1;
         }
-        let oldest = [self.engine.oldest_grace(), self.ops.oldest_in_grace().map(|since| since.elapsed())];
+        let oldest = [
+            self.engine.oldest_grace(),
+            self.ops.oldest_in_grace().map(|since| since.elapsed()),
+        ];
         Status {
             clients: self.by_index.len(),
             pds: counts[Kind::Pd as usize],
@@ -159,7 +162,9 @@ impl Control {
             qps: counts[Kind::Qp as usize],
             bytes_awaiting_grace: self.bytes_awaiting_grace(),
             oldest_grace_us: oldest.into_iter().flatten().max().unwrap_or_default().as_micros() as u64,
-            cores: (0..self.engine.core_count()).map(|id| self.core_state(id)).collect(),
+            cores: (0..self.engine.core_count())
+                .map(|id| self.core_state(id))
+                .collect(),
             ports: (0..self.devices.len()).map(|i| self.port_state(i)).collect(),
         }
     }
@@ -189,8 +194,14 @@ impl Control {
 
     pub(crate) fn device_states(&self) -> Vec<DeviceState> {
         let device = |(index, info): (usize, &rnic_engine::PortInfo)| {
-            let PortStats { rx_frames, rx_bytes, rx_dropped, tx_frames, tx_bytes, tx_dropped } =
-                self.engine.port_stats(index);
+            let PortStats {
+                rx_frames,
+                rx_bytes,
+                rx_dropped,
+                tx_frames,
+                tx_bytes,
+                tx_dropped,
+            } = self.engine.port_stats(index);
             DeviceState {
                 port: self.port_state(index),
                 driver: info.driver.clone(),
@@ -216,7 +227,11 @@ impl Control {
         let attr = &status.attr;
         Some(QpState {
             qpn: qp.qpn,
-            device: self.devices.get(object.device as usize).map(|d| d.name.clone()).unwrap_or_default(),
+            device: self
+                .devices
+                .get(object.device as usize)
+                .map(|d| d.name.clone())
+                .unwrap_or_default(),
             pid: peer.map_or(0, |p| p.pid),
             comm: peer.map(|p| p.comm.clone()).unwrap_or_default(),
             core: qp.core,
@@ -242,7 +257,9 @@ impl Control {
 
 /// A GID in the form of `ibv_devinfo`: eight groups of four digits.
 fn gid_text(gid: [u8; 16]) -> String {
-    let groups = gid.chunks_exact(2).map(|pair| format!("{:02x}{:02x}", pair[0], pair[1]));
+    let groups = gid
+        .chunks_exact(2)
+        .map(|pair| format!("{:02x}{:02x}", pair[0], pair[1]));
     groups.collect::<Vec<_>>().join(":")
 }
 

@@ -1,1 +1,281 @@
-fn main() {}
+//! `rnicctl`: what a running `rnicd` is doing.
+//!
+//! Exit codes: 0 answered; 1 no daemon answered; 2 the command line is wrong.
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use rnic_control::{
+    AdminRequest, AdminResponse, request_line,
+    status::{DeviceState, QpState, Status},
+};
+use serde_json::Value;
+
+/// Shows what a running rnicd is doing.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 answered; 1 no daemon answered; 2 wrong command line."
+)]
+struct Arguments {
+    /// Admin socket of the daemon. Default: /run/rnic/admin.sock, or rnic-admin.sock in XDG_RUNTIME_DIR or /tmp.
+    #[arg(long, global = true, value_name = "PATH", env = "RNIC_ADMIN_SOCKET")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Form {
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Objects, memory awaiting a grace period, poll cores, ports.
+    Status(Form),
+    /// Devices with addresses and frame counters.
+    Dev(Form),
+    /// Queue pairs with owners, peers, PSNs and counters.
+    Qp(Form),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rnicctl: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let (request, form) = match &arguments.command {
+        Command::Status(form) => (AdminRequest::Status, form),
+        Command::Dev(form) => (AdminRequest::Dev, form),
+        Command::Qp(form) => (AdminRequest::Qp, form),
+    };
+    let answer = ask(&socket(arguments.socket.clone()), request)?;
+    let text = if form.json {
+        format!("{answer:#}\n")
+    } else {
+        match request {
+            AdminRequest::Status => status(&serde_json::from_value(answer)?),
+            AdminRequest::Dev => devices(&serde_json::from_value::<Vec<_>>(answer)?),
+            AdminRequest::Qp => qps(&serde_json::from_value::<Vec<_>>(answer)?),
+        }
+    };
+    // A closed pipe (`rnicctl qp | head`) is no failure.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn socket(given: Option<PathBuf>) -> PathBuf {
+    let system = PathBuf::from("/run/rnic/admin.sock");
+    given.unwrap_or_else(|| {
+        let own = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(|| "/tmp".into(), PathBuf::from);
+        let own = own.join("rnic-admin.sock");
+        if !system.exists() && own.exists() {
+            own
+        } else {
+            system
+        }
+    })
+}
+
+fn ask(path: &PathBuf, request: AdminRequest) -> anyhow::Result<Value> {
+    let mut stream = UnixStream::connect(path).with_context(|| {
+        format!(
+            "no rnicd answers at {} (is it running? RNIC_ADMIN_SOCKET or --socket names another)",
+            path.display()
+        )
+    })?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(request_line(request).as_bytes())?;
+    let mut line = String::new();
+    BufReader::new(stream)
+        .read_line(&mut line)
+        .context("the daemon did not answer")?;
+    match serde_json::from_str(&line).context("the daemon's answer makes no sense")? {
+        AdminResponse::Ok(value) => Ok(value),
+        AdminResponse::Error(text) => bail!("{text}"),
+    }
+}
+
+fn status(status: &Status) -> String {
+    let Status {
+        clients,
+        pds,
+        mrs,
+        cqs,
+        qps,
+        bytes_awaiting_grace,
+        oldest_grace_us,
+        cores,
+        ports,
+    } = status;
+    let mut text = format!("clients {clients}   PDs {pds}   MRs {mrs}   CQs {cqs}   QPs {qps}\n");
+    text += &format!("awaiting grace: {bytes_awaiting_grace} bytes, the oldest for {oldest_grace_us} us\n\n");
+    let mut table = Table::new(&["CORE", "STATE", "EPOCH", "BUSY", "COUNTERS"]);
+    for core in cores {
+        let total = core.busy_cycles + core.idle_cycles;
+        let busy = if total == 0 {
+            0.0
+        } else {
+            core.busy_cycles as f64 * 100.0 / total as f64
+        };
+        let counters: Vec<_> = core
+            .counters
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        table.row([
+            core.id.to_string(),
+            core.state.clone(),
+            core.epoch.to_string(),
+            format!("{busy:.1}%"),
+            counters.join(" "),
+        ]);
+    }
+    text += &table.text();
+    text.push('\n');
+    let mut table = Table::new(&["PORT", "STATE", "MTU", "GIDS"]);
+    for port in ports {
+        table.row([
+            port.name.clone(),
+            port.state.clone(),
+            port.mtu.to_string(),
+            port.gids.join(" "),
+        ]);
+    }
+    text + &table.text()
+}
+
+fn devices(devices: &[DeviceState]) -> String {
+    let mut text = String::new();
+    for device in devices {
+        let DeviceState {
+            port,
+            driver,
+            mac,
+            path_mtu,
+            queues,
+            ..
+        } = device;
+        let speed = device
+            .speed_mbps
+            .map_or_else(|| "unknown speed".into(), |mbps| format!("{mbps} Mb/s"));
+        text += &format!(
+            "{}: {} ({driver}, {queues} queues, {speed})\n",
+            port.name, port.state
+        );
+        text += &format!("  MAC {mac}   MTU {}   path MTU {path_mtu}\n", port.mtu);
+        for (index, gid) in port.gids.iter().enumerate() {
+            text += &format!("  GID {index} {gid} (RoCE v2)\n");
+        }
+        let DeviceState {
+            rx_frames,
+            rx_bytes,
+            rx_dropped,
+            tx_frames,
+            tx_bytes,
+            tx_dropped,
+            ..
+        } = device;
+        text += &format!("  received {rx_frames} frames, {rx_bytes} bytes, {rx_dropped} dropped\n");
+        text += &format!("  sent     {tx_frames} frames, {tx_bytes} bytes, {tx_dropped} dropped\n");
+    }
+    text
+}
+
+fn qps(qps: &[QpState]) -> String {
+    let headings = [
+        "QPN",
+        "DEVICE",
+        "PID",
+        "PROGRAM",
+        "CORE",
+        "STATE",
+        "PEER",
+        "PEER-QPN",
+        "MTU",
+        "SQ-PSN",
+        "RQ-PSN",
+        "SENT",
+        "RECEIVED",
+        "DROPPED",
+        "RETRIES",
+        "LAST-CAUSE",
+    ];
+    let mut table = Table::new(&headings);
+    for qp in qps {
+        let cause = qp.last_cause.as_ref();
+        table.row([
+            format!("{:#08x}", qp.qpn),
+            qp.device.clone(),
+            qp.pid.to_string(),
+            qp.comm.clone(),
+            qp.core.to_string(),
+            qp.state.clone(),
+            qp.peer.map_or_else(|| "-".into(), |ip| ip.to_string()),
+            format!("{:#08x}", qp.dest_qpn),
+            qp.path_mtu.to_string(),
+            qp.sq_psn.to_string(),
+            qp.rq_psn.to_string(),
+            qp.sent_messages.to_string(),
+            qp.received_packets.to_string(),
+            qp.dropped_packets.to_string(),
+            qp.retries.to_string(),
+            cause.map_or_else(|| "-".into(), |c| format!("{} (PSN {})", c.check, c.psn)),
+        ]);
+    }
+    table.text()
+}
+
+/// Columns as wide as their widest cell.
+struct Table<const N: usize> {
+    rows: Vec<[String; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    fn new(headings: &[&str; N]) -> Self {
+        Table {
+            rows: vec![headings.map(str::to_owned)],
+        }
+    }
+
+    fn row(&mut self, cells: [String; N]) {
+        self.rows.push(cells);
+    }
+
+    fn text(&self) -> String {
+        let width = |column: usize| {
+            self.rows
+                .iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        };
+        let widths: [usize; N] = std::array::from_fn(width);
+        let line = |row: &[String; N]| {
+            let cells = row
+                .iter()
+                .zip(widths)
+                .map(|(cell, width)| format!("{cell:width$}"));
+            format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+        };
+        self.rows.iter().map(line).collect()
+    }
+}

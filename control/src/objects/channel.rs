@@ -26,10 +26,24 @@ impl Control {
         let (ours, theirs) = socket::pair()
             .map_err(|errno| Refusal::new(errno, format!("no socket for the completion channel: {errno}")))?;
         let handle = self.take_handle(conn)?;
-        let what = What::Channel(Channel { socket: Arc::new(ours) });
+        let what = What::Channel(Channel {
+            socket: Arc::new(ours),
+        });
         // A channel is no device's; CQs of all of them may use it.
-        self.publish(Object { owner: conn, handle, device: 0, reported: 0, what }, None);
-        let reply = HandleReply { handle: handle.0, reserved: 0 };
+        self.publish(
+            Object {
+                owner: conn,
+                handle,
+                device: 0,
+                reported: 0,
+                what,
+            },
+            None,
+        );
+        let reply = HandleReply {
+            handle: handle.0,
+            reserved: 0,
+        };
         Ok(Outcome::Done(Reply::with_fds(&reply, vec![Arc::new(theirs)])))
     }
 }

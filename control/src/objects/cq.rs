@@ -1,6 +1,8 @@
 //! Completion queues.
 
-use rnic_abi::{CreateCq, CreateCqReply, Handle, LINE, RingIndices, completion_queue_size, cq_subring_offset};
+use rnic_abi::{
+    CreateCq, CreateCqReply, Handle, LINE, RingIndices, completion_queue_size, cq_subring_offset,
+};
 use rnic_engine::{command::Command, core::CompletionQueue, core::CqInit};
 
 use super::{IdKind, Key, Kind, Object, What};
@@ -71,7 +73,9 @@ impl Control {
         let number = self.numbers.cqs.take().ok_or_else(full)?.slot;
         let placed = self.take_handle(conn).and_then(|handle| {
             let slice = self.take_queue_space(conn, completion_queue_size(depth, cores));
-            slice.map(|slice| (handle, slice)).inspect_err(|_| self.give_handle(conn, handle))
+            slice
+                .map(|slice| (handle, slice))
+                .inspect_err(|_| self.give_handle(conn, handle))
         });
         let (handle, slice) = placed.inspect_err(|_| self.numbers.cqs.give(number))?;
         let client = self.client_mut(conn)?;
@@ -105,10 +109,19 @@ impl Control {
                 return Err(Refusal::invalid(format!("create_cq: {error}")));
             }
         };
-        let cq = Cq { number, slice, depth, channel };
+        let cq = Cq {
+            number,
+            slice,
+            depth,
+            channel,
+        };
         let op = self.begin(conn, Work::CreateCq(CqCreation { device, handle, cq }));
         for (core, queue) in queues.into_iter().enumerate() {
-            self.command(op, core, |token| Command::AddCq { cq: number, queue, token });
+            self.command(op, core, |token| Command::AddCq {
+                cq: number,
+                queue,
+                token,
+            });
         }
         Ok(())
     }
@@ -125,7 +138,16 @@ impl Control {
         };
         let id = (IdKind::Cq, cq.number);
         let what = What::Cq(cq);
-        self.publish(Object { owner: conn, handle, device, reported: 0, what }, Some(id));
+        self.publish(
+            Object {
+                owner: conn,
+                handle,
+                device,
+                reported: 0,
+                what,
+            },
+            Some(id),
+        );
         Reply::new(&reply)
     }
 }

@@ -14,7 +14,7 @@ use rnic_abi::Handle;
 
 pub use channel::Channel;
 pub use cq::{Cq, CqCreation};
-pub use mr::{Mr, Mapping};
+pub use mr::{Mapping, Mr};
 pub use numbers::{Number, Numbers};
 pub use pd::Pd;
 pub use qp::{Qp, QpCreation};

@@ -76,7 +76,9 @@ impl Control {
         let access = access(arg.access)?;
         if arg.iova.checked_add(arg.length).is_none() {
             let RegMr { iova, length, .. } = arg;
-            return Err(Refusal::invalid(format!("iova {iova:#x} and length {length} overflow 64 bits")));
+            return Err(Refusal::invalid(format!(
+                "iova {iova:#x} and length {length} overflow 64 bits"
+            )));
         }
         let client = self.client_mut(conn)?;
         let fault = client.fault.clone();
@@ -90,10 +92,24 @@ impl Control {
         if let Ok(client) = self.client_mut(conn) {
             client.usage.register(arg.length);
         }
-        let request = MapRequest { fd, offset: arg.fd_offset, length: arg.length, fault };
-        let mapping = Mapping { device, pd, pd_number, access, iova: arg.iova, length: arg.length };
+        let request = MapRequest {
+            fd,
+            offset: arg.fd_offset,
+            length: arg.length,
+            fault,
+        };
+        let mapping = Mapping {
+            device,
+            pd,
+            pd_number,
+            access,
+            iova: arg.iova,
+            length: arg.length,
+        };
         if arg.length <= AT_ONCE {
-            return self.region_mapped(conn, mapping, request.run()).map(Outcome::Done);
+            return self
+                .region_mapped(conn, mapping, request.run())
+                .map(Outcome::Done);
         }
         let op = self.begin(conn, Work::Map(mapping));
         self.mapper.map(op, request);
@@ -131,13 +147,46 @@ impl Control {
             }
         };
         let key = MrTable::key(slot, generation, self.next_key_byte());
-        let Mapping { device, pd, pd_number, access, iova, length } = mapping;
-        let descriptor = MrDescriptor { mem: &mem, pd: pd_number, access, iova, len: length };
+        let Mapping {
+            device,
+            pd,
+            pd_number,
+            access,
+            iova,
+            length,
+        } = mapping;
+        let descriptor = MrDescriptor {
+            mem: &mem,
+            pd: pd_number,
+            access,
+            iova,
+            len: length,
+        };
         let valid = self.engine.mrs().validate(key, &descriptor);
         debug_assert!(valid, "the slot exists and the mapping is as long as asked for");
-        let what = What::Mr(Mr { pd, slot, key, length, mem });
-        self.publish(Object { owner: conn, handle, device, reported: 0, what }, Some((IdKind::Key, key)));
-        Ok(Reply::new(&RegMrReply { handle: handle.0, lkey: key, rkey: key, reserved: 0 }))
+        let what = What::Mr(Mr {
+            pd,
+            slot,
+            key,
+            length,
+            mem,
+        });
+        self.publish(
+            Object {
+                owner: conn,
+                handle,
+                device,
+                reported: 0,
+                what,
+            },
+            Some((IdKind::Key, key)),
+        );
+        Ok(Reply::new(&RegMrReply {
+            handle: handle.0,
+            lkey: key,
+            rkey: key,
+            reserved: 0,
+        }))
     }
 
     fn pd_number(&self, key: Key) -> Option<u32> {
@@ -155,7 +204,11 @@ mod tests {
     #[test]
     fn remote_writing_needs_local_writing_and_hints_are_ignored() {
         assert_eq!(access(0xF).map(Access::bits), Ok(0xF));
-        assert_eq!(access(0x10_0004).map(Access::bits), Ok(4), "relaxed ordering is a hint");
+        assert_eq!(
+            access(0x10_0004).map(Access::bits),
+            Ok(4),
+            "relaxed ordering is a hint"
+        );
         assert!(access(2).unwrap_err().text().contains("LOCAL_WRITE"));
         assert!(access(8).is_err());
         assert_eq!(access(0x20).unwrap_err().errno(), Errno::OPNOTSUPP, "zero based");

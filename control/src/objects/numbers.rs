@@ -28,7 +28,12 @@ const WAITING: usize = 32;
 impl Numbers {
     /// Slots `first..limit`.
     pub fn new(first: u32, limit: u32) -> Self {
-        Numbers { first, limit, generations: Vec::new(), free: VecDeque::new() }
+        Numbers {
+            first,
+            limit,
+            generations: Vec::new(),
+            free: VecDeque::new(),
+        }
     }
 
     /// The next slot; `None` when all are in use.
@@ -46,7 +51,10 @@ impl Numbers {
         if generation.is_multiple_of(64) {
             *generation += 1;
         }
-        Some(Number { slot, generation: *generation })
+        Some(Number {
+            slot,
+            generation: *generation,
+        })
     }
 
     /// Takes a slot back, a grace period after its object was unpublished.
@@ -55,7 +63,7 @@ impl Numbers {
         self.free.push_back(slot);
     }
 
-    /// Slots in use.
+    #[cfg(test)]
     pub fn used(&self) -> usize {
         self.generations.len() - self.free.len()
     }
@@ -69,14 +77,29 @@ mod tests {
     fn slots_come_back_in_the_order_they_were_given_and_late() {
         let mut numbers = Numbers::new(2, 2 + 64);
         let first = numbers.take().unwrap();
-        assert_eq!(first, Number { slot: 2, generation: 1 });
+        assert_eq!(
+            first,
+            Number {
+                slot: 2,
+                generation: 1
+            }
+        );
         numbers.give(first.slot);
         let others: Vec<_> = (0..63).map(|_| numbers.take().unwrap()).collect();
-        assert!(others.iter().all(|n| n.slot != 2), "a slot was taken again though fresh ones remained");
+        assert!(
+            others.iter().all(|n| n.slot != 2),
+            "a slot was taken again though fresh ones remained"
+        );
         for number in &others[..3] {
             numbers.give(number.slot);
         }
-        assert_eq!(numbers.take(), Some(Number { slot: 2, generation: 2 }));
+        assert_eq!(
+            numbers.take(),
+            Some(Number {
+                slot: 2,
+                generation: 2
+            })
+        );
         assert_eq!(numbers.take().unwrap().slot, others[0].slot);
         assert_eq!(numbers.take().unwrap().slot, others[1].slot);
         assert_eq!(numbers.take().unwrap().slot, others[2].slot);

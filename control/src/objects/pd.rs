@@ -21,7 +21,11 @@ impl Control {
     pub(crate) fn alloc_pd(&mut self, conn: u32, arg: &DeviceArg) -> Verb<Outcome> {
         self.device(arg.device)?;
         self.allow(conn, Kind::Pd)?;
-        let number = self.numbers.pds.take().ok_or_else(|| Refusal::exhausted("no PD number is free"))?;
+        let number = self
+            .numbers
+            .pds
+            .take()
+            .ok_or_else(|| Refusal::exhausted("no PD number is free"))?;
         let handle = match self.take_handle(conn) {
             Ok(handle) => handle,
             Err(refusal) => {
@@ -30,8 +34,17 @@ impl Control {
             }
         };
         let what = What::Pd(Pd { number: number.slot });
-        let object = Object { owner: conn, handle, device: arg.device, reported: 0, what };
+        let object = Object {
+            owner: conn,
+            handle,
+            device: arg.device,
+            reported: 0,
+            what,
+        };
         self.publish(object, Some((IdKind::Pd, number.slot)));
-        Ok(Outcome::Done(Reply::new(&HandleReply { handle: handle.0, reserved: 0 })))
+        Ok(Outcome::Done(Reply::new(&HandleReply {
+            handle: handle.0,
+            reserved: 0,
+        })))
     }
 }

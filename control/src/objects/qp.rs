@@ -74,8 +74,16 @@ impl Control {
         let rq_depth = self.work_queue_depth("rq_units", arg.rq_units)?;
         let mut held = Vec::new();
         let made = self.hold_for_qp(conn, arg, &mut held).and_then(|device| {
-            let [pd, send_cq, recv_cq] = held[..] else { return Err(Refusal::invalid("create_qp")) };
-            self.install_qp(conn, device, [pd, send_cq, recv_cq], [sq_depth, rq_depth], arg.sq_sig_all != 0)
+            let [pd, send_cq, recv_cq] = held[..] else {
+                return Err(Refusal::invalid("create_qp"));
+            };
+            self.install_qp(
+                conn,
+                device,
+                [pd, send_cq, recv_cq],
+                [sq_depth, rq_depth],
+                arg.sq_sig_all != 0,
+            )
         });
         if made.is_err() {
             for key in held {
@@ -103,7 +111,10 @@ impl Control {
             let (cq, of) = self.hold(conn, Kind::Cq, handle, field)?;
             held.push(cq);
             if of != device {
-                let (cq, pd) = (&self.devices[of as usize].name, &self.devices[device as usize].name);
+                let (cq, pd) = (
+                    &self.devices[of as usize].name,
+                    &self.devices[device as usize].name,
+                );
                 return Err(Refusal::invalid(format!("{field} belongs to {cq}, pd to {pd}")));
             }
         }
@@ -120,7 +131,8 @@ impl Control {
     ) -> Verb<()> {
         let pd_number = self.number_of(pd);
         let (send_number, recv_number) = (self.number_of(send_cq), self.number_of(recv_cq));
-        let full = || Refusal::exhausted("no QP number is free in the daemon (limits.qps); destroy QPs first");
+        let full =
+            || Refusal::exhausted("no QP number is free in the daemon (limits.qps); destroy QPs first");
         let Number { slot, generation } = self.numbers.qpns.take().ok_or_else(full)?;
         let placed = self.place_qp(conn, sq_depth, rq_depth);
         let (handle, sq, rq) = placed.inspect_err(|_| self.numbers.qpns.give(slot))?;
@@ -159,10 +171,31 @@ impl Control {
         };
         let core = usize::from(self.engine.publisher().owner(qpn));
         let state = QpState::Reset;
-        let qp = Qp { qpn, pd, send_cq, recv_cq, core, sq, rq, state, av: None, dest_qpn: 0 };
-        let creation = QpCreation { device, handle, sq_depth, rq_depth, qp: Box::new(qp) };
+        let qp = Qp {
+            qpn,
+            pd,
+            send_cq,
+            recv_cq,
+            core,
+            sq,
+            rq,
+            state,
+            av: None,
+            dest_qpn: 0,
+        };
+        let creation = QpCreation {
+            device,
+            handle,
+            sq_depth,
+            rq_depth,
+            qp: Box::new(qp),
+        };
         let op = self.begin(conn, Work::CreateQp(creation));
-        self.command(op, core, |token| Command::AddQp { slot, qp: engine_qp, token });
+        self.command(op, core, |token| Command::AddQp {
+            slot,
+            qp: engine_qp,
+            token,
+        });
         Ok(())
     }
 
@@ -170,18 +203,30 @@ impl Control {
         let handle = self.take_handle(conn)?;
         let sq = self.take_queue_space(conn, work_queue_size(sq_depth));
         let sq = sq.inspect_err(|_| self.give_handle(conn, handle))?;
-        let rq = self.take_queue_space(conn, work_queue_size(rq_depth)).inspect_err(|_| {
-            self.give_queue_space(conn, sq);
-            self.give_handle(conn, handle);
-        })?;
+        let rq = self
+            .take_queue_space(conn, work_queue_size(rq_depth))
+            .inspect_err(|_| {
+                self.give_queue_space(conn, sq);
+                self.give_handle(conn, handle);
+            })?;
         Ok((handle, sq, rq))
     }
 
     /// The core has taken the QP in: publishes it. Only now can frames find it.
     pub(crate) fn qp_installed(&mut self, conn: u32, creation: QpCreation) -> Reply {
-        let QpCreation { device, handle, sq_depth, rq_depth, qp } = creation;
+        let QpCreation {
+            device,
+            handle,
+            sq_depth,
+            rq_depth,
+            qp,
+        } = creation;
         let (qpn, core) = (qp.qpn, qp.core);
-        let leaf = view::QpLeaf { qpn, core: core as u16, slot: qp.slot() };
+        let leaf = view::QpLeaf {
+            qpn,
+            core: core as u16,
+            slot: qp.slot(),
+        };
         self.engine.publisher().add_qp(leaf);
         self.engine.commit();
         let reply = CreateQpReply {
@@ -195,7 +240,16 @@ impl Control {
             reserved: 0,
         };
         let what = What::Qp(qp);
-        self.publish(Object { owner: conn, handle, device, reported: 0, what }, Some((IdKind::Qpn, qpn)));
+        self.publish(
+            Object {
+                owner: conn,
+                handle,
+                device,
+                reported: 0,
+                what,
+            },
+            Some((IdKind::Qpn, qpn)),
+        );
         Reply::new(&reply)
     }
 

@@ -72,7 +72,11 @@ pub struct Table<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Table { slots: Vec::new(), free: Vec::new(), ids: HashMap::new() }
+        Table {
+            slots: Vec::new(),
+            free: Vec::new(),
+            ids: HashMap::new(),
+        }
     }
 }
 
@@ -80,17 +84,28 @@ impl<T> Table<T> {
     /// Puts an object in, findable by `ids`. The ids must be new: they are made from numbers in use once.
     pub fn add(&mut self, object: T, ids: Vec<Id>) -> Key {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, entry: None });
+            self.slots.push(Slot {
+                generation: 0,
+                entry: None,
+            });
             (self.slots.len() - 1) as u32
         });
         let place = &mut self.slots[slot as usize];
         place.generation += 1;
-        let key = Key { slot, generation: place.generation };
+        let key = Key {
+            slot,
+            generation: place.generation,
+        };
         for id in &ids {
             let before = self.ids.insert(*id, key);
             debug_assert!(before.is_none(), "{id:?} names two objects");
         }
-        place.entry = Some(Entry { object, ids, holds: 0, dying: false });
+        place.entry = Some(Entry {
+            object,
+            ids,
+            holds: 0,
+            dying: false,
+        });
         key
     }
 
@@ -118,9 +133,13 @@ impl<T> Table<T> {
     /// Makes an object unfindable by each of its ids, unless something depends on it. Destroying it again is a
     /// no-op.
     pub fn destroy(&mut self, key: Key) -> Result<(), Busy> {
-        let Some(entry) = self.entry_mut(key) else { return Ok(()) };
+        let Some(entry) = self.entry_mut(key) else {
+            return Ok(());
+        };
         if entry.holds > 0 {
-            return Err(Busy { dependants: entry.holds });
+            return Err(Busy {
+                dependants: entry.holds,
+            });
         }
         entry.dying = true;
         for id in std::mem::take(&mut entry.ids) {
@@ -157,22 +176,28 @@ impl<T> Table<T> {
     /// Every object, live or dying.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         self.slots.iter().enumerate().filter_map(|(slot, place)| {
-            let key = Key { slot: slot as u32, generation: place.generation };
+            let key = Key {
+                slot: slot as u32,
+                generation: place.generation,
+            };
             place.entry.as_ref().map(|entry| (key, &entry.object))
         })
     }
 
-    /// Ids that find something.
-    pub fn ids(&self) -> usize {
-        self.ids.len()
-    }
-
     fn entry(&self, key: Key) -> Option<&Entry<T>> {
-        self.slots.get(key.slot as usize).filter(|p| p.generation == key.generation)?.entry.as_ref()
+        self.slots
+            .get(key.slot as usize)
+            .filter(|p| p.generation == key.generation)?
+            .entry
+            .as_ref()
     }
 
     fn entry_mut(&mut self, key: Key) -> Option<&mut Entry<T>> {
-        self.slots.get_mut(key.slot as usize).filter(|p| p.generation == key.generation)?.entry.as_mut()
+        self.slots
+            .get_mut(key.slot as usize)
+            .filter(|p| p.generation == key.generation)?
+            .entry
+            .as_mut()
     }
 }
 
@@ -193,7 +218,11 @@ mod tests {
         table.destroy(key).unwrap();
         assert_eq!(table.get(QPN.0, QPN.1), None);
         assert_eq!(table.get(HANDLE.0, HANDLE.1), None);
-        assert_eq!(table.peek(key), Some(&"qp"), "its memory stays until it is removed");
+        assert_eq!(
+            table.peek(key),
+            Some(&"qp"),
+            "its memory stays until it is removed"
+        );
         assert_eq!(table.remove(key), Some("qp"));
         assert_eq!(table.peek(key), None);
     }
