@@ -48,13 +48,22 @@ pub enum DaemonError {
 /// becomes readable when the daemon is to stop.
 pub fn start(mut config: Config, stop: OwnedFd) -> Result<Control, DaemonError> {
     apply_environment(&mut config.control, |name| std::env::var_os(name));
+    start_with(config, stop, |config| ports::open(config))
+}
+
+/// As [`start`], with ports opened by `open`, which is called once the sockets are bound: that another daemon
+/// serves them is better known before devices are touched.
+pub(crate) fn start_with(
+    config: Config,
+    stop: OwnedFd,
+    open: impl FnOnce(&Config) -> Result<Vec<OpenPort>, PortsError>,
+) -> Result<Control, DaemonError> {
     let machine = machine();
     for warning in config.check_against(&machine)? {
         tracing::warn!("{warning}");
     }
     raise_limits();
     install_sigbus_handler()?;
-    // Sockets before ports: that another daemon serves them is better known before devices are touched.
     let control = &config.control;
     let listener = Listener::bind(
         &control.socket,
@@ -63,7 +72,7 @@ pub fn start(mut config: Config, stop: OwnedFd) -> Result<Control, DaemonError> 
         control.socket_group.as_deref(),
     )?;
     let admin_listener = Listener::bind(&control.admin_socket, SocketType::STREAM, 0o600, None)?;
-    let ports = ports::open(&config)?;
+    let ports = open(&config)?;
     let engine = start_engine(&config, &machine, ports)?;
     Ok(Control::new(Parts {
         config,

@@ -32,6 +32,10 @@ mod session;
 mod slowpath;
 pub mod socket;
 pub mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use admin::{AdminRequest, AdminResponse, request_line};
 pub use control::{Control, Parts};

@@ -1,0 +1,477 @@
+//! A daemon in this process, and clients that speak the ABI without the client library.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::PathBuf,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rnic_abi::*;
+use rnic_config::Config;
+use rnic_engine::{
+    mem::ClientMem,
+    port::{HeapPool, OpenPort, RING_FRAMES, RingEnd, ring_pair_of},
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create},
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+};
+use tempfile::TempDir;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::{
+    admin::{AdminRequest, AdminResponse, request_line},
+    daemon, ports, socket,
+    socket::{Packet, Received},
+    status::{QpState, Status},
+};
+
+/// Longer than anything here takes, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running daemon; stopped on drop.
+pub struct TestDaemon {
+    dir: TempDir,
+    stop: OwnedFd,
+    thread: Option<JoinHandle<bool>>,
+}
+
+/// Two ports joined back to back.
+const PORTS: &str = "
+ports:
+  - {name: rnic0, device: {ring: {peer: rnic1}}, mtu: 4200, addresses: [10.0.0.1/24, 'fd00::1/64'], loopback: wire}
+  - {name: rnic1, device: {ring: {peer: rnic0}}, mtu: 4200, addresses: [10.0.0.2/24], loopback: wire}
+";
+
+impl TestDaemon {
+    /// With two ports and `cores` poll cores.
+    pub fn start(cores: u16) -> Self {
+        Self::with(cores, "")
+    }
+
+    /// The same with further sections.
+    pub fn with(cores: u16, sections: &str) -> Self {
+        Self::open(cores, &format!("{PORTS}\n{sections}"), |config| {
+            ports::open(config).unwrap()
+        })
+    }
+
+    /// With one port, whose other end the test holds. The configuration names a ring, but that is not opened.
+    pub fn with_wire(port: &str) -> (Self, OpenPort) {
+        let end = |name: &str| RingEnd {
+            name: name.into(),
+            mac: None,
+            mtu: 1500,
+            pool: HeapPool::for_mtu(512, 1500),
+        };
+        let (ours, theirs) = ring_pair_of(end("rnic0"), end("wire"), 1, RING_FRAMES);
+        let ports = format!("ports:\n  - {{name: rnic0, device: {{vdev: net_null0}}, {port}}}\n");
+        (Self::open(1, &ports, move |_| vec![ours]), theirs)
+    }
+
+    fn open(cores: u16, sections: &str, open: impl FnOnce(&Config) -> Vec<OpenPort>) -> Self {
+        let dir = TempDir::new().unwrap();
+        let at = dir.path().display();
+        let text = format!(
+            "version: 1\ncontrol: {{socket: {at}/rnicd.sock, admin_socket: {at}/admin.sock}}\n\
+             cores: {{count: {cores}, pin: false, idle: {{policy: sleep, spin_for: 10us, max_sleep: 1ms}}}}\n{sections}"
+        );
+        let config = Config::parse(&text, "test.yaml").unwrap_or_else(|error| panic!("{error}"));
+        let (stop, theirs) = socket::pair().unwrap();
+        let control = daemon::start_with(config, theirs, |config| Ok(open(config))).unwrap();
+        let thread = std::thread::Builder::new().name("rnic-control".into());
+        let thread = thread.spawn(move || control.run()).unwrap();
+        TestDaemon {
+            dir,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("rnicd.sock")
+    }
+
+    /// Stops it in order; `true` when nothing failed.
+    pub fn stop(&mut self) -> bool {
+        socket::wake(&self.stop);
+        self.thread.take().is_none_or(|thread| thread.join().unwrap())
+    }
+
+    /// A client that has said hello.
+    pub fn client(&self) -> Client {
+        let mut client = self.stranger();
+        client.hello();
+        client
+    }
+
+    /// A connection that has not.
+    pub fn stranger(&self) -> Client {
+        let flags = SocketFlags::CLOEXEC;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        rustix::net::connect(&socket, &SocketAddrUnix::new(self.socket()).unwrap()).unwrap();
+        Client {
+            socket,
+            session: 0,
+            sequence: 0,
+            context: None,
+        }
+    }
+
+    pub fn admin(&self, request: AdminRequest) -> serde_json::Value {
+        let mut stream = UnixStream::connect(self.dir.path().join("admin.sock")).unwrap();
+        stream.write_all(request_line(request).as_bytes()).unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        match serde_json::from_str(&line).unwrap() {
+            AdminResponse::Ok(value) => value,
+            AdminResponse::Error(text) => panic!("{text}"),
+        }
+    }
+
+    pub fn status(&self) -> Status {
+        serde_json::from_value(self.admin(AdminRequest::Status)).unwrap()
+    }
+
+    pub fn qps(&self) -> Vec<QpState> {
+        serde_json::from_value(self.admin(AdminRequest::Qp)).unwrap()
+    }
+
+    /// Waits until every count is as in a daemon without clients.
+    pub fn wait_for_baseline(&self) {
+        wait_for(|| {
+            let Status {
+                clients,
+                pds,
+                mrs,
+                cqs,
+                qps,
+                bytes_awaiting_grace,
+                ..
+            } = self.status();
+            (clients, pds, mrs, cqs, qps, bytes_awaiting_grace) == (0, 0, 0, 0, 0, 0)
+        });
+    }
+}
+
+impl Drop for TestDaemon {
+    fn drop(&mut self) {
+        let healthy = self.stop();
+        assert!(healthy || std::thread::panicking(), "a poll core failed");
+    }
+}
+
+/// Waits until `condition` holds.
+pub fn wait_for(mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What a hello brings.
+pub struct Context {
+    pub layout: RegionLayout,
+    pub region: ClientMem,
+    pub events: OwnedFd,
+    pub wakes: Vec<OwnedFd>,
+}
+
+/// A client without a library.
+pub struct Client {
+    pub socket: OwnedFd,
+    pub session: u64,
+    pub sequence: u64,
+    pub context: Option<Context>,
+}
+
+/// A refusal as the client sees it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub errno: Errno,
+    pub text: String,
+}
+
+impl Client {
+    pub fn hello(&mut self) {
+        let (hello, fds) = self
+            .call_with::<HelloReply>(Op::Hello, &Hello::default(), &[])
+            .unwrap();
+        let mut fds = fds.into_iter();
+        let (memfd, events) = (fds.next().unwrap(), fds.next().unwrap());
+        let region = ClientMem::map(memfd.as_fd(), 0, hello.region_size, Default::default()).unwrap();
+        let header: RegionHeader = region.read(0).unwrap();
+        let layout = RegionLayout::from_header(&header).unwrap();
+        assert_eq!(header.boot_epoch, hello.boot_epoch);
+        self.session = hello.session;
+        self.context = Some(Context {
+            layout,
+            region,
+            events,
+            wakes: fds.collect(),
+        });
+    }
+
+    pub fn context(&self) -> &Context {
+        self.context.as_ref().unwrap()
+    }
+
+    /// The header of the next request.
+    pub fn header(&mut self, op: Op, body_len: usize) -> RequestHeader {
+        self.sequence += 1;
+        RequestHeader {
+            magic: CONTROL_MAGIC,
+            version: ABI_VERSION as u16,
+            op: op as u16,
+            session: self.session,
+            sequence: self.sequence,
+            body_len: body_len as u32,
+            reserved: 0,
+        }
+    }
+
+    pub fn send(&mut self, op: Op, body: &(impl IntoBytes + Immutable), fds: &[&OwnedFd]) {
+        let header = self.header(op, body.as_bytes().len());
+        self.send_raw(&[header.as_bytes(), body.as_bytes()].concat(), fds);
+    }
+
+    pub fn send_raw(&self, bytes: &[u8], fds: &[&OwnedFd]) {
+        let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+        socket::send(&self.socket, bytes, &fds).unwrap();
+    }
+
+    /// The next reply: header, body, descriptors. `None` when the daemon has closed the connection.
+    pub fn receive(&self) -> Option<(ReplyHeader, Vec<u8>, Vec<OwnedFd>)> {
+        self.wait(PATIENCE).then_some(())?;
+        let mut packet = Packet::new();
+        match socket::receive(&self.socket, &mut packet) {
+            Received::Packet => {
+                let (header, body) = ReplyHeader::read_from_prefix(packet.bytes()).unwrap();
+                assert_eq!(header.body_len as usize, body.len());
+                let body = body.to_vec();
+                Some((header, body, std::mem::take(&mut packet.fds)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether something comes in within `time`.
+    pub fn wait(&self, time: Duration) -> bool {
+        wait_readable(&self.socket, time)
+    }
+
+    pub fn result<R: FromBytes>(&self) -> Result<(R, Vec<OwnedFd>), Refused> {
+        let (header, body, fds) = self
+            .receive()
+            .expect("the daemon closed the connection or said nothing");
+        assert_eq!(header.sequence, self.sequence);
+        match header.status {
+            0 => Ok((R::read_from_bytes(&body).unwrap(), fds)),
+            errno => Err(Refused {
+                errno: Errno::from_raw_os_error(errno),
+                text: String::from_utf8(body).unwrap(),
+            }),
+        }
+    }
+
+    pub fn call_with<R: FromBytes>(
+        &mut self,
+        op: Op,
+        body: &(impl IntoBytes + Immutable),
+        fds: &[&OwnedFd],
+    ) -> Result<(R, Vec<OwnedFd>), Refused> {
+        self.send(op, body, fds);
+        self.result()
+    }
+
+    pub fn call<R: FromBytes>(&mut self, op: Op, body: &(impl IntoBytes + Immutable)) -> Result<R, Refused> {
+        self.call_with(op, body, &[]).map(|(reply, _)| reply)
+    }
+
+    pub fn pd(&mut self) -> u32 {
+        self.call::<HandleReply>(Op::AllocPd, &DeviceArg::default())
+            .unwrap()
+            .handle
+    }
+
+    pub fn channel(&mut self) -> (u32, OwnedFd) {
+        let (reply, mut fds) = self
+            .call_with::<HandleReply>(Op::CreateCompChannel, &Empty {}, &[])
+            .unwrap();
+        (reply.handle, fds.remove(0))
+    }
+
+    pub fn try_cq(&mut self, depth: u32, channel: u32) -> Result<CreateCqReply, Refused> {
+        self.call(
+            Op::CreateCq,
+            &CreateCq {
+                device: 0,
+                depth,
+                channel,
+                reserved: 0,
+            },
+        )
+    }
+
+    pub fn cq(&mut self) -> u32 {
+        self.try_cq(64, 0).unwrap().handle
+    }
+
+    pub fn try_qp(&mut self, pd: u32, cq: u32) -> Result<CreateQpReply, Refused> {
+        let arg = CreateQp {
+            pd,
+            send_cq: cq,
+            recv_cq: cq,
+            qp_type: 2,
+            sq_units: 16,
+            rq_units: 16,
+            ..CreateQp::default()
+        };
+        self.call(Op::CreateQp, &arg)
+    }
+
+    pub fn qp(&mut self, pd: u32, cq: u32) -> CreateQpReply {
+        self.try_qp(pd, cq).unwrap()
+    }
+
+    pub fn try_mr(&mut self, pd: u32, fd: &OwnedFd, length: u64, access: u32) -> Result<RegMrReply, Refused> {
+        let arg = RegMr {
+            pd,
+            access,
+            fd_offset: 0,
+            length,
+            iova: 0x10_0000,
+        };
+        self.call_with(Op::RegMr, &arg, &[fd]).map(|(reply, _)| reply)
+    }
+
+    pub fn destroy(&mut self, op: Op, handle: u32) -> Result<(), Refused> {
+        self.call::<Empty>(op, &HandleArg { handle, reserved: 0 })
+            .map(drop)
+    }
+
+    /// Destroys a QP or CQ and tells how many events it had reported.
+    pub fn destroy_counting(&mut self, op: Op, handle: u32) -> u32 {
+        self.call::<DestroyReply>(op, &HandleArg { handle, reserved: 0 })
+            .unwrap()
+            .events_reported
+    }
+
+    pub fn modify(&mut self, handle: u32, mask: u32, attrs: QpAttrs) -> Result<(), Refused> {
+        self.call::<Empty>(Op::ModifyQp, &ModifyQp { handle, mask, attrs })
+            .map(drop)
+    }
+
+    /// RESET to INIT.
+    pub fn to_init(&mut self, handle: u32) {
+        let attrs = QpAttrs {
+            qp_state: 1,
+            port_num: 1,
+            qp_access_flags: 7,
+            ..QpAttrs::default()
+        };
+        let mask = qp_mask::STATE | qp_mask::PORT | qp_mask::PKEY_INDEX | qp_mask::ACCESS_FLAGS;
+        self.modify(handle, mask, attrs).unwrap();
+    }
+
+    /// INIT to RTR, towards a peer.
+    pub fn to_rtr(&mut self, handle: u32, dgid: &str, dest_qp_num: u32) -> Result<(), Refused> {
+        self.modify(handle, RTR, rtr(dgid, dest_qp_num))
+    }
+
+    /// RTR to RTS.
+    pub fn to_rts(&mut self, handle: u32) {
+        let attrs = QpAttrs {
+            qp_state: 3,
+            timeout: 14,
+            retry_cnt: 7,
+            rnr_retry: 7,
+            ..QpAttrs::default()
+        };
+        let mask = qp_mask::STATE
+            | qp_mask::SQ_PSN
+            | qp_mask::TIMEOUT
+            | qp_mask::RETRY_CNT
+            | qp_mask::RNR_RETRY
+            | qp_mask::MAX_QP_RD_ATOMIC;
+        self.modify(handle, mask, attrs).unwrap();
+    }
+
+    /// The next entry of the event ring: handle and kinds.
+    pub fn event(&self, head: u32) -> (u32, u32) {
+        let Context {
+            layout,
+            region,
+            events,
+            ..
+        } = self.context();
+        assert!(wait_readable(events, PATIENCE), "no event");
+        let at = layout.events + RING_ENTRIES + 4 * (head & (layout.event_ring_len - 1)) as usize;
+        let slot: u32 = region.read(at).unwrap();
+        let store = |word: usize, value: u32| {
+            region
+                .u32(word)
+                .unwrap()
+                .store(value, std::sync::atomic::Ordering::Release);
+        };
+        store(layout.events + RingIndices::HEAD, head + 1);
+        let at = layout.event_slots + slot as usize * size_of::<EventSlot>();
+        let handle = region.read(at + EventSlot::HANDLE).unwrap();
+        let pending = region
+            .u32(at)
+            .unwrap()
+            .swap(0, std::sync::atomic::Ordering::AcqRel);
+        (handle, pending & !IN_RING)
+    }
+}
+
+/// Mask of INIT to RTR.
+pub const RTR: u32 = qp_mask::STATE
+    | qp_mask::AV
+    | qp_mask::PATH_MTU
+    | qp_mask::DEST_QPN
+    | qp_mask::RQ_PSN
+    | qp_mask::MAX_DEST_RD_ATOMIC
+    | qp_mask::MIN_RNR_TIMER;
+
+/// Attributes of INIT to RTR.
+pub fn rtr(dgid: &str, dest_qp_num: u32) -> QpAttrs {
+    let dgid = crate::device::Gid::from(dgid.parse::<std::net::IpAddr>().unwrap()).0;
+    let ah_attr = Av {
+        dgid,
+        ..Av::default()
+    };
+    QpAttrs {
+        qp_state: 2,
+        path_mtu: 3,
+        dest_qp_num,
+        ah_attr,
+        ..QpAttrs::default()
+    }
+}
+
+/// Whether a socket becomes readable within `time`.
+pub fn wait_readable(fd: &OwnedFd, time: Duration) -> bool {
+    let timeout = Timespec {
+        tv_sec: time.as_secs() as i64,
+        tv_nsec: time.subsec_nanos().into(),
+    };
+    poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&timeout)).unwrap() > 0
+}
+
+/// A memfd as clients register it.
+pub fn sealed_memfd(len: u64) -> OwnedFd {
+    let fd = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    ftruncate(&fd, len).unwrap();
+    fcntl_add_seals(&fd, SealFlags::SHRINK).unwrap();
+    fd
+}
