@@ -58,7 +58,7 @@ pub struct Args {
     /// Exponent of the local ACK timeout, 4.096 us x 2^u.
     #[arg(short = 'u', long, default_value_t = 14, value_parser = clap::value_parser!(u8).range(0..=31))]
     pub timeout: u8,
-    /// Check the bytes of what arrives.
+    /// Check the bytes of what arrives. Slower, for SEND of several sizes much so: each receive needs its own place.
     #[arg(long)]
     pub verify: bool,
     /// Print bandwidth in Gb/s instead of MB/s (2^20 bytes).
