@@ -31,8 +31,8 @@
 //!
 //! Registered memory lives in a sealed memfd that the library makes, maps and shares with the daemon
 //! ([`Mr`]). A peer may write it at any time, and the daemon does so on a peer's behalf, hence no reference to
-//! it ever exists: it is read and written by *copying* ([`MrSlice::read_at`], [`MrSlice::write_at`]) or by single atomic
-//! words. There is therefore nothing that could be aliased, mutably or otherwise, while an operation is in
+//! it ever exists: it is read and written by *copying* ([`MrSlice::read_at`], [`MrSlice::write_at`]) or by
+//! single atomic words. There is therefore nothing that could be aliased, mutably or otherwise, while an operation is in
 //! flight; what a program that writes a buffer too early gets is old or new bytes, as on hardware, and never
 //! undefined behaviour. The alternative, handles that are moved into an operation and come back with its
 //! completion, was rejected: it forbids the ordinary cases of one buffer in many operations (broadcast, a table
