@@ -15,7 +15,6 @@ use rnic_engine::{
     core::abi_cause,
 };
 use rnic_transport::QpState;
-use rustix::io::Errno;
 
 use crate::{
     admin::AdminConnection,
@@ -242,14 +241,14 @@ impl Control {
     }
 
     fn accept_clients(&mut self) {
-        while let Some(socket) = accept(self.listener.as_ref(), "client") {
+        while let Some(socket) = self.accept(Source::Listener) {
             let id = self.next_connection;
             self.next_connection = self.next_connection.wrapping_add(1);
             if self.connections.len() >= self.config.limits.clients as usize + STRANGERS {
                 tracing::warn!("too many connections; one was closed");
                 continue;
             }
-            let number = self.boot_epoch << 32 | u64::from(id) + 1;
+            let number = (self.boot_epoch << 32) | (u64::from(id) + 1);
             let session = Session::new(socket, number).and_then(|session| {
                 self.poller.add(&session, Source::Client(id), Interest::Read)?;
                 Ok(session)
@@ -271,7 +270,7 @@ impl Control {
     }
 
     fn accept_admins(&mut self) {
-        while let Some(socket) = accept(self.admin_listener.as_ref(), "rnicctl") {
+        while let Some(socket) = self.accept(Source::AdminListener) {
             let id = self.next_admin;
             self.next_admin = self.next_admin.wrapping_add(1);
             if self.admins.len() < ADMINS
@@ -282,6 +281,26 @@ impl Control {
             {
                 self.admins.insert(id, AdminConnection::new(socket));
             }
+        }
+    }
+
+    fn accept(&self, from: Source) -> Option<OwnedFd> {
+        let listener = self.listener_of(from)?;
+        match listener.accept() {
+            Ok(socket) => socket,
+            Err(errno) => {
+                // Out of descriptors, say. Those who connect wait until the next check.
+                tracing::warn!(%errno, ?from, "accept failed");
+                self.poller.change(listener, from, Interest::Nothing);
+                None
+            }
+        }
+    }
+
+    fn listener_of(&self, source: Source) -> Option<&Listener> {
+        match source {
+            Source::AdminListener => self.admin_listener.as_ref(),
+            _ => self.listener.as_ref(),
         }
     }
 
@@ -380,6 +399,11 @@ impl Control {
             self.next_check = now + CHECK_EVERY;
             self.check_links();
             self.check_memory();
+            for source in [Source::Listener, Source::AdminListener] {
+                if let Some(listener) = self.listener_of(source) {
+                    self.poller.change(listener, source, Interest::Read);
+                }
+            }
             if !self.failed && !self.engine.is_healthy() {
                 tracing::error!("a poll core has ended by itself; the daemon stops");
                 self.failed = true;
@@ -472,20 +496,6 @@ impl Control {
         self.key_bytes ^= self.key_bytes >> 7;
         self.key_bytes ^= self.key_bytes << 17;
         (self.key_bytes >> 32) as u8
-    }
-}
-
-fn accept(listener: Option<&Listener>, who: &str) -> Option<OwnedFd> {
-    match listener?.accept() {
-        Ok(socket) => socket,
-        Err(errno) => {
-            // Out of descriptors, say. The peer waits in the backlog; not for ever, clients have timeouts.
-            tracing::warn!(%errno, who, "accept failed");
-            if errno == Errno::MFILE {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            None
-        }
     }
 }
 

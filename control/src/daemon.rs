@@ -48,7 +48,7 @@ pub enum DaemonError {
 /// becomes readable when the daemon is to stop.
 pub fn start(mut config: Config, stop: OwnedFd) -> Result<Control, DaemonError> {
     apply_environment(&mut config.control, |name| std::env::var_os(name));
-    start_with(config, stop, |config| ports::open(config))
+    start_with(config, stop, ports::open)
 }
 
 /// As [`start`], with ports opened by `open`, which is called once the sockets are bound: that another daemon

@@ -52,6 +52,9 @@ pub struct Answers {
     pub queried: Vec<(usize, Option<QpStatus>)>,
 }
 
+/// Puts an answer where it belongs.
+type Keep = Box<dyn FnOnce(&mut Answers)>;
+
 /// A request that waits.
 pub struct Op {
     /// Connection it is for.
@@ -141,7 +144,7 @@ impl Control {
 
     /// Takes a core's answer.
     pub(crate) fn answered(&mut self, core: usize, message: Message) {
-        let (token, keep): (Token, Box<dyn FnOnce(&mut Answers)>) = match message {
+        let (token, keep): (Token, Keep) = match message {
             Message::Done { token } => (token, Box::new(|_| {})),
             Message::Removed { token, what } => (token, Box::new(move |a| a.removed.extend(what))),
             Message::Modified { token, result, .. } => (token, Box::new(move |a| a.modified = Some(result))),

@@ -372,7 +372,7 @@ impl Client {
     }
 
     /// RESET to INIT.
-    pub fn to_init(&mut self, handle: u32) {
+    pub fn make_init(&mut self, handle: u32) {
         let attrs = QpAttrs {
             qp_state: 1,
             port_num: 1,
@@ -384,12 +384,12 @@ impl Client {
     }
 
     /// INIT to RTR, towards a peer.
-    pub fn to_rtr(&mut self, handle: u32, dgid: &str, dest_qp_num: u32) -> Result<(), Refused> {
+    pub fn make_rtr(&mut self, handle: u32, dgid: &str, dest_qp_num: u32) -> Result<(), Refused> {
         self.modify(handle, RTR, rtr(dgid, dest_qp_num))
     }
 
     /// RTR to RTS.
-    pub fn to_rts(&mut self, handle: u32) {
+    pub fn make_rts(&mut self, handle: u32) {
         let attrs = QpAttrs {
             qp_state: 3,
             timeout: 14,

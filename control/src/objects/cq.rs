@@ -85,7 +85,10 @@ impl Control {
             let at = slice.offset + cq_subring_offset(depth, subring);
             region.copy_in(at, &[0; size_of::<RingIndices>()]);
         }
-        client.events.install(&region, handle.slot(), handle.0, number);
+        // Clients know a CQ by the slot of its handle; its number here is the cores'.
+        client
+            .events
+            .install(&region, handle.slot(), handle.0, handle.slot());
         let queues: Result<Vec<_>, _> = (0..cores)
             .map(|subring| {
                 CompletionQueue::new(CqInit {

@@ -1,5 +1,7 @@
 //! Memory regions.
 
+use std::os::fd::OwnedFd;
+
 use rnic_abi::{RegMr, RegMrReply};
 use rnic_engine::mem::{ClientMem, MapError, MrDescriptor, MrTable};
 use rnic_transport::Access;
@@ -45,6 +47,8 @@ pub struct Mapping {
 const OPTIONAL: u32 = 0x3FF0_0000;
 /// Rights that demand the local right to write (10.6.3.1).
 const REMOTE_CHANGES: u32 = 2 | 8;
+/// Largest page of a client's memory.
+const MAX_PAGE: i64 = 2 << 20;
 
 fn access(bits: u32) -> Verb<Access> {
     let access = Access::from_bits(bits & !OPTIONAL).ok_or_else(|| {
@@ -60,6 +64,19 @@ fn access(bits: u32) -> Verb<Access> {
     Ok(access)
 }
 
+/// Pages that turn out not to be there are replaced by zeros, which is done for 4 KiB and 2 MiB.
+fn check_pages(fd: &OwnedFd) -> Verb<()> {
+    let page = rustix::fs::fstat(fd)
+        .map_err(|errno| Refusal::new(errno, "reg_mr: fstat of the memfd"))?
+        .st_blksize;
+    if page > MAX_PAGE {
+        return Err(Refusal::unsupported(format!(
+            "the memfd has pages of {page} bytes; at most {MAX_PAGE} are supported"
+        )));
+    }
+    Ok(())
+}
+
 fn errno(error: &MapError) -> Errno {
     match error {
         MapError::NotMemfd(_) => Errno::BADF,
@@ -71,7 +88,7 @@ fn errno(error: &MapError) -> Errno {
 }
 
 impl Control {
-    pub(crate) fn reg_mr(&mut self, conn: u32, arg: &RegMr, fd: std::os::fd::OwnedFd) -> Verb<Outcome> {
+    pub(crate) fn reg_mr(&mut self, conn: u32, arg: &RegMr, fd: OwnedFd) -> Verb<Outcome> {
         self.allow(conn, Kind::Mr)?;
         let access = access(arg.access)?;
         if arg.iova.checked_add(arg.length).is_none() {
@@ -80,6 +97,7 @@ impl Control {
                 "iova {iova:#x} and length {length} overflow 64 bits"
             )));
         }
+        check_pages(&fd)?;
         let client = self.client_mut(conn)?;
         let fault = client.fault.clone();
         let usage = client.usage.clone();

@@ -78,9 +78,9 @@ fn a_client_that_dies_takes_everything_it_owned_with_it() {
         }
         for _ in 0..20 {
             let qp = client.qp(pd, cq);
-            client.to_init(qp.handle);
-            client.to_rtr(qp.handle, "10.0.0.2", qp.qpn).unwrap();
-            client.to_rts(qp.handle);
+            client.make_init(qp.handle);
+            client.make_rtr(qp.handle, "10.0.0.2", qp.qpn).unwrap();
+            client.make_rts(qp.handle);
         }
         // In the middle of a request, too.
         if round > 0 {
@@ -135,9 +135,9 @@ fn withdrawn_events_are_not_counted_and_taken_ones_are() {
     let mut head = 0;
     for take_it in [true, false, true] {
         let qp = client.qp(pd, cq);
-        client.to_init(qp.handle);
-        client.to_rtr(qp.handle, "10.0.0.2", qp.qpn).unwrap();
-        client.to_rts(qp.handle);
+        client.make_init(qp.handle);
+        client.make_rtr(qp.handle, "10.0.0.2", qp.qpn).unwrap();
+        client.make_rts(qp.handle);
         crate::tests::hostile::forge_tail(&client, &qp);
         wait_for(|| daemon.qps().iter().any(|q| q.qpn == qp.qpn && q.state == "ERR"));
         wait_for(|| wait_readable(&client.context().events, std::time::Duration::from_millis(50)));

@@ -9,9 +9,9 @@ fn a_qp_goes_from_reset_to_rts_and_a_query_tells_what_was_set() {
     let mut client = daemon.client();
     let (pd, cq) = (client.pd(), client.cq());
     let (a, b) = (client.qp(pd, cq), client.qp(pd, cq));
-    client.to_init(a.handle);
-    client.to_rtr(a.handle, "10.0.0.2", b.qpn).unwrap();
-    client.to_rts(a.handle);
+    client.make_init(a.handle);
+    client.make_rtr(a.handle, "10.0.0.2", b.qpn).unwrap();
+    client.make_rts(a.handle);
     let arg = HandleArg {
         handle: a.handle,
         reserved: 0,
@@ -62,7 +62,7 @@ fn modify_names_the_attribute_that_is_wrong() {
     assert!(text.contains("RESET to INIT needs"), "{text}");
     let text = refused(&mut client, qp_mask::STATE, state(3));
     assert!(text.contains("cannot go from RESET to RTS"), "{text}");
-    client.to_init(qp);
+    client.make_init(qp);
     let text = refused(&mut client, RTR & !qp_mask::DEST_QPN, rtr("10.0.0.2", 5));
     assert!(text.contains("DEST_QPN"), "{text}");
     let text = refused(
@@ -85,7 +85,7 @@ fn modify_names_the_attribute_that_is_wrong() {
     assert!(text.contains("RQ_PSN"), "{text}");
     let text = refused(&mut client, RTR, rtr("fd00::2", 5));
     assert!(text.contains("address family"), "{text}");
-    client.to_rtr(qp, "10.0.0.2", 5).unwrap();
+    client.make_rtr(qp, "10.0.0.2", 5).unwrap();
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn a_path_mtu_the_link_does_not_carry_is_refused() {
     let mut client = daemon.client();
     let (pd, cq) = (client.pd(), client.cq());
     let qp = client.qp(pd, cq).handle;
-    client.to_init(qp);
+    client.make_init(qp);
     let refused = client
         .modify(
             qp,

@@ -55,7 +55,7 @@ impl Station {
 fn qp(client: &mut Client) -> CreateQpReply {
     let (pd, cq) = (client.pd(), client.cq());
     let qp = client.qp(pd, cq);
-    client.to_init(qp.handle);
+    client.make_init(qp.handle);
     qp
 }
 
@@ -163,7 +163,7 @@ fn a_configured_neighbour_is_not_asked_for() {
     let mut station = Station::new(wire, &[]);
     let mut client = daemon.client();
     let qp = qp(&mut client);
-    client.to_rtr(qp.handle, "10.0.0.9", 77).unwrap();
+    client.make_rtr(qp.handle, "10.0.0.9", 77).unwrap();
     let asked = station.serve().iter().any(|frame| frame[12..14] == [8, 6]);
     assert!(!asked);
 }
