@@ -33,8 +33,9 @@ demo: build ## Start an appliance and move data through it (under a minute)
 .PHONY: test
 test: deps ## All tests: units, simulator, models in bounded form, whole appliances
 	$(MAKE) --no-print-directory layers
+	$(CARGO) build --workspace --bins --examples
 	$(CARGO) test --workspace
-	$(MAKE) --no-print-directory loom
+	$(MAKE) --no-print-directory loom asan tsan
 
 .PHONY: lint
 lint: deps ## Format, clippy, layers, licenses
