@@ -4,8 +4,11 @@ use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf};
 
 use rnic_config::{Config, ConfigError, Control as ControlConfig, IdlePolicy, Machine};
 use rnic_engine::{
-    CoreConfig, Engine, EngineConfig, Limits, StartError, core::Idle, mem::install_sigbus_handler,
-    port::OpenPort, view::SLOT_BITS,
+    CoreConfig, Engine, EngineConfig, Limits, StartError,
+    core::Idle,
+    mem::install_sigbus_handler,
+    port::{OpenPort, PortError},
+    view::SLOT_BITS,
 };
 use rustix::{
     net::SocketType,
@@ -14,8 +17,7 @@ use rustix::{
 
 use crate::{
     control::{Control, Parts},
-    placement,
-    ports::{self, PortsError},
+    placement, ports,
     socket::{ListenError, Listener},
 };
 
@@ -35,7 +37,7 @@ pub enum DaemonError {
     Listen(#[from] ListenError),
     /// A port cannot be opened.
     #[error(transparent)]
-    Ports(#[from] PortsError),
+    Ports(#[from] PortError),
     /// The poll cores cannot be started.
     #[error(transparent)]
     Engine(#[from] StartError),
@@ -56,7 +58,7 @@ pub fn start(mut config: Config, stop: OwnedFd) -> Result<Control, DaemonError> 
 pub(crate) fn start_with(
     config: Config,
     stop: OwnedFd,
-    open: impl FnOnce(&Config) -> Result<Vec<OpenPort>, PortsError>,
+    open: impl FnOnce(&Config) -> Result<Vec<OpenPort>, PortError>,
 ) -> Result<Control, DaemonError> {
     let machine = machine();
     for warning in config.check_against(&machine)? {

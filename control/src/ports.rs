@@ -1,64 +1,124 @@
-//! From the configuration to opened ports: the one place where both are known.
+//! From the configuration to opened ports: the one place where the words of both are known.
 
-use rnic_config::{Config, Device, Port};
-use rnic_engine::port::{HeapPool, OpenPort, RingEnd, ring_pair_of};
-
-/// Why the ports cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum PortsError {
-    /// A device that needs DPDK.
-    #[error(
-        "{port}: this rnicd was built without DPDK and has ring ports only; build it with the feature `dpdk`"
-    )]
-    NoDpdk {
-        /// The port.
-        port: String,
-    },
-    /// A ring without its other end, which the configuration's own check excludes.
-    #[error("{port}: its ring peer {peer} is not configured")]
-    NoPeer {
-        /// The port.
-        port: String,
-        /// The missing peer.
-        peer: String,
-    },
-}
+use rnic_config::{Config, Device, FaultRates, Port, Rss, eal_args};
+use rnic_engine::port::{
+    self, CaptureSpec, DeviceSpec, FaultSpec, OpenPort, PortError, PortSpec, RssMode, open_all,
+};
 
 /// Opens every port, in the order of the configuration.
-pub fn open(config: &Config) -> Result<Vec<OpenPort>, PortsError> {
-    let mut opened: Vec<Option<OpenPort>> = config.ports.iter().map(|_| None).collect();
-    for (index, port) in config.ports.iter().enumerate() {
-        if opened[index].is_some() {
-            continue;
-        }
-        let Device::Ring(ring) = &port.device else {
-            return Err(PortsError::NoDpdk {
-                port: port.name.to_string(),
-            });
-        };
-        let peer = config
-            .ports
-            .iter()
-            .position(|p| p.name == ring.peer)
-            .ok_or_else(|| PortsError::NoPeer {
-                port: port.name.to_string(),
-                peer: ring.peer.to_string(),
-            })?;
-        let other = &config.ports[peer];
-        let cores = config.poll_core_count();
-        let queues = port.queue_count(cores).min(other.queue_count(cores)).min(cores);
-        let frames = usize::from(port.tx_descriptors.max(other.tx_descriptors));
-        let (a, b) = ring_pair_of(ring_end(port, cores), ring_end(other, cores), queues, frames);
-        (opened[index], opened[peer]) = (Some(a), Some(b));
+///
+/// DPDK leaves the calling thread on the CPU of its main lcore; the mask it had before is put back.
+///
+/// # Errors
+/// See [`PortError`].
+pub fn open(config: &Config) -> Result<Vec<OpenPort>, PortError> {
+    let mask = rustix::thread::sched_getaffinity(None);
+    let opened = open_all(&specs(config), &eal_args(config));
+    if let Ok(mask) = mask
+        && let Err(error) = rustix::thread::sched_setaffinity(None, &mask)
+    {
+        tracing::warn!(%error, "the CPU mask could not be put back; the control thread stays on DPDK's CPU");
     }
-    Ok(opened.into_iter().flatten().collect())
+    opened
 }
 
-fn ring_end(port: &Port, cores: u16) -> RingEnd {
-    RingEnd {
+/// What is to be opened.
+pub fn specs(config: &Config) -> Vec<PortSpec> {
+    let cores = config.poll_core_count();
+    config.ports.iter().map(|port| spec(port, cores)).collect()
+}
+
+fn spec(port: &Port, cores: u16) -> PortSpec {
+    PortSpec {
         name: port.name.to_string(),
+        device: match &port.device {
+            Device::Pci(address) => DeviceSpec::Pci(address.to_string()),
+            Device::Vdev(vdev) => DeviceSpec::Vdev(vdev.clone()),
+            Device::Ring(ring) => DeviceSpec::Ring {
+                peer: ring.peer.to_string(),
+            },
+        },
         mac: port.mac.map(|mac| mac.0),
         mtu: port.link_mtu(),
-        pool: HeapPool::for_mtu(port.buffer_count(cores), port.link_mtu()),
+        queues: port.queue_count(cores),
+        rx_descriptors: port.rx_descriptors,
+        tx_descriptors: port.tx_descriptors,
+        buffers: port.buffer_count(cores),
+        rss: match port.rss {
+            Rss::Auto => RssMode::Auto,
+            Rss::On => RssMode::On,
+            Rss::Off => RssMode::Off,
+        },
+        capture: port.active_capture().map(|capture| CaptureSpec {
+            path: capture.file.clone(),
+            limit_bytes: capture.limit.bytes(),
+        }),
+        faults: port.faults.as_ref().map(|faults| FaultSpec {
+            seed: faults.seed,
+            rx: rates(&faults.rx),
+            tx: rates(&faults.tx),
+        }),
+    }
+}
+
+fn rates(rates: &FaultRates) -> port::FaultRates {
+    port::FaultRates {
+        drop_ppm: rates.drop.parts_per_million(),
+        duplicate_ppm: rates.duplicate.parts_per_million(),
+        reorder_ppm: rates.reorder.parts_per_million(),
+        corrupt_ppm: rates.corrupt.parts_per_million(),
+        ecn_mark_ppm: rates.ecn_mark.parts_per_million(),
+        delay_ns: u64::try_from(rates.delay.duration().as_nanos()).unwrap_or(u64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_of_a_port_reaches_its_specification() {
+        let text = "
+version: 1
+cores: {count: 2}
+ports:
+  - name: rnic0
+    device: {vdev: net_null0}
+    mtu: 4200
+    mac: '02:00:00:00:00:09'
+    queues: 2
+    rx_descriptors: 128
+    tx_descriptors: 256
+    buffers: 4096
+    rss: 'off'
+    capture: {file: /tmp/x.pcapng, limit: 1MiB}
+    faults: {seed: 7, tx: {drop: 1%, delay: 2us}}
+  - {name: rnic1, device: {pci: '0000:01:00.0'}, capture: {file: ''}}
+";
+        let config = Config::parse(text, "test.yaml").unwrap_or_else(|error| panic!("{error}"));
+        let specs = specs(&config);
+        let [first, second] = &specs[..] else {
+            panic!("two ports")
+        };
+        assert_eq!(first.device, DeviceSpec::Vdev("net_null0".into()));
+        assert_eq!((first.mtu, first.queues, first.rss), (4200, 2, RssMode::Off));
+        assert_eq!(
+            (first.rx_descriptors, first.tx_descriptors, first.buffers),
+            (128, 256, 4096)
+        );
+        assert_eq!(first.mac, Some([2, 0, 0, 0, 0, 9]));
+        assert_eq!(first.capture.as_ref().map(|c| c.limit_bytes), Some(1 << 20));
+        let faults = first.faults.as_ref().unwrap();
+        assert_eq!(
+            (
+                faults.seed,
+                faults.tx.drop_ppm,
+                faults.tx.delay_ns,
+                faults.rx.drop_ppm
+            ),
+            (7, 10_000, 2_000, 0)
+        );
+        assert_eq!(second.device, DeviceSpec::Pci("0000:01:00.0".into()));
+        assert!(second.capture.is_none() && second.mac.is_none());
     }
 }

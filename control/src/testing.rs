@@ -15,7 +15,7 @@ use rnic_abi::*;
 use rnic_config::Config;
 use rnic_engine::{
     mem::ClientMem,
-    port::{HeapPool, OpenPort, RING_FRAMES, RingEnd, ring_pair_of},
+    port::{DeviceSpec, HeapPool, OpenPort, PortSpec, RING_FRAMES, RingEnd, open_all, ring_pair_of},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -46,20 +46,36 @@ pub struct TestDaemon {
 /// Two ports joined back to back.
 const PORTS: &str = "
 ports:
-  - {name: rnic0, device: {ring: {peer: rnic1}}, mtu: 4200, addresses: [10.0.0.1/24, 'fd00::1/64'], loopback: wire}
-  - {name: rnic1, device: {ring: {peer: rnic0}}, mtu: 4200, addresses: [10.0.0.2/24], loopback: wire}
+  - {name: rnic0, device: {ring: {peer: rnic1}}, mtu: 4200, rx_descriptors: 256, tx_descriptors: 256,
+     addresses: [10.0.0.1/24, 'fd00::1/64'], loopback: wire}
+  - {name: rnic1, device: {ring: {peer: rnic0}}, mtu: 4200, rx_descriptors: 256, tx_descriptors: 256,
+     addresses: [10.0.0.2/24], loopback: wire}
 ";
+
+/// The ports of a configuration with rings that need no DPDK, which can be started but once in a process.
+fn soft(config: &Config) -> Vec<PortSpec> {
+    let mut specs = ports::specs(config);
+    for spec in &mut specs {
+        if let DeviceSpec::Ring { peer } = &spec.device {
+            spec.device = DeviceSpec::SoftRing { peer: peer.clone() };
+        }
+    }
+    specs
+}
+
+/// A small context region: the client here maps all of it at once.
+const LIMITS: &str = "limits: {clients: 8, per_client: {queue_memory: 8MiB, cq_depth: 1024}}";
 
 impl TestDaemon {
     /// With two ports and `cores` poll cores.
     pub fn start(cores: u16) -> Self {
-        Self::with(cores, "")
+        Self::with(cores, LIMITS)
     }
 
     /// The same with further sections.
     pub fn with(cores: u16, sections: &str) -> Self {
         Self::open(cores, &format!("{PORTS}\n{sections}"), |config| {
-            ports::open(config).unwrap()
+            open_all(&soft(config), &[]).unwrap()
         })
     }
 
@@ -72,7 +88,7 @@ impl TestDaemon {
             pool: HeapPool::for_mtu(512, 1500),
         };
         let (ours, theirs) = ring_pair_of(end("rnic0"), end("wire"), 1, RING_FRAMES);
-        let ports = format!("ports:\n  - {{name: rnic0, device: {{vdev: net_null0}}, {port}}}\n");
+        let ports = format!("ports:\n  - {{name: rnic0, device: {{vdev: net_null0}}, {port}}}\n{LIMITS}");
         (Self::open(1, &ports, move |_| vec![ours]), theirs)
     }
 
