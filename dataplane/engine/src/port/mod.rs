@@ -1,15 +1,28 @@
 //! Ports: where frames come from and go to.
-use std::fmt;
+use std::{fmt, marker::PhantomData};
 
 use crate::frame::{FrameBurst, SharedPool};
 
+mod capture;
+mod counted;
+#[cfg(feature = "dpdk")]
+mod dpdk;
+mod fault;
 mod heap;
 mod mac;
+mod open;
+mod packet;
 mod ring;
+mod spec;
+mod wrap;
 
+pub use counted::counted;
+pub use fault::{FaultRates, FaultSpec};
 pub use heap::HeapPool;
 pub use mac::mac_of_name;
+pub use open::open_all;
 pub use ring::{RING_FRAMES, RingEnd, ring_pair, ring_pair_of};
+pub use spec::{CaptureSpec, DeviceSpec, PortError, PortSpec, RssMode};
 
 /// What one queue of a port can do.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -58,12 +71,13 @@ pub trait Port: Send {
     /// Counts so far.
     fn stats(&self) -> PortStats;
 
-    /// Called once in each pass of the poll loop with the time in nanoseconds, for wrappers that hold frames
-    /// back.
+    /// Called once in each pass of the poll loop with the monotonic time in nanoseconds, for wrappers that hold
+    /// frames back.
     fn tick(&mut self, _now_ns: u64) {}
 }
 
-/// An opened port: one [`Port`] for each queue, and what the control thread needs to know.
+/// An opened port: one [`Port`] for each queue, and what the control thread needs to know. Dropping it whole closes
+/// it.
 pub struct OpenPort {
     /// Device name, as in the configuration.
     pub name: String,
@@ -100,14 +114,30 @@ pub trait Link: Send {
     fn is_up(&self) -> bool;
     /// Megabits a second, when known.
     fn speed_mbps(&self) -> Option<u32>;
-    /// Stops and closes the port. All its queues must have been dropped before, on whatever thread.
+    /// Further counts by name, for `rnicctl`: what the device counts itself, and what wrappers have done. May
+    /// block.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+    /// Stops and closes the port. All its queues must have been dropped before, on whatever thread. Does nothing
+    /// the second time; dropping the link does the same.
     fn close(&mut self);
 }
 
-/// While it lives, its thread is known to DPDK, so that it has mempool caches. A no-op without DPDK.
-pub(crate) struct ThreadRegistration;
+/// While it lives, its thread is known to DPDK, so that it has mempool caches. It cannot leave its thread. Nothing
+/// where DPDK is not built in or was not started.
+pub struct ThreadRegistration {
+    #[cfg(feature = "dpdk")]
+    _registered: Option<dpdk_sys::RegisteredThread>,
+    _not_send: PhantomData<*const ()>,
+}
 
-/// Registers the calling poll thread.
-pub(crate) fn register_thread() -> ThreadRegistration {
-    ThreadRegistration
+/// Registers the calling poll thread, after ports were opened. Not inside a non-blocking section.
+pub fn register_thread() -> ThreadRegistration {
+    crate::nonblocking::might_block();
+    ThreadRegistration {
+        #[cfg(feature = "dpdk")]
+        _registered: dpdk::register_thread(),
+        _not_send: PhantomData,
+    }
 }

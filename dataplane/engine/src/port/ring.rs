@@ -53,8 +53,8 @@ pub fn ring_pair_of(a: RingEnd, b: RingEnd, queues: u16, frames: usize) -> (Open
     for _ in 0..queues.max(1) {
         let (tx_a, rx_b) = RingBuffer::new(frames);
         let (tx_b, rx_a) = RingBuffer::new(frames);
-        queues_a.push(RingPort::boxed(&a, rx_a, tx_a));
-        queues_b.push(RingPort::boxed(&b, rx_b, tx_b));
+        queues_a.push(RingPort::boxed(&a, &b, rx_a, tx_a));
+        queues_b.push(RingPort::boxed(&b, &a, rx_b, tx_b));
     }
     let [up_a, up_b] = up;
     let link_a = RingLink {
@@ -91,22 +91,25 @@ impl RingEnd {
 const ETHERNET: usize = 14;
 
 struct RingPort {
-    // Before the pool: frames still in the rings go back to it.
+    // Before the pools: frames still in the rings go back to them.
     rx: Consumer<Frame>,
     tx: Producer<Frame>,
     max_frame: usize,
     stats: PortStats,
     pool: SharedPool,
+    /// The end that goes last gives back what the other has sent.
+    _peer_pool: SharedPool,
 }
 
 impl RingPort {
-    fn boxed(end: &RingEnd, rx: Consumer<Frame>, tx: Producer<Frame>) -> Box<dyn Port> {
+    fn boxed(end: &RingEnd, peer: &RingEnd, rx: Consumer<Frame>, tx: Producer<Frame>) -> Box<dyn Port> {
         Box::new(RingPort {
             rx,
             tx,
             max_frame: usize::from(end.link_mtu()) + ETHERNET,
             stats: PortStats::default(),
             pool: Arc::clone(&end.pool),
+            _peer_pool: Arc::clone(&peer.pool),
         })
     }
 }
