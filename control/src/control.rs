@@ -32,8 +32,6 @@ use crate::{
     socket::{Listener, Packet},
 };
 
-/// Between looks at links, clients' memory and the health of the cores.
-const CHECK_EVERY: Duration = Duration::from_millis(100);
 /// How long a stop waits for what clients own to be destroyed in order.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// Longest sleep while something waits for a grace period.
@@ -72,19 +70,19 @@ pub struct Control {
     pub(crate) mapper: Mapper,
     pub(crate) packet: Packet,
     pub(crate) admins: BTreeMap<u32, AdminConnection>,
-    listener: Option<Listener>,
-    admin_listener: Option<Listener>,
+    pub(crate) listener: Option<Listener>,
+    pub(crate) admin_listener: Option<Listener>,
     stop: OwnedFd,
     inbox: Vec<(usize, Message)>,
     next_connection: u32,
     next_admin: u32,
     key_bytes: u64,
-    next_check: Instant,
+    pub(crate) next_check: Instant,
     /// How often the loop has looked in vain whether a grace period is over.
     grace_looks: u32,
-    stopping: Option<Instant>,
-    failed: bool,
-    notifier: Notifier,
+    pub(crate) stopping: Option<Instant>,
+    pub(crate) failed: bool,
+    pub(crate) notifier: Notifier,
 }
 
 /// What the control thread is made of.
@@ -186,7 +184,7 @@ impl Control {
             self.hear_cores();
             self.check_grace();
             let now = Instant::now();
-            self.timers(now);
+            self.upkeep(now);
             if let Some(deadline) = self.stopping
                 && (self.connections.is_empty() || now >= deadline)
             {
@@ -225,7 +223,7 @@ impl Control {
         }
     }
 
-    fn begin_stop(&mut self) {
+    pub(crate) fn begin_stop(&mut self) {
         if self.stopping.is_some() {
             return;
         }
@@ -297,7 +295,7 @@ impl Control {
         }
     }
 
-    fn listener_of(&self, source: Source) -> Option<&Listener> {
+    pub(crate) fn listener_of(&self, source: Source) -> Option<&Listener> {
         match source {
             Source::AdminListener => self.admin_listener.as_ref(),
             _ => self.listener.as_ref(),
@@ -374,7 +372,7 @@ impl Control {
     }
 
     /// Puts an event into a client's ring and tells how many kinds are new.
-    fn raise(&mut self, conn: u32, slot: u32, kinds: u32, cause: &rnic_abi::Cause) -> u32 {
+    pub(crate) fn raise(&mut self, conn: u32, slot: u32, kinds: u32, cause: &rnic_abi::Cause) -> u32 {
         let Ok(client) = self.client_mut(conn) else {
             return 0;
         };
@@ -389,68 +387,6 @@ impl Control {
                 self.expel(conn, &forged.to_string());
                 0
             }
-        }
-    }
-
-    fn timers(&mut self, now: Instant) {
-        self.slow.tick(now);
-        self.ask_neighbours(now);
-        if now >= self.next_check {
-            self.next_check = now + CHECK_EVERY;
-            self.check_links();
-            self.check_memory();
-            for source in [Source::Listener, Source::AdminListener] {
-                if let Some(listener) = self.listener_of(source) {
-                    self.poller.change(listener, source, Interest::Read);
-                }
-            }
-            if !self.failed && !self.engine.is_healthy() {
-                tracing::error!("a poll core has ended by itself; the daemon stops");
-                self.failed = true;
-                self.begin_stop();
-            }
-        }
-        let clients = self.by_index.len();
-        self.notifier.tick(now, || format!("{clients} clients"));
-    }
-
-    fn check_links(&mut self) {
-        for port in 0..self.devices.len() {
-            let link = &self.engine.ports()[port].link;
-            let device = &mut self.devices[port];
-            let up = link.is_up();
-            device.speed_mbps = link.speed_mbps();
-            if up == device.up {
-                continue;
-            }
-            device.up = up;
-            device.sequence = device.sequence.wrapping_add(1);
-            tracing::info!(device = %device.name, up, "the link has changed");
-            let sequence = device.sequence;
-            let kind = if up {
-                event_kind::PORT_ACTIVE
-            } else {
-                event_kind::PORT_ERR
-            };
-            let clients: Vec<u32> = self.by_index.values().copied().collect();
-            for conn in clients {
-                if let Ok(client) = self.client_mut(conn) {
-                    client.events.set_sequence(&client.region, port as u32, sequence);
-                    self.raise(conn, port as u32, kind, &rnic_abi::Cause::default());
-                }
-            }
-        }
-    }
-
-    fn check_memory(&mut self) {
-        let faulted: Vec<u32> = self
-            .connections
-            .iter()
-            .filter(|(_, c)| !c.leaving && c.client.as_ref().is_some_and(|client| client.fault.is_set()))
-            .map(|(conn, _)| *conn)
-            .collect();
-        for conn in faulted {
-            self.expel(conn, "memory it shared with the daemon was not there");
         }
     }
 

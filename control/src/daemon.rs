@@ -17,7 +17,7 @@ use rustix::{
 
 use crate::{
     control::{Control, Parts},
-    placement, ports,
+    machine, placement, ports,
     socket::{ListenError, Listener},
 };
 
@@ -60,7 +60,7 @@ pub(crate) fn start_with(
     stop: OwnedFd,
     open: impl FnOnce(&Config) -> Result<Vec<OpenPort>, PortError>,
 ) -> Result<Control, DaemonError> {
-    let machine = machine();
+    let machine = machine::look();
     for warning in config.check_against(&machine)? {
         tracing::warn!("{warning}");
     }
@@ -145,34 +145,6 @@ fn apply_environment(control: &mut ControlConfig, variable: impl Fn(&str) -> Opt
         default.admin_socket,
         "RNIC_ADMIN_SOCKET",
     );
-}
-
-/// The machine, as far as it can be looked at without side effects.
-fn machine() -> Machine {
-    Machine {
-        cpus: allowed_cpus(),
-        interfaces: interfaces(),
-        ..Machine::default()
-    }
-}
-
-fn allowed_cpus() -> Vec<u16> {
-    let Ok(set) = rustix::thread::sched_getaffinity(None) else {
-        return vec![0];
-    };
-    (0..rustix::thread::CpuSet::MAX_CPU as u16)
-        .filter(|cpu| set.is_set(usize::from(*cpu)))
-        .collect()
-}
-
-fn interfaces() -> Option<Vec<String>> {
-    let names = std::fs::read_dir("/sys/class/net").ok()?;
-    Some(
-        names
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect(),
-    )
 }
 
 /// Raises what the kernel lets us raise; what it does not is no reason to stop.

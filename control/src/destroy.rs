@@ -14,7 +14,6 @@
 use rnic_abi::{DestroyReply, HandleArg};
 use rnic_engine::command::Command;
 use rnic_qsbr::Epoch;
-use rnic_transport::{Cause, Check};
 use rustix::io::Errno;
 
 use crate::{
@@ -46,20 +45,11 @@ enum Step {
 }
 
 #[derive(Debug)]
-enum Then {
+pub(crate) enum Then {
     /// Step 8: the client is answered.
     Answer,
     /// There is nobody to answer: the client is leaving.
     Leave,
-}
-
-/// A client that owns nothing any more, on its way out.
-#[derive(Debug)]
-pub enum Departure {
-    /// Cores are giving its doorbells back.
-    Stop,
-    /// Cores pass quiescent states.
-    Grace(Epoch),
 }
 
 /// What the control thread and a core keep for an object, roughly: counts as awaiting grace beside its queues.
@@ -81,7 +71,7 @@ impl Control {
     }
 
     /// Destroys objects that [`Control::refuse_new_work`] was called for.
-    fn destroy_all(&mut self, conn: u32, objects: Vec<Key>, then: Then) {
+    pub(crate) fn destroy_all(&mut self, conn: u32, objects: Vec<Key>, then: Then) {
         let bytes = objects
             .iter()
             .filter_map(|key| self.objects.peek(*key))
@@ -170,7 +160,7 @@ impl Control {
 
     /// Step 1. No lookup finds the object any more, so nothing new can come to depend on it. Refused with the
     /// number of objects that do.
-    fn refuse_new_work(&mut self, key: Key) -> Result<(), u32> {
+    pub(crate) fn refuse_new_work(&mut self, key: Key) -> Result<(), u32> {
         self.objects.destroy(key).map_err(|busy| busy.dependants)
     }
 
@@ -257,134 +247,6 @@ impl Control {
             What::Pd(_) | What::Channel(_) => {}
         }
     }
-
-    /// A connection's socket is closed, or its client is broken: everything it owns goes.
-    pub(crate) fn leave(&mut self, conn: u32) {
-        let Some(connection) = self.connections.get_mut(&conn) else {
-            return;
-        };
-        if connection.leaving {
-            return;
-        }
-        connection.leaving = true;
-        self.poller.remove(&connection.session);
-        let peer = &connection.session.peer;
-        tracing::info!(session = connection.session.number, pid = peer.pid, comm = %peer.comm, "client left");
-        // Nobody waits for the answer of a silent neighbour any more.
-        let waiting: Vec<u64> = self.ops.of(conn).collect();
-        for number in waiting {
-            self.neighbours.forget(number);
-            if self.ops.is_idle_modify(number) {
-                self.ops.take(number);
-            }
-        }
-        self.go_on_leaving(conn);
-    }
-
-    /// The next part of a client's leaving, when nothing of it is under way: QPs, then what they used, then what
-    /// that used, then the client itself.
-    pub(crate) fn go_on_leaving(&mut self, conn: u32) {
-        if self.ops.of(conn).next().is_some() {
-            return;
-        }
-        let Some(client) = self.connections.get(&conn).and_then(|c| c.client.as_deref()) else {
-            self.connections.remove(&conn);
-            return;
-        };
-        let of = |kinds: &[Kind]| -> Vec<Key> {
-            let wanted = |key: &Key| self.objects.peek(*key).is_some_and(|o| kinds.contains(&o.kind()));
-            client.objects.iter().copied().filter(wanted).collect()
-        };
-        let order: [&[Kind]; 3] = [&[Kind::Qp], &[Kind::Cq, Kind::Mr], &[Kind::Channel, Kind::Pd]];
-        let batch = order.into_iter().map(of).find(|batch| !batch.is_empty());
-        match batch {
-            Some(batch) => {
-                // As many as may await grace at once: the death of one client is no reason to refuse others.
-                let mut room = self.quota.limits.bytes_awaiting_grace.bytes() as usize / 2;
-                let mut free = Vec::new();
-                for key in batch {
-                    let bytes = self.objects.peek(key).map_or(0, bytes_of);
-                    if !free.is_empty() && bytes > room {
-                        break;
-                    }
-                    room = room.saturating_sub(bytes);
-                    if self.refuse_new_work(key).is_ok() {
-                        free.push(key);
-                    }
-                }
-                debug_assert!(
-                    !free.is_empty(),
-                    "objects of a leaving client depend on each other in a circle"
-                );
-                self.destroy_all(conn, free, Then::Leave);
-            }
-            None => self.depart(conn),
-        }
-    }
-
-    fn depart(&mut self, conn: u32) {
-        let Ok(client) = self.client_mut(conn) else { return };
-        let client = client.index;
-        let op = self.begin(conn, Work::Depart(Departure::Stop));
-        for core in 0..self.engine.core_count() {
-            self.command(op, core, |token| Command::RemoveClient { client, token });
-        }
-    }
-
-    /// Goes on with a departure: the cores have given the doorbells back, or time has passed.
-    pub(crate) fn advance_departure(&mut self, number: u64, mut op: Op) {
-        let Work::Depart(departure) = &mut op.work else {
-            return;
-        };
-        let epoch = match *departure {
-            Departure::Stop => self.engine.start_grace(),
-            Departure::Grace(epoch) => epoch,
-        };
-        if !self.engine.passed(epoch) {
-            *departure = Departure::Grace(epoch);
-            self.ops.in_grace.push(number);
-            self.ops.put_back(number, op);
-            return;
-        }
-        // The region goes with the client and the last of the cores' parts.
-        if let Some(client) = self.connections.remove(&op.conn).and_then(|c| c.client) {
-            self.by_index.remove(&client.index);
-            self.numbers.clients.give(client.index);
-        }
-    }
-
-    /// A client that is broken (its memory was not there, or it forged what only it could forge): its QPs go to
-    /// the error state, then it leaves.
-    pub(crate) fn expel(&mut self, conn: u32, why: &str) {
-        let Some(connection) = self.connections.get(&conn).filter(|c| !c.leaving) else {
-            return;
-        };
-        let peer = &connection.session.peer;
-        tracing::warn!(pid = peer.pid, comm = %peer.comm, "client is broken and is disconnected: {why}");
-        let objects = connection
-            .client
-            .as_deref()
-            .map(|client| client.objects.clone())
-            .unwrap_or_default();
-        let op = self.begin(conn, Work::Fail);
-        let cause = Cause::of(Check::MemoryFault);
-        let mut failing = false;
-        for key in objects {
-            if let Some(What::Qp(qp)) = self.objects.peek(key).map(|object| &object.what) {
-                let (core, slot) = (qp.core, qp.slot());
-                self.command(op, core, |token| Command::FailQp { slot, cause, token });
-                failing = true;
-            }
-        }
-        if !failing {
-            self.ops.take(op);
-        }
-        if let Some(connection) = self.connections.get(&conn) {
-            // The client learns of it now, not when its last object is gone.
-            let _ = rustix::net::shutdown(&connection.session, rustix::net::Shutdown::Both);
-        }
-        self.leave(conn);
-    }
 }
 
 type Stop = Box<dyn FnOnce(rnic_engine::command::Token) -> Command>;
@@ -401,7 +263,7 @@ fn answer_to(object: &Object) -> Reply {
 }
 
 /// Memory of the daemon that an object keeps; a region's pages are its client's.
-fn bytes_of(object: &Object) -> usize {
+pub(crate) fn bytes_of(object: &Object) -> usize {
     BOOKKEEPING
         + match &object.what {
             What::Qp(qp) => qp.sq.len + qp.rq.len,

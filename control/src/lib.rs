@@ -14,6 +14,8 @@ mod destroy;
 mod device;
 mod dispatch;
 mod events;
+mod leave;
+mod machine;
 mod mapper;
 mod modify;
 mod neighbour;
@@ -36,6 +38,7 @@ pub mod status;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 pub use admin::{AdminRequest, AdminResponse, request_line};
 pub use control::{Control, Parts};

@@ -9,7 +9,8 @@ use rnic_transport::{ModifyError, QpState};
 use crate::{
     admin::QpListing,
     control::Control,
-    destroy::{Departure, Destroy},
+    destroy::Destroy,
+    leave::Departure,
     modify::Modify,
     objects::{CqCreation, Key, Mapping, QpCreation},
     refusal::{Refusal, Verb},

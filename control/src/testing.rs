@@ -33,6 +33,11 @@ use crate::{
     status::{QpState, Status},
 };
 
+/// A poll core that allocates aborts the tests.
+#[cfg(debug_assertions)]
+#[global_allocator]
+static ALLOCATOR: rnic_engine::nonblocking::CheckedAllocator = rnic_engine::nonblocking::CheckedAllocator;
+
 /// Longer than anything here takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -151,6 +156,16 @@ impl TestDaemon {
             AdminResponse::Ok(value) => value,
             AdminResponse::Error(text) => panic!("{text}"),
         }
+    }
+
+    /// A line to the admin socket, and what comes back; empty when the daemon hangs up.
+    pub fn admin_line(&self, line: &[u8]) -> String {
+        let mut stream = UnixStream::connect(self.dir.path().join("admin.sock")).unwrap();
+        // A daemon that has heard enough may have closed it.
+        let _ = stream.write_all(line);
+        let mut answer = String::new();
+        let _ = BufReader::new(stream).read_line(&mut answer);
+        answer
     }
 
     pub fn status(&self) -> Status {

@@ -1,4 +1,5 @@
 //! A whole daemon, spoken to in raw ABI.
+mod admin;
 mod destroy;
 mod hostile;
 mod session;

@@ -194,3 +194,19 @@ fn the_port_answers_for_its_addresses() {
         });
     }
 }
+
+#[test]
+fn a_link_that_goes_down_is_an_event_of_its_port_for_every_client() {
+    let (daemon, mut wire) = TestDaemon::with_wire(PORT);
+    let mut clients = [daemon.client(), daemon.client()];
+    wire.link.close();
+    for client in &mut clients {
+        assert_eq!(client.event(0), (0, event_kind::PORT_ERR));
+        let at = client.context().layout.event_slots;
+        let slot: EventSlot = client.context().region.read(at).unwrap();
+        assert_eq!((slot.number, slot.sequence), (1, 1));
+        let port: PortReply = client.call(Op::QueryPort, &DeviceArg::default()).unwrap();
+        assert_eq!(port.state, 1);
+    }
+    assert_eq!(daemon.status().ports[0].state, "down");
+}
