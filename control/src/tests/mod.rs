@@ -2,6 +2,7 @@
 mod admin;
 mod destroy;
 mod hostile;
+mod random;
 mod session;
 mod verbs;
 mod wire;
