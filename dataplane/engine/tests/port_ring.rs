@@ -134,7 +134,7 @@ fn frames_cross_between_threads() {
     let (mut tx, mut rx) = (a.queues.remove(0), b.queues.remove(0));
     std::thread::scope(|scope| {
         let pool = &pool;
-        scope.spawn(move || {
+        let sender = scope.spawn(move || {
             let (mut sent, mut burst) = (0, FrameBurst::new());
             while sent < total {
                 if burst.is_empty() {
@@ -148,6 +148,7 @@ fn frames_cross_between_threads() {
                     n => sent += n,
                 }
             }
+            tx
         });
         let (mut next, mut burst) = (0usize, FrameBurst::new());
         while next < total {
@@ -159,6 +160,7 @@ fn frames_cross_between_threads() {
                 next += 1;
             }
         }
+        drop(sender.join().expect("the sender has sent everything"));
     });
     drop((a, b));
     assert_eq!(pool.available(), pool.size());

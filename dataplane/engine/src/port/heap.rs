@@ -2,7 +2,10 @@
 use std::{
     alloc::{self, Layout},
     ptr::NonNull,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use crossbeam_queue::ArrayQueue;
@@ -17,9 +20,9 @@ static HEAP_OPS: FrameOps = FrameOps { free: give_back };
 /// Equal buffers in one block of memory, with a lock-free list of those that are free. Nothing is allocated
 /// after creation, and any thread may allocate and free.
 ///
-/// Memory starts zeroed; a recycled frame holds what its last user left. The block is released with the pool.
-/// Frames that outlive the pool stay valid: then the block is left to the end of the process, which spares
-/// every frame a reference count.
+/// Memory starts zeroed; a recycled frame holds what its last user left. The block is released with the pool, or with
+/// the last frame if frames outlive the pool. No frame has a reference count: one that is freed on another thread in
+/// the very moment the pool is dropped may leave the block to the end of the process.
 #[derive(Debug)]
 pub struct HeapPool {
     shared: NonNull<Shared>,
@@ -33,6 +36,9 @@ struct Shared {
     room: usize,
     buffers: usize,
     free: ArrayQueue<u32>,
+    /// The pool is gone; frames that are out count themselves back in `out`.
+    orphaned: AtomicBool,
+    out: AtomicUsize,
 }
 
 /// Stands before each buffer.
@@ -76,6 +82,8 @@ impl HeapPool {
             room,
             buffers,
             free: ArrayQueue::new(buffers),
+            orphaned: AtomicBool::new(false),
+            out: AtomicUsize::new(0),
         })));
         let pool = HeapPool { shared };
         for index in 0..buffers as u32 {
@@ -131,14 +139,38 @@ impl Shared {
 /// # Safety
 /// As [`FrameOps::free`] says.
 unsafe fn give_back(raw: NonNull<()>) {
-    // SAFETY: `raw` is a header that `Shared::frame` handed out; it and its pool stay while the frame is out,
-    // see `HeapPool::drop`.
-    let (shared, index) = unsafe {
+    // SAFETY: `raw` is a header that `Shared::frame` handed out; it and its pool stay while the frame is out, see
+    // `HeapPool::drop`.
+    let (pool, index) = unsafe {
         let header = raw.cast::<Header>().as_ref();
-        (header.pool.as_ref(), header.index)
+        (header.pool, header.index)
     };
-    // There is a place for every buffer, so this cannot fail.
-    let _ = shared.free.push(index);
+    // SAFETY: as above.
+    let shared = unsafe { pool.as_ref() };
+    if shared.orphaned.load(Ordering::Acquire) {
+        // SAFETY: this one frame is back.
+        unsafe { count_back(pool, 1) };
+    } else {
+        // There is a place for every buffer, so this cannot fail.
+        let _ = shared.free.push(index);
+    }
+}
+
+/// Counts `n` frames of an orphaned pool as back, and releases everything with the last one.
+///
+/// # Safety
+/// Those frames must not be used afterwards, and the pool only by those who hold others.
+unsafe fn count_back(pool: NonNull<Shared>, n: usize) {
+    // SAFETY: the frames being counted have kept the pool until here.
+    let before = unsafe { pool.as_ref() }.out.fetch_sub(n, Ordering::AcqRel);
+    if before == n {
+        // SAFETY: no frame is out and the handle is gone, so nothing refers to either; both were allocated as they
+        // are freed here.
+        unsafe {
+            let shared = Box::from_raw(pool.as_ptr());
+            alloc::dealloc(shared.block.as_ptr(), shared.layout);
+        }
+    }
 }
 
 impl FramePool for HeapPool {
@@ -168,15 +200,17 @@ impl Drop for HeapPool {
     fn drop(&mut self) {
         // A buffer that can be popped is one whose `give_back` has done with the pool: counting the list would
         // not tell that.
-        let back = std::iter::from_fn(|| self.shared().free.pop()).count();
-        if back == self.shared().buffers {
-            // SAFETY: no frame is out and no handle is left, so nothing refers to either; both were allocated
-            // as they are freed here.
-            unsafe {
-                let shared = Box::from_raw(self.shared.as_ptr());
-                alloc::dealloc(shared.block.as_ptr(), shared.layout);
-            }
-        }
+        let returned = |shared: &Shared| std::iter::from_fn(|| shared.free.pop()).count();
+        let shared = self.shared();
+        let before = returned(shared);
+        // The extra one is this call's own.
+        shared.out.store(shared.buffers - before + 1, Ordering::Relaxed);
+        shared.orphaned.store(true, Ordering::Release);
+        // A `give_back` that saw the pool alive may push until now, or later: then it is never counted, and the
+        // block stays.
+        let meanwhile = returned(shared);
+        // SAFETY: these buffers were in the list, so nobody has them, and the handle is not used any more.
+        unsafe { count_back(self.shared, meanwhile + 1) };
     }
 }
 
@@ -218,27 +252,42 @@ mod tests {
     fn frames_may_be_freed_by_other_threads() {
         let pool = Arc::new(HeapPool::new(64, 64));
         let rounds = if cfg!(miri) { 20 } else { 20_000 };
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                let (send, receive) = std::sync::mpsc::sync_channel(8);
-                let pool = Arc::clone(&pool);
-                scope.spawn(move || {
-                    for _ in 0..rounds {
-                        let _ = pool.alloc().map(|frame| send.send(frame));
-                    }
-                });
-                scope.spawn(move || receive.iter().for_each(drop));
-            }
-        });
+        let mut threads = Vec::new();
+        for _ in 0..2 {
+            let (send, receive) = std::sync::mpsc::sync_channel(8);
+            let pool = Arc::clone(&pool);
+            threads.push(std::thread::spawn(move || {
+                for _ in 0..rounds {
+                    let _ = pool.alloc().map(|frame| send.send(frame));
+                }
+            }));
+            threads.push(std::thread::spawn(move || receive.iter().for_each(drop)));
+        }
+        for thread in threads {
+            thread.join().expect("neither side panics");
+        }
         assert_eq!(pool.available(), pool.size());
     }
 
     #[test]
-    fn a_frame_outlives_its_pool() {
-        let pool = HeapPool::new(2, 64);
+    fn frames_outlive_their_pool() {
+        let pool = HeapPool::new(3, 64);
         let mut frame = pool.alloc().expect("a fresh pool has frames");
+        let other = pool.alloc();
         drop(pool);
         assert!(frame.fill(b"still here"));
+        drop(other);
         assert_eq!(frame.bytes(), b"still here");
+    }
+
+    #[test]
+    fn the_last_frame_of_a_dropped_pool_may_be_freed_by_another_thread() {
+        let pool = HeapPool::new(16, 64);
+        let frames: Vec<_> = std::iter::from_fn(|| pool.alloc()).take(12).collect();
+        drop(pool);
+        let threads = frames.into_iter().map(|frame| std::thread::spawn(|| drop(frame)));
+        for thread in threads.collect::<Vec<_>>() {
+            thread.join().expect("freeing does not panic");
+        }
     }
 }
