@@ -46,8 +46,8 @@ measure() { # OP METRIC SIZE ITERS
     else "p50 \(.p50_ns / 10 | round / 100) µs, p99 \(.p99_ns / 10 | round / 100) µs" end'
 }
 for op in send write read; do
-  measure $op bw 65536 2000
-  measure $op lat 8 2000
+  measure $op bw 65536 20000
+  measure $op lat 8 10000
 done
 
 step "3. a write with a key that is not valid: the QP dies, and says why"
