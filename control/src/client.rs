@@ -189,18 +189,10 @@ impl Control {
     /// Checks that the client may make one more object of a kind.
     pub(crate) fn allow(&mut self, conn: u32, kind: Kind) -> Verb<()> {
         let total = self.bytes_awaiting_grace() as u64;
-        let (limit, own_limit) = (
-            self.config.limits.bytes_awaiting_grace,
-            self.quota.limits.bytes_awaiting_grace,
-        );
+        let limit = self.config.limits.bytes_awaiting_grace.bytes();
         let client = self.client_mut(conn)?;
         let (own, usage) = (client.awaiting_grace as u64, client.usage.clone());
-        if total > limit.bytes() || own > own_limit.bytes() {
-            return Err(Refusal::again(format!(
-                "{total} bytes of destroyed objects ({own} of this client) wait for poll cores; try again in a \
-                 moment (limits.bytes_awaiting_grace)"
-            )));
-        }
+        self.quota.check_grace(own, total, limit)?;
         self.quota.check(&usage, kind)
     }
 

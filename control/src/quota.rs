@@ -61,6 +61,18 @@ impl Quota {
         )))
     }
 
+    /// Checks that not too much of what was destroyed still waits for poll cores: `own` bytes of this client and
+    /// `total` of all, of which there may be `limit`.
+    pub fn check_grace(&self, own: u64, total: u64, limit: u64) -> Verb<()> {
+        if total <= limit && own <= self.limits.bytes_awaiting_grace.bytes() {
+            return Ok(());
+        }
+        Err(Refusal::again(format!(
+            "{total} bytes of destroyed objects ({own} of this client) wait for poll cores; try again in a moment \
+             (limits.bytes_awaiting_grace)"
+        )))
+    }
+
     /// Checks that `length` more bytes may be registered.
     pub fn check_registered(&self, usage: &Usage, length: u64) -> Verb<()> {
         let limit = self.limits.registered_memory.bytes();
@@ -124,6 +136,19 @@ mod tests {
         assert!(refusal.text().contains("2 PDs") && refusal.text().contains("limits.per_client.pds"));
         usage.remove(Kind::Pd);
         quota.check(&usage, Kind::Pd).unwrap();
+    }
+
+    #[test]
+    fn too_much_awaiting_grace_is_a_matter_of_trying_again() {
+        let quota = Quota {
+            limits: PerClient::default(),
+        };
+        let own_limit = quota.limits.bytes_awaiting_grace.bytes();
+        assert!(quota.check_grace(own_limit, own_limit, own_limit).is_ok());
+        for (own, total) in [(own_limit + 1, own_limit + 1), (0, (64 << 20) + 1)] {
+            let refusal = quota.check_grace(own, total, 64 << 20).unwrap_err();
+            assert_eq!(refusal.errno(), rustix::io::Errno::AGAIN);
+        }
     }
 
     #[test]
