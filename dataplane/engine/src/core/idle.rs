@@ -11,6 +11,9 @@ use rustix::{
 
 use super::run::Core;
 
+/// Idle passes between two yields.
+const PASSES_BEFORE_YIELD: u64 = 16;
+
 /// The idle policy.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Idle {
@@ -40,11 +43,21 @@ impl Core {
             } => {
                 let idle_for = self.env.now.0.saturating_sub(self.last_work.0);
                 if idle_for < spin_for_ns || !self.active.is_empty() || self.tx_waiting() {
-                    std::hint::spin_loop();
+                    self.give_way();
                 } else {
                     self.sleep(max_sleep_ns);
                 }
             }
+        }
+    }
+
+    /// Spins, and now and then lets another thread of the same CPU run: where this policy is chosen there may be
+    /// fewer CPUs than threads, and the one that is waiting may be the client this core waits for.
+    fn give_way(&self) {
+        if self.passes.is_multiple_of(PASSES_BEFORE_YIELD) {
+            rustix::thread::sched_yield();
+        } else {
+            std::hint::spin_loop();
         }
     }
 

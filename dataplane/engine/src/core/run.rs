@@ -70,7 +70,7 @@ pub(crate) struct Core {
     pub(super) stopping: bool,
     busy_cycles: u64,
     idle_cycles: u64,
-    passes: u64,
+    pub(super) passes: u64,
 }
 
 /// Passes between two publications of the counters while busy.

@@ -114,9 +114,10 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, _context:
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
-/// Puts an anonymous zero page over the hole: 4 KiB first, 2 MiB when the mapping is one of huge pages.
+/// Puts an anonymous zero page over the hole: 4 KiB first, larger when the mapping is one of huge pages, which the
+/// kernel replaces only whole.
 fn plug(address: usize) -> bool {
-    [4096usize, 2 << 20].into_iter().any(|page| {
+    [4096usize, 2 << 20, 1 << 30].into_iter().any(|page| {
         // SAFETY: the page lies in a mapping of ours that has just faulted; replacing it leaves every pointer
         // into it valid, and mmap is a plain system call.
         let mapped = unsafe {
