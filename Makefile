@@ -38,9 +38,10 @@ test: deps ## All tests: units, simulator, models in bounded form, whole applian
 	$(MAKE) --no-print-directory loom asan tsan
 
 .PHONY: lint
-lint: deps ## Format, clippy, layers, licenses
+lint: deps ## Format, clippy, layers, documents, licences
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	tests/docs.sh
 	$(MAKE) --no-print-directory layers
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check licenses bans sources; \
 	else echo "SKIPPED cargo deny: install it with 'cargo install cargo-deny'"; fi
