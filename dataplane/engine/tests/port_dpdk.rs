@@ -265,6 +265,37 @@ fn a_memif_pair_carries_path_mtu_4096() {
 }
 
 #[test]
+fn frames_in_more_segments_than_a_buffer_holds_are_dropped_and_counted() {
+    let _turn = turn();
+    let socket = std::env::temp_dir().join(format!("rnic-segments-{}.sock", std::process::id()));
+    let device = |n, role| {
+        let socket = socket.display();
+        format!("net_memif{n},role={role},id=0,socket={socket},socket-abstract=no,bsize=4352")
+    };
+    let specs = (
+        vdev("rnic0", device(0, "server"), MTU),
+        vdev("rnic1", device(1, "client"), 1500),
+    );
+    let (mut a, mut b) = open_two(specs.0, specs.1);
+    until("both links are up", || a.link.is_up() && b.link.is_up());
+    let pool = a.pool.clone();
+    let mut sent = burst(&*pool, 3, 0, LONGEST);
+    sent[1].set_len(4000);
+    let mut received = FrameBurst::new();
+    // The receiver of a memif provides the buffers, and does so when it polls.
+    until("the frames have come", || {
+        a.queues[0].tx_burst(&mut sent);
+        b.queues[0].rx_burst(&mut received);
+        received.len() == 2
+    });
+    assert_eq!(received[0].bytes(), pattern(0, LONGEST));
+    assert_eq!(received[1].bytes(), pattern(2, LONGEST));
+    assert_eq!(b.queues[0].stats().rx_dropped, 1);
+    drop((received, pool));
+    close([a, b]);
+}
+
+#[test]
 fn vhost_is_made_before_the_virtio_user_that_connects_to_it() {
     let _turn = turn();
     let socket = std::env::temp_dir().join(format!("rnic-vhost-{}.sock", std::process::id()));

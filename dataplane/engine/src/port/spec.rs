@@ -12,7 +12,7 @@ pub struct PortSpec {
     pub device: DeviceSpec,
     /// MAC address; `None` for the device's own, or one made from the name if it has none that lasts.
     pub mac: Option<[u8; 6]>,
-    /// Link MTU in bytes: the largest IP packet.
+    /// Link MTU in bytes: the largest IP packet. An af_xdp device gets 3434 at most, see [`OpenPort::mtu`](super::OpenPort::mtu).
     pub mtu: u16,
     /// Queue pairs wanted; a device with fewer gets as many as it has.
     pub queues: u16,

@@ -72,7 +72,12 @@ impl Dpdk {
             dpdk_sys::vdev_init(&self.eal, &vdev.name, &vdev.args()).map_err(failed)?;
         }
         let dev = EthDev::open(&self.eal, &vdev.name).map_err(failed)?;
-        let opened = Opening::new(&self.eal, spec, dev).of_vdev(&vdev).finish();
+        let mut spec = spec.clone();
+        if let Some(most) = vdev.max_mtu().filter(|most| *most < spec.mtu) {
+            tracing::warn!(port = %spec.name, wanted = spec.mtu, mtu = most, "the device takes no larger MTU");
+            spec.mtu = most;
+        }
+        let opened = Opening::new(&self.eal, &spec, dev).of_vdev(&vdev).finish();
         if opened.is_err() {
             // Another attempt finds the name free.
             let _ = dpdk_sys::vdev_uninit(&self.eal, &vdev.name);

@@ -121,10 +121,8 @@ impl<'a> Opening<'a> {
 
     fn make_pool(&self, info: &DeviceInfo) -> Result<(Mempool, MbufPool), PortError> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let smallest = self.vdev.map_or(0, Vdev::smallest_buffer) + usize::from(Mempool::HEADROOM);
         let data_room = Mempool::data_room_for_mtu(self.spec.mtu)
-            .zip(u16::try_from(smallest).ok())
-            .map(|(by_mtu, by_driver)| by_mtu.max(by_driver));
+            .and_then(|by_mtu| self.vdev.map_or(Some(by_mtu), |vdev| vdev.data_room(by_mtu)));
         let Some(data_room) = data_room else {
             let help = "Use a smaller MTU, or a smaller framesz".to_owned();
             return Err(self.failed("make buffers for", &"they would be larger than 65535 bytes", help));

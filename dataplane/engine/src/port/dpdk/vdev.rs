@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dpdk_sys::Mempool;
 use rustix::{
     net::{AddressFamily, SocketType, netdevice},
     thread::{CapabilitySet, capabilities},
@@ -17,6 +18,11 @@ const AF_PACKET_HEADER: usize = 66;
 /// Smallest frame slot to ask af_packet for, the driver's default.
 const AF_PACKET_FRAME: usize = 2048;
 const AF_PACKET_BLOCK: usize = 128 << 10;
+
+/// `XDP_PACKET_HEADROOM` of the kernel.
+const XDP_HEADROOM: u16 = 256;
+/// The largest data room with which a buffer and its header stay within a page, as AF_XDP wants it.
+const XDP_DATA_ROOM: u16 = 3840;
 
 /// A device string, taken apart.
 pub(super) struct Vdev {
@@ -86,15 +92,28 @@ impl Vdev {
         self.args.join(",")
     }
 
-    /// Bytes of packet data a buffer must hold whatever the MTU.
-    pub fn smallest_buffer(&self) -> usize {
+    /// The data room that buffers need, when frames of the port's MTU need `by_mtu` bytes of it.
+    pub fn data_room(&self, by_mtu: u16) -> Option<u16> {
         match self.driver() {
-            "net_af_packet" => self
-                .arg("framesz")
-                .and_then(|v| v.parse().ok())
-                .unwrap_or(AF_PACKET_FRAME),
-            _ => 0,
+            // The driver wants a buffer to hold a whole slot.
+            "net_af_packet" => {
+                let slot = self
+                    .arg("framesz")
+                    .map_or(Some(AF_PACKET_FRAME), |v| v.parse().ok())?;
+                let by_slot = slot.checked_add(usize::from(Mempool::HEADROOM))?;
+                Some(by_mtu.max(u16::try_from(by_slot).ok()?))
+            }
+            // The kernel keeps room for itself in every buffer.
+            "net_af_xdp" => Some(by_mtu.saturating_add(XDP_HEADROOM).min(XDP_DATA_ROOM)),
+            _ => Some(by_mtu),
         }
+    }
+
+    /// The largest MTU at which frames fit the buffers, if that is less than the driver says: what does not fit is
+    /// lost without a trace.
+    pub fn max_mtu(&self) -> Option<u16> {
+        let room = XDP_DATA_ROOM - XDP_HEADROOM - Mempool::HEADROOM;
+        (self.driver() == "net_af_xdp").then_some(room - ETHERNET as u16)
     }
 
     /// Whether the driver makes up an address at each start, or one that is the same everywhere.
@@ -230,7 +249,7 @@ mod tests {
             vdev.args(),
             "iface=veth0,framesz=8192,blocksz=131072,framecnt=1024,qdisc_bypass=1"
         );
-        assert_eq!(vdev.smallest_buffer(), 8192);
+        assert_eq!(vdev.data_room(4416), Some(8192 + Mempool::HEADROOM));
         let own = Vdev::new(
             "net_af_packet1,iface=veth0,framesz=4608,blocksz=36864,qdisc_bypass=0",
             4200,
@@ -239,7 +258,15 @@ mod tests {
             own.args(),
             "iface=veth0,framesz=4608,blocksz=36864,qdisc_bypass=0"
         );
-        assert_eq!(own.smallest_buffer(), 4608);
+        assert_eq!(own.data_room(4416), Some(4608 + Mempool::HEADROOM));
+    }
+
+    #[test]
+    fn af_xdp_has_room_for_the_kernel_in_buffers_that_fit_a_page() {
+        let vdev = Vdev::new("net_af_xdp0,iface=veth0", 1500);
+        assert_eq!((vdev.data_room(1664), vdev.max_mtu()), (Some(1920), Some(3434)));
+        assert_eq!(vdev.data_room(3648), Some(3840));
+        assert_eq!(Vdev::new("net_tap0", 1500).max_mtu(), None);
     }
 
     #[test]

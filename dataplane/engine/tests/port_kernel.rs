@@ -1,4 +1,4 @@
-//! af_packet over a veth pair in a network namespace of the test's own. Needs root.
+//! af_packet, af_xdp and tap in a network namespace of the test's own. Needs root.
 #![cfg(feature = "dpdk")]
 use std::process::Command;
 
@@ -6,7 +6,10 @@ use rnic_engine::{
     frame::FrameBurst,
     port::{DeviceSpec, PortSpec, open_all, register_thread},
 };
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::{
+    net::{AddressFamily, SocketType},
+    thread::{UnshareFlags, unshare_unsafe},
+};
 
 mod port_common;
 use port_common::{burst, close, deadline, exchange};
@@ -30,9 +33,9 @@ fn spec(name: &str, iface: &str, number: u32) -> PortSpec {
     )
 }
 
-/// One test, because the namespace is that of its thread.
+/// One test, because DPDK's control calls and the namespace are of one thread.
 #[test]
-fn af_packet_carries_path_mtu_4096_over_a_veth_pair_and_tells_what_is_wrong_with_an_interface() {
+fn ports_over_kernel_interfaces_carry_frames_and_tell_what_is_wrong_with_an_interface() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: a network namespace and CAP_NET_RAW need root");
         return;
@@ -40,6 +43,12 @@ fn af_packet_carries_path_mtu_4096_over_a_veth_pair_and_tells_what_is_wrong_with
     // SAFETY: the thread keeps sharing memory and files with the others; only its network differs.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("root may have a network namespace");
     dpdk_sys::set_log_level(dpdk_sys::LogLevel::Error);
+    af_packet();
+    af_xdp();
+    tap();
+}
+
+fn af_packet() {
     let args = dpdk_sys::unprivileged_args();
     ip("link add veth0 type veth peer name veth1");
     ip("link set veth0 up");
@@ -91,4 +100,51 @@ fn af_packet_carries_path_mtu_4096_over_a_veth_pair_and_tells_what_is_wrong_with
     }
     drop(pool);
     close([a, b]);
+}
+
+/// The largest frames that af_xdp buffers hold, at the MTU it gets instead of the one asked for.
+fn af_xdp() {
+    let xdp = rustix::net::socket(AddressFamily::XDP, SocketType::RAW, None);
+    if let Err(error) = xdp {
+        eprintln!("af_xdp skipped: this kernel has none ({error})");
+        return;
+    }
+    ip("link add veth2 type veth peer name veth3");
+    for end in ["veth2", "veth3"] {
+        ip(&format!("link set dev {end} mtu 3434 up"));
+    }
+    let spec = |name: &str, iface: &str, number| PortSpec {
+        buffers: 16383,
+        ..PortSpec::new(
+            name,
+            DeviceSpec::Vdev(format!("net_af_xdp{number},iface={iface}")),
+            MTU,
+        )
+    };
+    let args = dpdk_sys::unprivileged_args();
+    let mut ports =
+        open_all(&[spec("rnic2", "veth2", 0), spec("rnic3", "veth3", 1)], &args).expect("both open");
+    let (mut b, mut a) = (ports.remove(1), ports.remove(0));
+    let _thread = register_thread();
+    assert_eq!((a.mtu, a.queues[0].caps().max_frame), (3434, 3448));
+    exchange(&mut *a.queues[0], &mut *b.queues[0], 300, 3448);
+    exchange(&mut *b.queues[0], &mut *a.queues[0], 300, 3448);
+    close([a, b]);
+}
+
+/// A tap's MTU is bounded by its driver.
+fn tap() {
+    let spec = |mtu| PortSpec::new("rnic4", DeviceSpec::Vdev("net_tap0,iface=tap0".to_owned()), mtu);
+    let args = dpdk_sys::unprivileged_args();
+    let large = open_all(&[spec(MTU)], &args)
+        .expect_err("taps have small MTUs")
+        .to_string();
+    assert!(large.contains("supports an MTU from"), "{large}");
+    assert!(
+        large.ends_with("not 4200. Choose a value in that range"),
+        "{large}"
+    );
+    let ports = open_all(&[spec(1500)], &args).expect("the tap opens after the failure");
+    assert_eq!(ports[0].driver, "net_tap");
+    close(ports);
 }
