@@ -58,7 +58,7 @@ pub fn start(mut config: Config, stop: OwnedFd) -> Result<Control, DaemonError> 
 pub(crate) fn start_with(
     config: Config,
     stop: OwnedFd,
-    open: impl FnOnce(&Config) -> Result<Vec<OpenPort>, PortError>,
+    open: impl FnOnce(&Config, &Machine) -> Result<Vec<OpenPort>, PortError>,
 ) -> Result<Control, DaemonError> {
     let machine = machine::look();
     for warning in config.check_against(&machine)? {
@@ -74,7 +74,7 @@ pub(crate) fn start_with(
         control.socket_group.as_deref(),
     )?;
     let admin_listener = Listener::bind(&control.admin_socket, SocketType::STREAM, 0o600, None)?;
-    let ports = open(&config)?;
+    let ports = open(&config, &machine)?;
     let engine = start_engine(&config, &machine, ports)?;
     Ok(Control::new(Parts {
         config,

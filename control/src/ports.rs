@@ -1,25 +1,16 @@
 //! From the configuration to opened ports: the one place where the words of both are known.
 
-use rnic_config::{Config, Device, FaultRates, Port, Rss, eal_args};
+use rnic_config::{Config, Device, FaultRates, Machine, Port, Rss, eal_args_on};
 use rnic_engine::port::{
     self, CaptureSpec, DeviceSpec, FaultSpec, OpenPort, PortError, PortSpec, RssMode, open_all,
 };
 
-/// Opens every port, in the order of the configuration.
-///
-/// DPDK leaves the calling thread on the CPU of its main lcore; the mask it had before is put back.
+/// Opens every port, in the order of the configuration. DPDK gets the CPUs the daemon may run on.
 ///
 /// # Errors
 /// See [`PortError`].
-pub fn open(config: &Config) -> Result<Vec<OpenPort>, PortError> {
-    let mask = rustix::thread::sched_getaffinity(None);
-    let opened = open_all(&specs(config), &eal_args(config));
-    if let Ok(mask) = mask
-        && let Err(error) = rustix::thread::sched_setaffinity(None, &mask)
-    {
-        tracing::warn!(%error, "the CPU mask could not be put back; the control thread stays on DPDK's CPU");
-    }
-    opened
+pub fn open(config: &Config, machine: &Machine) -> Result<Vec<OpenPort>, PortError> {
+    open_all(&specs(config), &eal_args_on(config, machine))
 }
 
 /// What is to be opened.

@@ -106,7 +106,7 @@ impl TestDaemon {
         );
         let config = Config::parse(&text, "test.yaml").unwrap_or_else(|error| panic!("{error}"));
         let (stop, theirs) = socket::pair().unwrap();
-        let control = daemon::start_with(config, theirs, |config| Ok(open(config))).unwrap();
+        let control = daemon::start_with(config, theirs, |config, _| Ok(open(config))).unwrap();
         let thread = std::thread::Builder::new().name("rnic-control".into());
         let thread = thread.spawn(move || control.run()).unwrap();
         TestDaemon {
