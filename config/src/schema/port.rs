@@ -201,7 +201,7 @@ impl Device {
 pub const HEADER_ROOM: u16 = 96;
 
 /// Largest link MTU of DPDK's net_af_xdp driver, in bytes: what one 4 KiB frame of its UMEM leaves.
-pub const AF_XDP_MAX_MTU: u16 = 3542;
+pub const AF_XDP_MAX_MTU: u16 = 3434;
 
 impl Port {
     /// Link MTU the device will have, in bytes: `mtu`, but no more than its driver takes.

@@ -71,11 +71,11 @@ fn device_strings_that_cannot_carry_the_mtu_are_warned_about() {
         )
     };
     let text = port("net_af_xdp0,iface=e");
-    one_warning(&text, (5, 10), "ports[0].mtu", "3542");
+    one_warning(&text, (5, 10), "ports[0].mtu", "3434");
     let config = parse(&text).unwrap();
     assert_eq!(
         (config.ports[0].link_mtu(), config.ports[0].path_mtu()),
-        (3542, 2048)
+        (3434, 2048)
     );
     one_warning(
         &port("net_af_packet0,iface=e"),
