@@ -149,6 +149,50 @@ fn random_transitions_amid_traffic_are_done_or_refused_and_harm_nobody() {
 }
 
 #[test]
+fn sessions_come_and_go_without_leaving_memory() {
+    let _turn = Turn::take();
+    let scene = Scene::new();
+    let file = rnic_tests::raw::memfd(1 << 20, rustix::fs::SealFlags::SHRINK, false).unwrap();
+    let session = || {
+        let [(mut a, qa), (mut b, _)] = pair(&scene.socket, 64);
+        let (from, to) = (a.mr(&file, 1 << 20, 0), b.mr(&file, 1 << 20, 0));
+        for id in 0..8 {
+            a.post(&qa, qa.sq, &write(id, 0, 10_000, from.lkey, 0, to.rkey));
+        }
+        a.completion();
+    };
+    let mappings = || {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", scene.appliance.pid())).unwrap();
+        maps.lines().filter(|line| line.contains("memfd:")).count()
+    };
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", scene.appliance.pid())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"))
+            .unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    (0..20).for_each(|_| session());
+    scene.assert_clean();
+    let (mapped, before) = (mappings(), resident());
+    (0..200).for_each(|_| session());
+    scene.assert_clean();
+    let same = rnic_tests::poll_until(Duration::from_secs(5), || (mappings() == mapped).then_some(()));
+    assert!(
+        same.is_some(),
+        "{} mappings of clients instead of {mapped}",
+        mappings()
+    );
+    assert!(
+        resident() < before + 4096,
+        "{} KiB of memory after {before}",
+        resident()
+    );
+    scene.end();
+}
+
+#[test]
 fn a_reset_qp_can_be_connected_again_and_starts_afresh() {
     let _turn = Turn::take();
     let scene = Scene::new();

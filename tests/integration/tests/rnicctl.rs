@@ -104,8 +104,11 @@ fn json_has_its_stable_keys_and_tables_the_same_numbers() {
         );
     }
     bystanders.finish();
-    let idle = appliance.ctl_json(&["status"]);
-    assert!(counts.iter().all(|key| idle[key] == 0), "{idle}");
+    let idle = poll_until(Duration::from_secs(10), || {
+        let status = appliance.ctl_json(&["status"]);
+        counts.iter().all(|key| status[key] == 0).then_some(())
+    });
+    assert!(idle.is_some(), "{}", appliance.ctl_json(&["status"]));
     appliance.stop();
 }
 

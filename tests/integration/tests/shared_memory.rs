@@ -11,12 +11,12 @@ use rnic_tests::raw::{punch, write};
 use rnic_tests::{Turn, poll_until};
 
 mod villain;
-use villain::{BASE, LEN, Villain, scene};
+use villain::{BASE, LEN, PATHS, Villain, scene};
 
 #[test]
 fn forged_indices_of_work_queues_cost_the_qp_only() {
     let _turn = Turn::take();
-    let mut scene = scene(1);
+    let mut scene = scene(1, "wire");
     let mut rng = Rng::new(&[11]);
     let depth = 16;
     for step in [depth + 1, 2 * depth, 1 << 31, u32::MAX, u32::MAX - depth] {
@@ -56,7 +56,7 @@ fn forged_indices_of_work_queues_cost_the_qp_only() {
 #[test]
 fn doorbells_of_everyone_and_no_one_are_ignored() {
     let _turn = Turn::take();
-    let mut scene = scene(2);
+    let mut scene = scene(2, "wire");
     let mut villain = Villain::enter(&scene);
     let layout = villain.own.layout;
     for id in 0..40 {
@@ -90,7 +90,7 @@ fn doorbells_of_everyone_and_no_one_are_ignored() {
 #[test]
 fn a_completion_queue_that_is_forged_or_overflows_costs_its_owner_only() {
     let _turn = Turn::take();
-    let mut scene = scene(1);
+    let mut scene = scene(1, "wire");
     let mut rng = Rng::new(&[12]);
     for round in 0..12 {
         let villain = Villain::enter(&scene);
@@ -140,7 +140,7 @@ fn a_completion_queue_that_is_forged_or_overflows_costs_its_owner_only() {
 #[test]
 fn a_channel_that_nobody_reads_or_that_is_closed_stalls_nobody() {
     let _turn = Turn::take();
-    let mut scene = scene(1);
+    let mut scene = scene(1, "wire");
     let mut villain = Villain::enter(&scene);
     let line = &mut villain.own.line;
     let reply = line.request(Op::CreateCompChannel, &Empty::default(), &[]);
@@ -179,51 +179,53 @@ fn a_channel_that_nobody_reads_or_that_is_closed_stalls_nobody() {
 #[test]
 fn garbage_over_the_whole_region_under_traffic_harms_its_owner_only() {
     let _turn = Turn::take();
-    let mut scene = scene(2);
-    let mut rng = Rng::new(&[13]);
-    for round in 0..40 {
-        let mut villain = Villain::enter(&scene);
-        let len = villain.own.region.len();
-        for id in 0..4 {
-            villain.post(&villain.write(id, LEN));
-        }
-        let mut garbage = vec![0; len.min(4 << 20)];
-        match round % 4 {
-            0 => rng.fill(&mut garbage),
-            1 => garbage.fill(0xFF),
-            _ => {}
-        }
-        if round % 4 == 3 {
-            // Its own queues as the target of what its peer writes.
-            let fd = villain.own.region_fd.try_clone().unwrap();
-            let own = villain.own.mr(fd.as_fd(), len as u64, 0);
-            let qp = villain.peer.qps[0];
-            for start in (0..len as u64 - u64::from(LEN)).step_by(LEN as usize) {
-                let wqe = write(1, BASE, LEN, villain.target.lkey, start, own.rkey);
-                villain.peer.post(&qp, qp.sq, &wqe);
+    for path in PATHS {
+        let mut scene = scene(2, path);
+        let mut rng = Rng::new(&[13]);
+        for round in 0..40 {
+            let mut villain = Villain::enter(&scene);
+            let len = villain.own.region.len();
+            for id in 0..4 {
+                villain.post(&villain.write(id, LEN));
             }
-        } else {
-            villain.own.region.write(0, &garbage);
+            let mut garbage = vec![0; len.min(4 << 20)];
+            match round % 4 {
+                0 => rng.fill(&mut garbage),
+                1 => garbage.fill(0xFF),
+                _ => {}
+            }
+            if round % 4 == 3 {
+                // Its own queues as the target of what its peer writes.
+                let fd = villain.own.region_fd.try_clone().unwrap();
+                let own = villain.own.mr(fd.as_fd(), len as u64, 0);
+                let qp = villain.peer.qps[0];
+                for start in (0..len as u64 - u64::from(LEN)).step_by(LEN as usize) {
+                    let wqe = write(1, BASE, LEN, villain.target.lkey, start, own.rkey);
+                    villain.peer.post(&qp, qp.sq, &wqe);
+                }
+            } else {
+                villain.own.region.write(0, &garbage);
+            }
+            for block in 0..villain.own.layout.cores {
+                villain.own.wake(block);
+            }
+            for slot in 0..villain.own.layout.slots.min(40) {
+                villain.own.ring_bit(0, slot);
+            }
+            // An event now and then, into a ring of garbage.
+            villain.receive_from_peer(10);
+            if round % 5 == 0 {
+                scene.bystanders.check();
+            }
         }
-        for block in 0..villain.own.layout.cores {
-            villain.own.wake(block);
-        }
-        for slot in 0..villain.own.layout.slots.min(40) {
-            villain.own.ring_bit(0, slot);
-        }
-        // An event now and then, into a ring of garbage.
-        villain.receive_from_peer(10);
-        if round % 5 == 0 {
-            scene.bystanders.check();
-        }
+        scene.end();
     }
-    scene.end();
 }
 
 #[test]
 fn a_region_full_of_holes_harms_its_owner_only() {
     let _turn = Turn::take();
-    let mut scene = scene(1);
+    let mut scene = scene(1, "wire");
     let mut rng = Rng::new(&[16]);
     for _ in 0..10 {
         let villain = Villain::enter(&scene);
@@ -244,7 +246,7 @@ fn a_region_full_of_holes_harms_its_owner_only() {
 #[test]
 fn forged_event_rings_end_the_session_or_lose_its_events_and_nothing_else() {
     let _turn = Turn::take();
-    let mut scene = scene(1);
+    let mut scene = scene(1, "wire");
     let mut rng = Rng::new(&[14]);
     for round in 0..10 {
         let villain = Villain::enter(&scene);

@@ -5,7 +5,7 @@ use rnic_tests::probe::Rng;
 use rnic_tests::raw::write;
 
 mod villain;
-use villain::{BASE, LEN, Villain, receive, scene};
+use villain::{BASE, LEN, PATHS, Villain, receive, scene};
 
 type Forge = fn(&mut Wqe);
 
@@ -90,54 +90,58 @@ fn inline(wqe: &mut Wqe, len: u32) {
 #[test]
 fn every_forged_field_of_a_send_fails_with_a_status_and_a_cause() {
     let _turn = Turn::take();
-    let scene = scene(1);
-    for (what, forge, status) in SENDS {
-        let mut villain = Villain::enter(&scene);
-        let mut wqe = villain.write(7, 100);
-        forge(&mut wqe);
-        villain.post(&wqe);
-        println!("{what}");
-        let done = villain.own.completion();
-        assert_eq!(done.wr_id, 7, "{what}: {done:?}");
-        assert_ne!(done.status, 0, "{what} succeeded");
-        assert!(*status == 0 || done.status == *status, "{what}: {done:?}");
-        assert_ne!(done.cause.check, 0, "{what}: without a cause: {done:?}");
-        villain.assert_fails(what);
-        // What is posted later is flushed.
-        villain.post(&villain.write(8, 100));
-        let flushed = villain.own.completion();
-        assert_eq!((flushed.wr_id, flushed.status), (8, 5), "{what}: {flushed:?}");
+    for path in PATHS {
+        let scene = scene(1, path);
+        for (what, forge, status) in SENDS {
+            let mut villain = Villain::enter(&scene);
+            let mut wqe = villain.write(7, 100);
+            forge(&mut wqe);
+            villain.post(&wqe);
+            println!("{what}");
+            let done = villain.own.completion();
+            assert_eq!(done.wr_id, 7, "{what}: {done:?}");
+            assert_ne!(done.status, 0, "{what} succeeded");
+            assert!(*status == 0 || done.status == *status, "{what}: {done:?}");
+            assert_ne!(done.cause.check, 0, "{what}: without a cause: {done:?}");
+            villain.assert_fails(what);
+            // What is posted later is flushed.
+            villain.post(&villain.write(8, 100));
+            let flushed = villain.own.completion();
+            assert_eq!((flushed.wr_id, flushed.status), (8, 5), "{what}: {flushed:?}");
+        }
+        scene.end();
     }
-    scene.end();
 }
 
 #[test]
 fn every_forged_field_of_a_receive_fails_when_a_message_meets_it() {
     let _turn = Turn::take();
-    let scene = scene(1);
-    for (what, forge, status) in RECEIVES {
-        let mut villain = Villain::enter(&scene);
-        let mut wqe = receive(7, 100, villain.mr.lkey);
-        forge(&mut wqe);
-        villain.own.post(&villain.qp, villain.qp.rq, &wqe);
-        villain.receive_from_peer(100);
-        println!("{what}");
-        let done = villain.own.completion();
-        assert_eq!(done.wr_id, 7, "{what}: {done:?}");
-        assert_ne!(done.status, 0, "{what} succeeded");
-        assert!(*status == 0 || done.status == *status, "{what}: {done:?}");
-        // The sender is told that the receiver could not: invalid request, or operational error.
-        let at_sender = villain.peer.completion();
-        assert!([9, 11].contains(&at_sender.status), "{what}: {at_sender:?}");
-        villain.assert_fails(what);
+    for path in PATHS {
+        let scene = scene(1, path);
+        for (what, forge, status) in RECEIVES {
+            let mut villain = Villain::enter(&scene);
+            let mut wqe = receive(7, 100, villain.mr.lkey);
+            forge(&mut wqe);
+            villain.own.post(&villain.qp, villain.qp.rq, &wqe);
+            villain.receive_from_peer(100);
+            println!("{what}");
+            let done = villain.own.completion();
+            assert_eq!(done.wr_id, 7, "{what}: {done:?}");
+            assert_ne!(done.status, 0, "{what} succeeded");
+            assert!(*status == 0 || done.status == *status, "{what}: {done:?}");
+            // The sender is told that the receiver could not: invalid request, or operational error.
+            let at_sender = villain.peer.completion();
+            assert!([9, 11].contains(&at_sender.status), "{what}: {at_sender:?}");
+            villain.assert_fails(what);
+        }
+        scene.end();
     }
-    scene.end();
 }
 
 #[test]
 fn a_work_request_without_an_end_takes_its_qp_along() {
     let _turn = Turn::take();
-    let scene = scene(1);
+    let scene = scene(1, "wire");
     // Where the next request begins cannot be known: the QP fails without a completion for this one.
     for units in [0, 2, 16, 255] {
         let mut villain = Villain::enter(&scene);
@@ -154,7 +158,7 @@ fn a_work_request_without_an_end_takes_its_qp_along() {
 #[test]
 fn keys_of_others_open_nothing() {
     let _turn = Turn::take();
-    let scene = scene(1);
+    let scene = scene(1, "wire");
     let mut villain = Villain::enter(&scene);
     // The peer's own region, named by its owner's local key.
     villain.post(&write(
@@ -174,26 +178,28 @@ fn keys_of_others_open_nothing() {
 #[test]
 fn random_work_requests_end_in_completions_or_in_a_failed_qp() {
     let _turn = Turn::take();
-    let mut scene = scene(2);
-    let mut rng = Rng::new(&[15]);
-    for round in 0..80 {
-        let villain = Villain::enter(&scene);
-        for queue in [villain.qp.rq, villain.qp.sq] {
-            for _ in 0..8 {
-                let mut wqe = villain.write(rng.next(), 1 + rng.below(3000) as u32);
-                wqe.opcode = [0, 1, 2, 3, 4, 9][rng.below(6)];
-                let bytes = zerocopy::IntoBytes::as_mut_bytes(&mut wqe);
-                for _ in 0..rng.below(4) {
-                    let at = rng.below(bytes.len());
-                    bytes[at] = rng.next() as u8;
+    for path in PATHS {
+        let mut scene = scene(2, path);
+        let mut rng = Rng::new(&[15]);
+        for round in 0..80 {
+            let villain = Villain::enter(&scene);
+            for queue in [villain.qp.rq, villain.qp.sq] {
+                for _ in 0..8 {
+                    let mut wqe = villain.write(rng.next(), 1 + rng.below(3000) as u32);
+                    wqe.opcode = [0, 1, 2, 3, 4, 9][rng.below(6)];
+                    let bytes = zerocopy::IntoBytes::as_mut_bytes(&mut wqe);
+                    for _ in 0..rng.below(4) {
+                        let at = rng.below(bytes.len());
+                        bytes[at] = rng.next() as u8;
+                    }
+                    villain.own.post(&villain.qp, queue, &wqe);
                 }
-                villain.own.post(&villain.qp, queue, &wqe);
+            }
+            villain.receive_from_peer(100);
+            if round % 10 == 0 {
+                scene.bystanders.check();
             }
         }
-        villain.receive_from_peer(100);
-        if round % 10 == 0 {
-            scene.bystanders.check();
-        }
+        scene.end();
     }
-    scene.end();
 }

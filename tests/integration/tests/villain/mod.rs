@@ -12,12 +12,15 @@ pub const LEN: u32 = 64 << 10;
 /// Address of either's region.
 pub const BASE: u64 = 0x5000_0000;
 
+/// Paths between the QPs of one appliance.
+pub const PATHS: [&str; 2] = ["wire", "direct"];
+
 /// Bystanders, and an appliance that gives each client so little that all of it can be written over in no time.
-pub fn scene(cores: u32) -> Scene {
+pub fn scene(cores: u32, loopback: &str) -> Scene {
     let limits = "limits: { per_client: { qps: 16, cqs: 8, mrs: 16, pds: 4, queue_memory: 256KiB, wr_depth: 256, \
                   cq_depth: 256 } }";
     let setup = Setup::back_to_back().cores(cores);
-    Scene::on(&setup.with(limits).with_ports("loopback: wire"))
+    Scene::on(&setup.with(limits).with_ports(&format!("loopback: {loopback}")))
 }
 
 /// A client that means harm, connected to a harmless one.
