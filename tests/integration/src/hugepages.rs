@@ -1,6 +1,8 @@
 //! Hugepages for a test.
 use std::fs;
 
+use crate::skipped;
+
 const POOL: &str = "/proc/sys/vm/nr_hugepages";
 
 /// Hugepages of 2 MiB added to the pool of the machine, taken back on drop.
@@ -19,7 +21,7 @@ impl Hugepages {
         if size()? >= before + pages {
             return Some(reserved);
         }
-        eprintln!("\n*** SKIPPED {test}: {pages} hugepages of 2 MiB cannot be reserved ***\n");
+        skipped(test, &format!("{pages} hugepages of 2 MiB cannot be reserved"));
         None
     }
 

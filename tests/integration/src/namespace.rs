@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::command::{output, run};
+use crate::skipped;
 
 /// Names of namespaces begin with this, then comes the process number of the test.
 const PREFIX: &str = "rnic-test-";
@@ -14,7 +15,7 @@ const PREFIX: &str = "rnic-test-";
 pub fn privileged(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        eprintln!("\n*** SKIPPED {test}: it makes network namespaces and needs root ***\n");
+        skipped(test, "it makes network namespaces and needs root");
     }
     root
 }

@@ -1,4 +1,4 @@
-//! One heavy test at a time, over all processes: appliances poll, and two at once on a small machine starve.
+//! One heavy test at a time, over all processes of a user: appliances poll, and two at once on a small machine starve.
 use std::fs::File;
 
 use rustix::fs::{FlockOperation, flock};
@@ -15,7 +15,8 @@ impl Turn {
     /// # Panics
     /// When the lock file cannot be made.
     pub fn take() -> Turn {
-        let path = std::env::temp_dir().join("rnic-tests.lock");
+        let user = rustix::process::getuid().as_raw();
+        let path = std::env::temp_dir().join(format!("rnic-tests-{user}.lock"));
         let file = File::options()
             .create(true)
             .truncate(false)
