@@ -24,8 +24,9 @@ const LIBRARIES: [&str; 9] = [
 /// Libraries of [`LIBRARIES`] that only later releases have: logging left `rte_eal` in 23.11.
 const OPTIONAL_LIBRARIES: [&str; 1] = ["rte_log"];
 
-const FUNCTIONS: [&str; 18] = [
+const FUNCTIONS: [&str; 19] = [
     "dpdk_.*",
+    "rte_eal_alarm_set",
     "rte_eal_(init|cleanup|hotplug_add|hotplug_remove)",
     "rte_strerror",
     "rte_log_set_(global_level|level_pattern)",

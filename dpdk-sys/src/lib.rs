@@ -20,6 +20,7 @@ mod burst;
 mod eal;
 mod error;
 mod hotplug;
+mod interrupt;
 mod mbuf;
 mod mempool;
 mod port;

@@ -11,7 +11,7 @@
 //!   the data room must hold `framesz` and the headroom: 4736. Set the MTU of the interface itself:
 //!   the driver cannot. Privileged.
 //! - **af_xdp**: `net_af_xdp0,iface=I`; buffers must not pass a page, so the data room is at most 3840
-//!   and the MTU 3542. The driver keeps some buffers for ever: its pool is never freed. Privileged.
+//!   and the MTU 3434 (the driver says 3542, and loses larger frames). The driver keeps some buffers for ever: its pool is never freed. Privileged.
 //! - **tap**: `net_tap0,iface=I`; MTU at most 1504. Privileged.
 //! - **vhost**: `net_vhost0,iface=S,queues=1`, whose socket exists from [`EthDev::configure`] on; data
 //!   room 4608. **virtio_user**: `net_virtio_user0,path=S,queues=1,packed_vq=1,in_order=1`, after that.
@@ -29,6 +29,7 @@ use std::sync::{Arc, MutexGuard};
 use crate::eal::Eal;
 use crate::error::{Error, c_string, check};
 use crate::ffi;
+use crate::interrupt::close_port;
 use crate::mempool::{Mempool, socket_id};
 use crate::ring::RingEnd;
 use crate::shield::SignalMask;
@@ -239,7 +240,7 @@ impl EthDev {
         self.stop_locked(&mut control)?;
         let mut claimed = self.shared.eal.claimed();
         // SAFETY: the port is open, stopped, and no thread polls it.
-        let code = unsafe { ffi::rte_eth_dev_close(self.id()) };
+        let code = unsafe { close_port(self.name(), ffi::rte_eth_dev_close, self.id()) };
         control.release(self.id(), &mut claimed);
         self.check("close", code)
     }
@@ -253,7 +254,7 @@ impl EthDev {
         self.stop_locked(&mut control)?;
         let mut claimed = self.shared.eal.claimed();
         // SAFETY: the port is open, stopped, and no thread polls it.
-        let code = unsafe { ffi::dpdk_port_remove_device(self.id()) };
+        let code = unsafe { close_port(self.name(), ffi::dpdk_port_remove_device, self.id()) };
         control.release(self.id(), &mut claimed);
         self.check("remove", code)
     }

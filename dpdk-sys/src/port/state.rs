@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::eal::Eal;
 use crate::error::Error;
 use crate::ffi;
+use crate::interrupt::close_port;
 use crate::mempool::Mempool;
 use crate::ring::RingEnd;
 
@@ -69,7 +70,7 @@ impl Drop for PortShared {
             if control.started {
                 ffi::rte_eth_dev_stop(self.id);
             }
-            ffi::rte_eth_dev_close(self.id);
+            close_port(&self.name, ffi::rte_eth_dev_close, self.id);
         }
         control.release(self.id, &mut claimed);
     }
