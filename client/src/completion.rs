@@ -132,7 +132,7 @@ pub struct Completion {
     pub solicited: bool,
     /// Number of the peer's QP.
     pub src_qpn: u32,
-    /// Nanoseconds since the daemon started.
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
     pub timestamp: u64,
     /// Why, for an error.
     pub cause: Option<Cause>,

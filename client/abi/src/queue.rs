@@ -108,7 +108,7 @@ pub struct Cqe {
     pub flags: u16,
     /// Why, for an error.
     pub cause: Cause,
-    /// Nanoseconds since the daemon started.
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
     pub timestamp: u64,
     /// Zero.
     pub reserved: [u8; 16],

@@ -203,3 +203,25 @@ fn a_huge_page_taken_away_under_traffic_ends_its_owner_and_nobody_else() {
     }
     scene.end();
 }
+
+#[test]
+fn a_region_of_part_of_a_huge_page_is_unmapped_with_its_client() {
+    const PAGE: u64 = 2 << 20;
+    let _turn = Turn::take();
+    let Some(_pool) = Hugepages::reserve("a_region_of_part_of_a_huge_page", 1) else {
+        return;
+    };
+    let scene = Scene::new();
+    for length in [1, 4096, PAGE - 1, PAGE] {
+        let huge = memfd(PAGE, SEALED, true).unwrap();
+        let mut verbs = Verbs::open(&scene.socket, 0, 16);
+        verbs.mr(&huge, length, 0);
+        drop((verbs, huge));
+        let freed = poll_until(Duration::from_secs(5), || (Hugepages::free() > 0).then_some(()));
+        assert!(
+            freed.is_some(),
+            "a page is held after a region of {length} bytes is gone"
+        );
+    }
+    scene.end();
+}

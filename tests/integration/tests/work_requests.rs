@@ -43,6 +43,7 @@ const SENDS: &[(&str, Forge, u8)] = &[
         2,
     ),
     ("inline without the flag", |w| w.inline_len = 8, 2),
+    ("an inline READ", |w| (inline(w, 8), w.opcode = 4).1, 2),
     ("unknown flags", |w| w.flags = 0xF0, 2),
     ("an unknown opcode", |w| w.opcode = 200, 2),
     ("an operation that is not built", |w| w.opcode = 5, 2),

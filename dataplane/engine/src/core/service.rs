@@ -183,6 +183,11 @@ impl Core {
             qp.bad = bad(Check::UnsupportedOpcode);
             return;
         };
+        // A READ stores into its buffers; inline data is no place for that.
+        if opcode == WrOpcode::Read && wqe.flags & rnic_abi::wqe_flags::INLINE != 0 {
+            qp.bad = bad(Check::SendQueue);
+            return;
+        }
         let wr = request(accepted, opcode, flags);
         match qp.with(&mut self.env, |rc, ctx| rc.post_send(ctx, wr)) {
             Ok(()) => qp.posted = qp.posted.wrapping_add(1),

@@ -63,6 +63,8 @@ pub enum MapError {
 pub struct ClientMem {
     base: NonNull<u8>,
     len: usize,
+    /// `len` up to whole pages of the file: less than that of huge pages cannot be unmapped.
+    mapped: usize,
     fault: Arc<FaultCell>,
     _watched: RangeGuard,
 }
@@ -80,7 +82,7 @@ impl ClientMem {
         let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, len as u64)?;
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        let mem = Self::map_range(fd.as_fd(), 0, len, false, fault)?;
+        let mem = Self::map_range(fd.as_fd(), 0, len, 4096, false, fault)?;
         Ok((mem, fd))
     }
 
@@ -106,13 +108,14 @@ impl ClientMem {
             _ => return Err(MapError::Range { offset, length, size }),
         }
         let len = usize::try_from(length).map_err(|_| MapError::Range { offset, length, size })?;
-        Self::map_range(fd, offset, len, true, fault)
+        Self::map_range(fd, offset, len, page as usize, true, fault)
     }
 
     fn map_range(
         fd: BorrowedFd<'_>,
         offset: u64,
         len: usize,
+        page: usize,
         populate: bool,
         fault: Arc<FaultCell>,
     ) -> Result<Self, MapError> {
@@ -132,12 +135,13 @@ impl ClientMem {
         let base = NonNull::new(base.cast::<u8>()).expect("mmap returned null");
         let Some(watched) = sigbus::watch(base.as_ptr() as usize, len, &fault) else {
             // SAFETY: the mapping just made, not yet known to anyone.
-            let _ = unsafe { munmap(base.as_ptr().cast::<c_void>(), len) };
+            let _ = unsafe { munmap(base.as_ptr().cast::<c_void>(), len.next_multiple_of(page)) };
             return Err(MapError::TooMany);
         };
         Ok(ClientMem {
             base,
             len,
+            mapped: len.next_multiple_of(page),
             fault,
             _watched: watched,
         })
@@ -237,7 +241,7 @@ impl Drop for ClientMem {
         // SAFETY: the mapping is ours and nothing that points into it survives its owner: words and ranges are
         // handed out to objects that hold an `Arc` of this mapping, or are used within one pass of the poll
         // loop, which the grace period waits for.
-        let _ = unsafe { munmap(self.base.as_ptr().cast::<c_void>(), self.len) };
+        let _ = unsafe { munmap(self.base.as_ptr().cast::<c_void>(), self.mapped) };
     }
 }
 
@@ -358,8 +362,8 @@ mod tests {
         sigbus::install().unwrap();
         let fd = file(8192, SealFlags::empty());
         let (fault, other) = (cell(), cell());
-        let mem = ClientMem::map_range(fd.as_fd(), 0, 8192, true, fault).unwrap();
-        let _other = ClientMem::map_range(fd.as_fd(), 0, 4096, true, other.clone()).unwrap();
+        let mem = ClientMem::map_range(fd.as_fd(), 0, 8192, 4096, true, fault).unwrap();
+        let _other = ClientMem::map_range(fd.as_fd(), 0, 4096, 4096, true, other.clone()).unwrap();
         assert!(mem.copy_in(4096, &[7; 16]));
         // An opaque call: the compiler must take the memory for changed.
         std::fs::File::from(fd).set_len(4096).unwrap();
