@@ -4,7 +4,7 @@ CARGO ?= cargo
 PROFILE_DIR := target/release
 
 PACKAGES := libdpdk-dev dpdk libclang-14-dev clang-14 pkg-config libhwloc-dev libudev-dev libnuma-dev \
-            tshark iproute2 iputils-ping ethtool strace jq
+            tshark iproute2 iputils-ping procps bsdextrautils jq git gcc libc6-dev
 export DEBIAN_FRONTEND := noninteractive
 
 .PHONY: help
