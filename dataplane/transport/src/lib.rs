@@ -21,6 +21,7 @@
 mod ack;
 mod attr;
 mod attr_mask;
+mod bit_set;
 mod flush;
 mod host;
 mod modify;

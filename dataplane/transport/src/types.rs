@@ -3,6 +3,8 @@
 
 use core::fmt;
 
+use crate::bit_set::bit_set;
+
 /// A point in time: nanoseconds of one monotonic clock, which the caller reads. The transport has no clock
 /// of its own.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,34 +120,9 @@ impl Access {
     pub const REMOTE_READ: Access = Access(4);
     /// The peer may execute atomics.
     pub const REMOTE_ATOMIC: Access = Access(8);
-
-    /// The rights of verbs' bits; `None` when a bit is set which means nothing here.
-    pub const fn from_bits(bits: u32) -> Option<Self> {
-        if bits & !0xF == 0 {
-            Some(Access(bits as u8))
-        } else {
-            None
-        }
-    }
-
-    /// Verbs' bits.
-    #[inline]
-    pub const fn bits(self) -> u8 {
-        self.0
-    }
-
-    /// Whether every right of `other` is included.
-    #[inline]
-    pub const fn contains(self, other: Access) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Both sets together.
-    #[must_use]
-    pub const fn union(self, other: Access) -> Access {
-        Access(self.0 | other.0)
-    }
 }
+
+bit_set!(Access, all: 0xF);
 
 /// Status of a completion: `enum ibv_wc_status`.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -234,26 +211,9 @@ impl CompletionFlags {
     pub const WITH_INV: CompletionFlags = CompletionFlags(2);
     /// Wake a CQ that is armed for solicited completions only.
     pub const SOLICITED: CompletionFlags = CompletionFlags(4);
-
-    /// The bits.
-    #[inline]
-    pub const fn bits(self) -> u8 {
-        self.0
-    }
-
-    /// Whether every flag of `other` is set.
-    #[inline]
-    pub const fn contains(self, other: CompletionFlags) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Both sets together.
-    #[inline]
-    #[must_use]
-    pub const fn union(self, other: CompletionFlags) -> CompletionFlags {
-        CompletionFlags(self.0 | other.0)
-    }
 }
+
+bit_set!(CompletionFlags);
 
 /// The check that failed: the "why" of every error completion and event.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]

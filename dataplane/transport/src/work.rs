@@ -1,5 +1,6 @@
 //! Work requests as the state machines see them: fixed-width records without pointers.
 
+use crate::bit_set::bit_set;
 use crate::types::WcOpcode;
 use rnic_wire::Psn;
 
@@ -78,34 +79,9 @@ impl SendFlags {
     pub const SOLICITED: SendFlags = SendFlags(4);
     /// The data was copied into the WQE; the host's concern alone.
     pub const INLINE: SendFlags = SendFlags(8);
-
-    /// The flags of verbs' bits; `None` when an unknown bit is set.
-    pub const fn from_bits(bits: u32) -> Option<Self> {
-        if bits & !0xF == 0 {
-            Some(SendFlags(bits as u8))
-        } else {
-            None
-        }
-    }
-
-    /// Verbs' bits.
-    #[inline]
-    pub const fn bits(self) -> u8 {
-        self.0
-    }
-
-    /// Whether every flag of `other` is set.
-    #[inline]
-    pub const fn contains(self, other: SendFlags) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Both sets together.
-    #[must_use]
-    pub const fn union(self, other: SendFlags) -> SendFlags {
-        SendFlags(self.0 | other.0)
-    }
 }
+
+bit_set!(SendFlags, all: 0xF);
 
 /// One accepted send work request, in the QP's private ring. Plain data: it may be kept in an arena that
 /// outlives the process.

@@ -137,11 +137,6 @@ impl Qp {
         self.id.qpn
     }
 
-    /// Bytes of its own, beside the client's queues.
-    pub fn footprint(&self) -> usize {
-        size_of::<Self>() + self.records.len() * (size_of::<SendWr>() + rnic_abi::WQE_UNIT)
-    }
-
     /// Runs `f` on the transport with this QP's queues and the core's environment behind it.
     #[inline]
     pub(super) fn with<R>(

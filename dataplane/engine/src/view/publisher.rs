@@ -18,7 +18,6 @@ pub struct Publisher {
     cores: Vec<Slot>,
     steering: [u16; 256],
     empty: Arc<ArcSwap<CoreView>>,
-    publications: u64,
 }
 
 /// A view that was replaced: to be kept until its epoch has passed *and* [`RetiredView::try_free`] succeeds.
@@ -55,7 +54,6 @@ impl Publisher {
             cores: (0..cores).map(|_| slot()).collect(),
             steering,
             empty,
-            publications: 0,
         }
     }
 
@@ -101,17 +99,11 @@ impl Publisher {
                 steering: self.steering,
             });
             replaced.push(core.published.swap(view));
-            self.publications += 1;
         }
         let epoch = self.qsbr.advance();
         for view in replaced {
             retire(RetiredView(view), epoch);
         }
         epoch
-    }
-
-    /// Views published so far.
-    pub fn publications(&self) -> u64 {
-        self.publications
     }
 }
