@@ -60,16 +60,17 @@ loom: ## Model-check QSBR, views, doorbells and CQ arming
 soak: deps ## A million simulated schedules
 	RNIC_SIM_SEEDS=1000000 $(CARGO) test --release -p rnic-transport
 
+# Not the doctests: RUSTFLAGS do not reach rustdoc, and its unsanitized build would be mixed with a sanitized one.
 .PHONY: asan
 asan: deps ## Engine tests under AddressSanitizer
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan \
-	  $(CARGO) test -p rnic-engine --no-default-features --target x86_64-unknown-linux-gnu
+	  $(CARGO) test --lib --bins --tests -p rnic-engine --no-default-features --target x86_64-unknown-linux-gnu
 
 .PHONY: tsan
 tsan: deps ## Engine tests under ThreadSanitizer
 	TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp halt_on_error=1" RUSTC_BOOTSTRAP=1 \
 	  RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR=target/tsan \
-	  $(CARGO) test -p rnic-engine --no-default-features --target x86_64-unknown-linux-gnu
+	  $(CARGO) test --lib --bins --tests -p rnic-engine --no-default-features --target x86_64-unknown-linux-gnu
 
 .PHONY: perf
 perf: build ## rnic-perf at 8 B, 4 KiB and 1 MiB, on loopback and on the wire path, as JSON
