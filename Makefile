@@ -76,6 +76,11 @@ tsan: deps ## Engine tests under ThreadSanitizer
 perf: build ## rnic-perf at 8 B, 4 KiB and 1 MiB, on loopback and on the wire path, as JSON
 	tests/perf.sh
 
+.PHONY: bench-lookup
+bench-lookup: deps ## What finding a QP costs beside publications, as JSON
+	@$(CARGO) build --release --quiet -p rnic-bench-lifetimes --bin bench-lookup
+	@$(PROFILE_DIR)/bench-lookup
+
 .PHONY: clean
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -11,6 +11,7 @@ allowed() {
     rnic-control) echo rnic-abi rnic-config rnic-engine rnic-qsbr rnic-transport rnic-wire ;;
     rnic) echo rnic-abi ;;
     rnic-perf) echo rnic ;;
+    rnic-bench-lifetimes) echo dpdk-sys rnic-abi rnic-engine rnic-qsbr ;;
     rnic-tests) echo rnic rnic-abi rnic-config rnic-control rnic-engine rnic-transport rnic-wire rnic-simd ;;
     *) echo "unknown" ;;
   esac

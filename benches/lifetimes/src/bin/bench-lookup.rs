@@ -1,0 +1,190 @@
+//! What finding a QP costs on a poll core, beside a slice index and a locked hash map, without and with publications
+//! by another thread. Two lines of JSON with the keys `ids`, `slice_cycles`, `lookup_cycles`, `rwlock_map_cycles`
+//! (cycles of the time stamp counter for one lookup, medians over bursts), `ratio` (lookup to slice) and `pubs_per_s`.
+use std::{
+    collections::HashMap,
+    hint::black_box,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use clap::Parser;
+use rnic_bench_lifetimes::{Random, Samples, clock_overhead, cycles, pace, pin, print, rounded};
+use rnic_engine::view::{Publisher, QpLeaf, ViewCache, number, slot_of};
+use rnic_qsbr::{Participant, Qsbr, Reclaimer};
+use serde::Serialize;
+
+/// Lookups a burst, as many as a port hands over at once.
+const BURST: usize = 32;
+/// Bursts of one phase before the next phase has its turn.
+const TURN: usize = 64;
+
+#[derive(Parser)]
+struct Args {
+    /// QPs in the table.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..1 << 18))]
+    ids: u32,
+    /// Turns of each phase.
+    #[arg(long, default_value_t = 2_000)]
+    turns: usize,
+    /// Publications a second in the second half.
+    #[arg(long, default_value_t = 10_000)]
+    publications: u32,
+}
+
+#[derive(Serialize)]
+struct Line {
+    ids: u32,
+    slice_cycles: f64,
+    lookup_cycles: f64,
+    rwlock_map_cycles: f64,
+    ratio: f64,
+    pubs_per_s: u64,
+}
+
+/// What is looked up in, and by which ids.
+struct Bench {
+    args: Args,
+    qpns: Vec<u32>,
+    slice: Vec<QpLeaf>,
+    map: RwLock<HashMap<u32, QpLeaf>>,
+    view: ViewCache,
+    participant: Participant,
+    overhead: u64,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    pin(1);
+    let qsbr = Arc::new(Qsbr::new(1));
+    let mut publisher = Publisher::new(qsbr.clone(), 1);
+    let mut random = Random::new(1);
+    let leaf = |slot: u32, random: &mut Random| QpLeaf {
+        qpn: number(slot, 1 + random.below(63)),
+        core: 0,
+        slot,
+    };
+    let slice: Vec<_> = (0..args.ids).map(|slot| leaf(slot, &mut random)).collect();
+    for leaf in &slice {
+        publisher.add_qp(*leaf);
+    }
+    publisher.commit(|_, _| {});
+    let mut participant = qsbr.register(0)?;
+    let mut view = publisher.cache(0);
+    participant.online();
+    view.acquire();
+    let mut bench = Bench {
+        qpns: slice.iter().map(|leaf| leaf.qpn).collect(),
+        map: RwLock::new(slice.iter().map(|leaf| (leaf.qpn, *leaf)).collect()),
+        slice,
+        view,
+        participant,
+        overhead: clock_overhead(),
+        args,
+    };
+    bench.run(0)?;
+    let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
+    let last = *bench.slice.last().unwrap_or(&leaf(0, &mut random));
+    let rate = bench.args.publications;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            pin(0);
+            let mut waiting = Reclaimer::new();
+            pace(rate, || {
+                // One QP goes and comes back: a destroy and a create in one publication.
+                publisher.remove_qp(last.qpn);
+                publisher.add_qp(last);
+                publisher.commit(|view, epoch| waiting.retire(view, epoch, 0));
+                waiting.poll(&qsbr, |view| view.try_free());
+                count.fetch_add(1, Ordering::Relaxed);
+                !stop.load(Ordering::Relaxed)
+            });
+        });
+        let start = Instant::now();
+        let line = bench.measure();
+        let seconds = start.elapsed().as_secs_f64();
+        stop.store(true, Ordering::Relaxed);
+        let pubs_per_s = (count.load(Ordering::Relaxed) as f64 / seconds).round() as u64;
+        print(&Line { pubs_per_s, ..line })
+    })
+}
+
+impl Bench {
+    fn run(&mut self, pubs_per_s: u64) -> anyhow::Result<()> {
+        let line = self.measure();
+        print(&Line { pubs_per_s, ..line })
+    }
+
+    fn measure(&mut self) -> Line {
+        let mut random = Random::new(7);
+        let room = self.args.turns * TURN;
+        let mut phases = [(); 3].map(|()| Samples::with_capacity(room));
+        for turn in 0..self.args.turns + 50 {
+            let ids: Vec<[u32; BURST]> = (0..TURN)
+                .map(|_| std::array::from_fn(|_| self.qpns[random.below(self.args.ids) as usize]))
+                .collect();
+            for (phase, samples) in phases.iter_mut().enumerate() {
+                for burst in &ids {
+                    let taken = match phase {
+                        0 => self.slice(burst),
+                        1 => self.lookup(burst),
+                        _ => self.map(burst),
+                    };
+                    // The first turns warm caches and branch predictors.
+                    if turn >= 50 {
+                        samples.push(taken);
+                    }
+                }
+            }
+        }
+        let [slice, lookup, map] = phases.map(|mut samples| {
+            let burst = samples.percentile(50).saturating_sub(self.overhead);
+            burst as f64 / BURST as f64
+        });
+        Line {
+            ids: self.args.ids,
+            slice_cycles: rounded(slice),
+            lookup_cycles: rounded(lookup),
+            rwlock_map_cycles: rounded(map),
+            ratio: rounded(lookup / slice),
+            pubs_per_s: 0,
+        }
+    }
+
+    fn slice(&self, burst: &[u32; BURST]) -> u64 {
+        let start = cycles();
+        let sum: u32 = burst
+            .iter()
+            .map(|qpn| self.slice[slot_of(*qpn) as usize].slot)
+            .fold(0, u32::wrapping_add);
+        black_box(sum);
+        cycles() - start
+    }
+
+    /// One pass of a poll core, as far as views go.
+    fn lookup(&mut self, burst: &[u32; BURST]) -> u64 {
+        let start = cycles();
+        let observed = self.participant.observe();
+        let view = self.view.refresh();
+        let sum: u32 = burst
+            .iter()
+            .filter_map(|qpn| view.qp(*qpn))
+            .fold(0, |sum, leaf| sum.wrapping_add(leaf.slot));
+        black_box(sum);
+        self.participant.quiescent(observed);
+        cycles() - start
+    }
+
+    fn map(&self, burst: &[u32; BURST]) -> u64 {
+        let start = cycles();
+        let sum = burst
+            .iter()
+            .filter_map(|qpn| self.map.read().ok()?.get(qpn).copied())
+            .fold(0u32, |sum, leaf| sum.wrapping_add(leaf.slot));
+        black_box(sum);
+        cycles() - start
+    }
+}
