@@ -83,14 +83,22 @@ impl Node {
         }
     }
 
-    /// Calls the QP with this node's context.
+    /// Calls the QP with this node's context. Between two calls its record is one that a restarted daemon
+    /// would take over.
+    ///
+    /// # Panics
+    /// When the record contradicts itself.
     pub fn with<R>(&mut self, f: impl FnOnce(&mut RcQp, &mut Ctx<'_, SimHost>) -> R) -> R {
         let mut ctx = Ctx {
             host: &mut self.host,
             sq: &mut self.sq,
             now: self.now,
         };
-        f(&mut self.qp, &mut ctx)
+        let result = f(&mut self.qp, &mut ctx);
+        if let Err(error) = self.qp.check(&self.sq) {
+            panic!("{error}: {:?}", self.qp);
+        }
+        result
     }
 
     /// Modifies the QP.

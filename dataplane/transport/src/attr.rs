@@ -1,6 +1,7 @@
 //! Queue pair attributes, their ranges, and why a change of them is refused (11.2.5.2).
 
 use crate::attr_mask::QpAttrMask;
+use crate::record::record;
 use crate::types::{Access, QpState};
 use rnic_wire::{AckTimeout, Mtu, Psn, Qpn, RnrTimer};
 
@@ -196,24 +197,25 @@ pub(crate) fn check_values(attr: &QpAttr, mask: QpAttrMask) -> Result<(), Modify
     Ok(())
 }
 
-/// The attributes a QP keeps, in the form the packet paths use.
-#[derive(Copy, Clone, Debug)]
-#[repr(C)]
-pub(crate) struct Attrs {
-    pub timeout: AckTimeout,
-    pub min_rnr_timer: RnrTimer,
-    pub retry_cnt: u8,
-    pub rnr_retry: u8,
-    pub max_rd_atomic: u8,
-    pub max_dest_rd_atomic: u8,
-    pub port: u8,
-    pub sqd_async_notify: bool,
-    pub pkey_index: u16,
-    pub access: Access,
-    pub mtu: Mtu,
-    pub qkey: u32,
-    pub rq_psn: Psn,
-    pub sq_psn: Psn,
+record! {
+    /// The attributes a QP keeps, in the form the packet paths use.
+    #[derive(Copy, Clone, Debug)]
+    pub(crate) struct Attrs {
+        pub timeout: AckTimeout,
+        pub min_rnr_timer: RnrTimer,
+        pub retry_cnt: u8,
+        pub rnr_retry: u8,
+        pub max_rd_atomic: u8,
+        pub max_dest_rd_atomic: u8,
+        pub port: u8,
+        pub sqd_async_notify: bool,
+        pub pkey_index: u16,
+        pub access: Access,
+        pub mtu: Mtu,
+        pub qkey: u32,
+        pub rq_psn: Psn,
+        pub sq_psn: Psn,
+    }
 }
 
 impl Attrs {

@@ -29,6 +29,8 @@ mod modify_table;
 mod mutation;
 mod qp;
 mod read;
+mod record;
+mod record_check;
 mod refusal;
 mod replay;
 mod requester;
@@ -44,6 +46,7 @@ pub use host::{Completion, CqFull, Host, KeyError, Payload, RecvError};
 pub use modify_table::check_modify;
 pub use mutation::Mutation;
 pub use qp::{Ctx, DropReason, Emit, Limits, MAX_MESSAGE, PostError, RcQp, Received, Source};
+pub use record::{BadField, FieldPath, Record};
 pub use types::{
     Access, Cause, Check, CompletionFlags, Event, EventKind, QpState, QpType, Queue, Time, WcOpcode, WcStatus,
 };

@@ -85,7 +85,6 @@ impl RcQp {
         *self = RcQp {
             uses_srq: self.uses_srq,
             limits: self.limits,
-            #[cfg(feature = "mutations")]
             mutation: self.mutation,
             ..fresh
         };

@@ -4,9 +4,10 @@ use crate::qp::RcQp;
 
 /// A fault that a QP can be given when the `mutations` feature is on.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Mutation {
     /// A duplicate SEND takes another receive WQE and completes again.
-    ReexecuteDuplicateSend,
+    ReexecuteDuplicateSend = 1,
     /// Duplicates are not acknowledged.
     IgnoreDuplicate,
     /// Every out-of-order packet is NAKed, not only the first.
@@ -45,7 +46,7 @@ impl RcQp {
     #[allow(unused_variables)]
     pub(crate) fn mutated(&self, mutation: Mutation) -> bool {
         #[cfg(feature = "mutations")]
-        return self.mutation == Some(mutation);
+        return self.mutation == mutation as u8;
         #[cfg(not(feature = "mutations"))]
         false
     }
@@ -53,6 +54,6 @@ impl RcQp {
     /// Gives the QP a fault, for tests of tests.
     #[cfg(feature = "mutations")]
     pub fn mutate(&mut self, mutation: Option<Mutation>) {
-        self.mutation = mutation;
+        self.mutation = mutation.map_or(0, |m| m as u8);
     }
 }

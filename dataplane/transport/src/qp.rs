@@ -2,6 +2,7 @@
 
 use crate::attr::Attrs;
 use crate::host::{Completion, Host, KeyError};
+use crate::record::record;
 use crate::requester::Requester;
 use crate::responder::Responder;
 use crate::types::{Cause, Check, Event, EventKind, QpState, Time};
@@ -138,14 +139,15 @@ pub enum PostError {
     NoReadResources,
 }
 
-/// Engine limits of a QP, not visible in verbs.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Limits {
-    /// Packets sent and not acknowledged, at most.
-    pub(crate) max_unacked: u32,
-    /// Inside a long message every so many packets ask for an ACK: log2.
-    pub(crate) ack_every_log2: u32,
+record! {
+    /// Engine limits of a QP, not visible in verbs.
+    #[derive(Copy, Clone, Debug, PartialEq, Eq)]
+    pub struct Limits {
+        /// Packets sent and not acknowledged, at most.
+        pub(crate) max_unacked: u32,
+        /// Inside a long message every so many packets ask for an ACK: log2.
+        pub(crate) ack_every_log2: u32,
+    }
 }
 
 impl Limits {
@@ -171,28 +173,29 @@ impl Default for Limits {
     }
 }
 
-/// A reliable connection queue pair (9.7): a plain record without pointers.
-#[derive(Copy, Clone, Debug)]
-#[repr(C)]
-pub struct RcQp {
-    pub(crate) state: QpState,
-    /// The next packet asked for goes to the requester first: requests and responses take turns.
-    pub(crate) turn_request: bool,
-    pub(crate) uses_srq: bool,
-    /// A completion was lost to a full CQ; said once.
-    pub(crate) overflowed: bool,
-    /// In ERR: the receive queue has been seen empty.
-    pub(crate) recv_flushed: bool,
-    /// In ERR: LAST_WQE_REACHED was raised.
-    pub(crate) last_wqe_raised: bool,
-    pub(crate) dest_qpn: u32,
-    pub(crate) req: Requester,
-    pub(crate) resp: Responder,
-    pub(crate) attrs: Attrs,
-    pub(crate) limits: Limits,
-    pub(crate) qpn: u32,
-    #[cfg(feature = "mutations")]
-    pub(crate) mutation: Option<crate::Mutation>,
+record! {
+    /// A reliable connection queue pair (9.7): a plain record without pointers.
+    #[derive(Copy, Clone, Debug)]
+    pub struct RcQp {
+        pub(crate) state: QpState,
+        /// The next packet asked for goes to the requester first: requests and responses take turns.
+        pub(crate) turn_request: bool,
+        pub(crate) uses_srq: bool,
+        /// A completion was lost to a full CQ; said once.
+        pub(crate) overflowed: bool,
+        /// In ERR: the receive queue has been seen empty.
+        pub(crate) recv_flushed: bool,
+        /// In ERR: LAST_WQE_REACHED was raised.
+        pub(crate) last_wqe_raised: bool,
+        pub(crate) dest_qpn: u32,
+        pub(crate) req: Requester,
+        pub(crate) resp: Responder,
+        pub(crate) attrs: Attrs,
+        pub(crate) limits: Limits,
+        pub(crate) qpn: u32,
+        /// Deliberate fault of tests, by number; zero is none.
+        pub(crate) mutation: u8,
+    }
 }
 
 impl RcQp {
@@ -211,8 +214,7 @@ impl RcQp {
             attrs: Attrs::new(),
             limits: Limits::new(1024, 4),
             qpn,
-            #[cfg(feature = "mutations")]
-            mutation: None,
+            mutation: 0,
         }
     }
 

@@ -5,28 +5,30 @@ use crate::attr::MAX_RD_ATOMIC;
 use crate::host::{Host, KeyError};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, DropReason, MAX_MESSAGE, MAX_WINDOW, RcQp, Received};
+use crate::record::record;
 use crate::responder::Answer;
 use crate::types::{Access, Cause, Check, CompletionFlags, QpState, Queue, WcOpcode, WcStatus};
 use crate::{Completion, RecvWqe};
 use rnic_wire::{Headers, NakCode, Operation, Psn, Reth, Syndrome};
 
-/// One READ whose responses are still to be sent.
-#[derive(Copy, Clone, Debug)]
-#[repr(C)]
-pub(crate) struct ReadJob {
-    pub addr: u64,
-    pub rkey: u32,
-    pub len: u32,
-    /// PSN of the first response.
-    pub first: Psn,
-    /// Responses in all.
-    pub packets: u32,
-    /// Responses sent.
-    pub sent: u32,
-    /// MSN after this READ.
-    pub msn: u32,
-    /// It was answered before: it does not count against `max_dest_rd_atomic`.
-    pub again: bool,
+record! {
+    /// One READ whose responses are still to be sent.
+    #[derive(Copy, Clone, Debug)]
+    pub(crate) struct ReadJob {
+        pub addr: u64,
+        pub rkey: u32,
+        pub len: u32,
+        /// PSN of the first response.
+        pub first: Psn,
+        /// Responses in all.
+        pub packets: u32,
+        /// Responses sent.
+        pub sent: u32,
+        /// MSN after this READ.
+        pub msn: u32,
+        /// It was answered before: it does not count against `max_dest_rd_atomic`.
+        pub again: bool,
+    }
 }
 
 impl ReadJob {
@@ -60,12 +62,13 @@ impl ReadJob {
     }
 }
 
-/// READs to be answered, in PSN order; the first is being answered.
-#[derive(Copy, Clone, Debug)]
-#[repr(C)]
-pub(crate) struct ReadQueue {
-    jobs: [ReadJob; MAX_RD_ATOMIC as usize],
-    len: u8,
+record! {
+    /// READs to be answered, in PSN order; the first is being answered.
+    #[derive(Copy, Clone, Debug)]
+    pub(crate) struct ReadQueue {
+        jobs: [ReadJob; MAX_RD_ATOMIC as usize],
+        len: u8,
+    }
 }
 
 impl ReadQueue {
@@ -95,6 +98,16 @@ impl ReadQueue {
     pub fn current(&mut self) -> Option<&mut ReadJob> {
         let len = usize::from(self.len);
         self.jobs[..len].first_mut()
+    }
+
+    /// READs waiting, as the record says.
+    pub fn len(&self) -> u8 {
+        self.len
+    }
+
+    /// The same; `None` when the record holds more than there is room for.
+    pub fn jobs(&self) -> Option<&[ReadJob]> {
+        self.jobs.get(..usize::from(self.len))
     }
 
     fn live(&self) -> &[ReadJob] {

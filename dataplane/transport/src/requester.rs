@@ -3,52 +3,54 @@
 use crate::host::{Host, KeyError};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, Emit, MAX_MESSAGE, MAX_WINDOW, PostError, RcQp, Source};
+use crate::record::record;
 use crate::types::{Cause, Check, QpState, Time, WcStatus};
 use crate::work::{SendFlags, SendWr, WrOpcode};
 use rnic_wire::{Headers, Operation, Psn, Reth};
 
-/// Requester record.
-///
-/// Indices of the send ring run free: `head` ≤ `cur` ≤ `fresh` ≤ `tail`. PSNs: `una` ≤ `next` ≤ `max`. After
-/// a go-back `cur` and `next` lie before `fresh` and `max` until everything was sent again.
-#[derive(Copy, Clone, Debug)]
-#[repr(C)]
-pub(crate) struct Requester {
-    /// Oldest work request not completed.
-    pub head: u32,
-    /// The one being sent.
-    pub cur: u32,
-    /// The first one never started: it has no PSNs yet.
-    pub fresh: u32,
-    /// Where the next one is posted.
-    pub tail: u32,
-    /// Oldest PSN not acknowledged; inside a READ, the next response expected.
-    pub una: Psn,
-    /// The next PSN to send.
-    pub next: Psn,
-    /// One past the last PSN ever sent.
-    pub max: Psn,
-    /// PSN at which the READ at the head was last resumed.
-    pub resumed: Psn,
-    /// READs on their way: started, not completed, and sent since the last go-back.
-    pub reads: u8,
-    /// Retries since the last progress.
-    pub retries: u8,
-    /// RNR NAKs since the last progress.
-    pub rnr_tries: u8,
-    /// Waiting for `rnr_deadline`; nothing is sent.
-    pub rnr_wait: bool,
-    /// Sending cannot go on before something happens: acknowledgement, post, modify.
-    pub blocked: bool,
-    /// The work request `failed_at` met a local error and fails when it is the oldest.
-    pub failed: bool,
-    pub failed_status: WcStatus,
-    /// SQD: SQ_DRAINED was raised, or was not asked for.
-    pub drained: bool,
-    pub failed_at: u32,
-    pub failed_cause: Cause,
-    pub ack_deadline: Time,
-    pub rnr_deadline: Time,
+record! {
+    /// Requester record.
+    ///
+    /// Indices of the send ring run free: `head` ≤ `cur` ≤ `fresh` ≤ `tail`. PSNs: `una` ≤ `next` ≤ `max`. After
+    /// a go-back `cur` and `next` lie before `fresh` and `max` until everything was sent again.
+    #[derive(Copy, Clone, Debug)]
+    pub(crate) struct Requester {
+        /// Oldest work request not completed.
+        pub head: u32,
+        /// The one being sent.
+        pub cur: u32,
+        /// The first one never started: it has no PSNs yet.
+        pub fresh: u32,
+        /// Where the next one is posted.
+        pub tail: u32,
+        /// Oldest PSN not acknowledged; inside a READ, the next response expected.
+        pub una: Psn,
+        /// The next PSN to send.
+        pub next: Psn,
+        /// One past the last PSN ever sent.
+        pub max: Psn,
+        /// PSN at which the READ at the head was last resumed.
+        pub resumed: Psn,
+        /// READs on their way: started, not completed, and sent since the last go-back.
+        pub reads: u8,
+        /// Retries since the last progress.
+        pub retries: u8,
+        /// RNR NAKs since the last progress.
+        pub rnr_tries: u8,
+        /// Waiting for `rnr_deadline`; nothing is sent.
+        pub rnr_wait: bool,
+        /// Sending cannot go on before something happens: acknowledgement, post, modify.
+        pub blocked: bool,
+        /// The work request `failed_at` met a local error and fails when it is the oldest.
+        pub failed: bool,
+        pub failed_status: WcStatus,
+        /// SQD: SQ_DRAINED was raised, or was not asked for.
+        pub drained: bool,
+        pub failed_at: u32,
+        pub failed_cause: Cause,
+        pub ack_deadline: Time,
+        pub rnr_deadline: Time,
+    }
 }
 
 impl Requester {
@@ -96,7 +98,7 @@ impl Requester {
 
     /// How far an index lies ahead of the oldest work request.
     #[inline]
-    fn ahead(&self, index: u32) -> u32 {
+    pub(crate) fn ahead(&self, index: u32) -> u32 {
         index.wrapping_sub(self.head)
     }
 

@@ -3,6 +3,7 @@
 use crate::host::{Completion, Host, Payload};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, DropReason, MAX_MESSAGE, MAX_WINDOW, RcQp, Received};
+use crate::record::record;
 use crate::refusal::Refusal;
 use crate::replay::{ReadJob, ReadQueue};
 use crate::types::{
@@ -10,9 +11,11 @@ use crate::types::{
 };
 use crate::work::RecvWqe;
 use rnic_wire::{Headers, MessageKind, NakCode, Operation, Psn, Syndrome};
+use zerocopy::{Immutable, KnownLayout, TryFromBytes};
 
 /// The acknowledgement due, if any. Coalescing is that there is only one.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, TryFromBytes, KnownLayout, Immutable)]
+#[repr(u8)]
 pub(crate) enum Answer {
     Nothing,
     /// ACK of everything before the expected PSN.
@@ -24,32 +27,33 @@ pub(crate) enum Answer {
     },
 }
 
-/// Responder record.
-#[derive(Copy, Clone, Debug)]
-#[repr(C)]
-pub(crate) struct Responder {
-    /// The PSN expected next.
-    epsn: Psn,
-    /// Messages completed, 24 bits.
-    msn: u32,
-    pub(crate) answer: Answer,
-    /// The message under way.
-    message: MessageKind,
-    /// A sequence-error or RNR NAK stands until the expected PSN arrives.
-    nak_stands: bool,
-    /// COMM_EST was raised.
-    established: bool,
-    /// `wqe` is in use by the message under way.
-    has_wqe: bool,
-    /// Bytes of the message that have arrived.
-    received: u32,
-    /// Announced length of the WRITE under way.
-    write_len: u32,
-    write_rkey: u32,
-    write_addr: u64,
-    pub(crate) wqe: RecvWqe,
-    /// READs accepted whose responses are still to be sent.
-    pub(crate) reads: ReadQueue,
+record! {
+    /// Responder record.
+    #[derive(Copy, Clone, Debug)]
+    pub(crate) struct Responder {
+        /// The PSN expected next.
+        pub(crate) epsn: Psn,
+        /// Messages completed, 24 bits.
+        pub(crate) msn: u32,
+        pub(crate) answer: Answer,
+        /// The message under way.
+        message: MessageKind,
+        /// A sequence-error or RNR NAK stands until the expected PSN arrives.
+        nak_stands: bool,
+        /// COMM_EST was raised.
+        established: bool,
+        /// `wqe` is in use by the message under way.
+        has_wqe: bool,
+        /// Bytes of the message that have arrived.
+        received: u32,
+        /// Announced length of the WRITE under way.
+        write_len: u32,
+        write_rkey: u32,
+        write_addr: u64,
+        pub(crate) wqe: RecvWqe,
+        /// READs accepted whose responses are still to be sent.
+        pub(crate) reads: ReadQueue,
+    }
 }
 
 impl Responder {

@@ -3,11 +3,17 @@
 
 use core::fmt;
 
+use zerocopy::{Immutable, KnownLayout, TryFromBytes};
+
 use crate::bit_set::bit_set;
+use crate::record::record;
 
 /// A point in time: nanoseconds of one monotonic clock, which the caller reads. The transport has no clock
 /// of its own.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, TryFromBytes, KnownLayout, Immutable,
+)]
+#[repr(transparent)]
 pub struct Time(pub u64);
 
 impl Time {
@@ -31,7 +37,7 @@ impl Time {
 }
 
 /// State of a queue pair (10.3.1), with verbs' numbers.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash, TryFromBytes, KnownLayout, Immutable)]
 #[repr(u8)]
 pub enum QpState {
     /// Nothing is configured.
@@ -106,7 +112,8 @@ pub enum QpType {
 }
 
 /// Access rights of a QP or asked of a memory region: verbs' bits.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash, TryFromBytes, KnownLayout, Immutable)]
+#[repr(transparent)]
 pub struct Access(u8);
 
 impl Access {
@@ -125,7 +132,7 @@ impl Access {
 bit_set!(Access, all: 0xF);
 
 /// Status of a completion: `enum ibv_wc_status`.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash, TryFromBytes, KnownLayout, Immutable)]
 #[repr(u8)]
 pub enum WcStatus {
     /// Done.
@@ -216,7 +223,7 @@ impl CompletionFlags {
 bit_set!(CompletionFlags);
 
 /// The check that failed: the "why" of every error completion and event.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash, TryFromBytes, KnownLayout, Immutable)]
 #[repr(u8)]
 pub enum Check {
     /// Nothing failed.
@@ -270,18 +277,19 @@ pub enum Check {
     DeviceRemoved = 23,
 }
 
-/// Why an error happened: fixed-width, small enough for every CQE.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct Cause {
-    /// PSN of the packet or request concerned, 24 bits.
-    pub psn: u32,
-    /// The check that failed.
-    pub check: Check,
-    /// BTH opcode of the packet concerned.
-    pub opcode: u8,
-    /// AETH syndrome byte received or sent; 0 when none was involved.
-    pub syndrome: u8,
+record! {
+    /// Why an error happened: fixed-width, small enough for every CQE.
+    #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct Cause {
+        /// PSN of the packet or request concerned, 24 bits.
+        pub psn: u32,
+        /// The check that failed.
+        pub check: Check,
+        /// BTH opcode of the packet concerned.
+        pub opcode: u8,
+        /// AETH syndrome byte received or sent; 0 when none was involved.
+        pub syndrome: u8,
+    }
 }
 
 impl Cause {

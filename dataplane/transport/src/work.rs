@@ -1,11 +1,14 @@
 //! Work requests as the state machines see them: fixed-width records without pointers.
 
+use zerocopy::{Immutable, KnownLayout, TryFromBytes};
+
 use crate::bit_set::bit_set;
+use crate::record::record;
 use crate::types::WcOpcode;
 use rnic_wire::Psn;
 
 /// Operation of a send work request: `enum ibv_wr_opcode`.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash, TryFromBytes, KnownLayout, Immutable)]
 #[repr(u8)]
 pub enum WrOpcode {
     /// RDMA WRITE.
@@ -65,7 +68,8 @@ impl WrOpcode {
 }
 
 /// Flags of a send work request: `enum ibv_send_flags`.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash, TryFromBytes, KnownLayout, Immutable)]
+#[repr(transparent)]
 pub struct SendFlags(u8);
 
 impl SendFlags {
@@ -83,33 +87,34 @@ impl SendFlags {
 
 bit_set!(SendFlags, all: 0xF);
 
-/// One accepted send work request, in the QP's private ring. Plain data: it may be kept in an arena that
-/// outlives the process.
-#[derive(Copy, Clone, Debug, Default)]
-#[repr(C)]
-pub struct SendWr {
-    /// The application's name of the work request.
-    pub wr_id: u64,
-    /// Remote address of WRITE and READ.
-    pub remote_addr: u64,
-    /// Remote key of WRITE and READ.
-    pub rkey: u32,
-    /// Immediate data (as a number; the wire carries it big-endian) or the key to invalidate.
-    pub imm_or_rkey: u32,
-    /// Message bytes, at most 2^31.
-    pub length: u32,
-    /// The host's own token, by which it finds the buffers.
-    pub data: u32,
-    /// Operation.
-    pub opcode: WrOpcode,
-    /// Flags.
-    pub flags: SendFlags,
-    /// Zero.
-    pub reserved: u16,
-    /// First PSN. The transport's: set when the request is started, ignored when it is posted.
-    pub first: Psn,
-    /// Last PSN (of the last response, for READ). The transport's, like `first`.
-    pub last: Psn,
+record! {
+    /// One accepted send work request, in the QP's private ring. Plain data: it may be kept in an arena that
+    /// outlives the process.
+    #[derive(Copy, Clone, Debug, Default)]
+    pub struct SendWr {
+        /// The application's name of the work request.
+        pub wr_id: u64,
+        /// Remote address of WRITE and READ.
+        pub remote_addr: u64,
+        /// Remote key of WRITE and READ.
+        pub rkey: u32,
+        /// Immediate data (as a number; the wire carries it big-endian) or the key to invalidate.
+        pub imm_or_rkey: u32,
+        /// Message bytes, at most 2^31.
+        pub length: u32,
+        /// The host's own token, by which it finds the buffers.
+        pub data: u32,
+        /// Operation.
+        pub opcode: WrOpcode,
+        /// Flags.
+        pub flags: SendFlags,
+        /// Zero.
+        pub reserved: u16,
+        /// First PSN. The transport's: set when the request is started, ignored when it is posted.
+        pub first: Psn,
+        /// Last PSN (of the last response, for READ). The transport's, like `first`.
+        pub last: Psn,
+    }
 }
 
 impl SendWr {
@@ -119,14 +124,15 @@ impl SendWr {
     }
 }
 
-/// One receive WQE, taken by the host from the RQ or SRQ.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct RecvWqe {
-    /// The application's name of the work request.
-    pub wr_id: u64,
-    /// Bytes its buffers hold together.
-    pub capacity: u32,
-    /// The host's own token, by which it finds the buffers.
-    pub data: u32,
+record! {
+    /// One receive WQE, taken by the host from the RQ or SRQ.
+    #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+    pub struct RecvWqe {
+        /// The application's name of the work request.
+        pub wr_id: u64,
+        /// Bytes its buffers hold together.
+        pub capacity: u32,
+        /// The host's own token, by which it finds the buffers.
+        pub data: u32,
+    }
 }

@@ -2,10 +2,12 @@
 
 use core::fmt;
 
+use zerocopy::{Immutable, KnownLayout, TryFromBytes};
+
 /// A path MTU: the largest payload of one packet, as one of the five sizes of the specification.
 ///
 /// The discriminants are those of verbs' `enum ibv_mtu`.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, TryFromBytes, KnownLayout, Immutable)]
 #[repr(u8)]
 pub enum Mtu {
     /// 256 bytes.

@@ -3,12 +3,15 @@
 use core::fmt;
 use core::ops::{Add, AddAssign, Sub};
 
+use zerocopy::{Immutable, KnownLayout, TryFromBytes};
+
 const MASK: u32 = 0x00FF_FFFF;
 
 /// A packet sequence number: 24 bits, arithmetic modulo 2^24 (9.7.2).
 ///
 /// There is no `Ord`: on a ring "less" depends on the window, so compare with [`Psn::diff`].
-#[derive(Copy, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Default, PartialEq, Eq, Hash, TryFromBytes, KnownLayout, Immutable)]
+#[repr(transparent)]
 pub struct Psn(u32);
 
 impl Psn {

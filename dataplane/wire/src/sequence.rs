@@ -2,11 +2,12 @@
 
 use crate::opcode::{Opcode, Transport};
 use thiserror::Error;
+use zerocopy::{Immutable, KnownLayout, TryFromBytes};
 
 /// The multi-packet message which is under way on a QP, in one direction.
 ///
 /// Fixed-width and plain, as QP state has to be.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash, TryFromBytes, KnownLayout, Immutable)]
 #[repr(u8)]
 pub enum MessageKind {
     /// None: the next packet has to start a message.

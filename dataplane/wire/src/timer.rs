@@ -1,5 +1,7 @@
 //! Encoded times of the transport: the RNR NAK timer and the local ACK timeout.
 
+use zerocopy::{Immutable, KnownLayout, TryFromBytes};
+
 /// Minimum RNR NAK delays in units of 10 µs, by the 5-bit code of an RNR NAK (9.7.5.2.8, table 45).
 const RNR_UNITS: [u32; 32] = [
     65_536, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1_024, 1_536, 2_048,
@@ -9,7 +11,8 @@ const RNR_UNITS: [u32; 32] = [
 /// The 5-bit timer code carried by an RNR NAK and set as a QP's `min_rnr_timer`.
 ///
 /// Code 0 is the *longest* delay, 655.36 ms; from 1 (10 µs) to 31 (491.52 ms) delays ascend.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash, TryFromBytes, KnownLayout, Immutable)]
+#[repr(transparent)]
 pub struct RnrTimer(u8);
 
 impl RnrTimer {
@@ -45,7 +48,8 @@ impl RnrTimer {
 }
 
 /// The 5-bit local ACK timeout of a QP: 4.096 µs · 2^code, and no timeout at all for code 0 (9.9.2.1.1).
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash, TryFromBytes, KnownLayout, Immutable)]
+#[repr(transparent)]
 pub struct AckTimeout(u8);
 
 impl AckTimeout {

@@ -1,0 +1,262 @@
+//! Whether the values of a QP's record go together: what every other function here takes for granted.
+
+use crate::attr::{Attrs, MAX_RD_ATOMIC};
+use crate::qp::{Limits, MAX_MESSAGE, MAX_WINDOW, RcQp};
+use crate::record::BadField;
+use crate::requester::Requester;
+use crate::responder::{Answer, Responder};
+use crate::types::{Access, QpState, Time};
+use crate::work::{SendFlags, SendWr, WrOpcode};
+use rnic_wire::{Mtu, Psn};
+
+type Checked = Result<(), BadField>;
+
+const BITS_24: u32 = Psn::MAX.get();
+
+fn psn(field: &'static str, psn: Psn) -> Checked {
+    BadField::unless(psn.get() <= BITS_24, field, psn.get(), "24 bits")
+}
+
+impl RcQp {
+    /// Checks a record that was read back, with the send ring it belongs to (as [`crate::Ctx::sq`]).
+    ///
+    /// A QP that passes can be driven on: no call panics, overflows or loops without bound. It passes at any
+    /// moment between two calls of a QP that was never anywhere else.
+    ///
+    /// # Errors
+    /// The first field that contradicts the others, and what it would have to be.
+    pub fn check(&self, ring: &[SendWr]) -> Result<(), BadField> {
+        let sized = ring.len().is_power_of_two() && ring.len() <= 1 << 31;
+        BadField::unless(sized, "ring length", ring.len() as u64, "a power of two")?;
+        #[cfg(not(feature = "mutations"))]
+        BadField::unless(self.mutation == 0, "mutation", self.mutation, "0")?;
+        #[cfg(feature = "mutations")]
+        if self.mutation != 0 {
+            // A QP with a deliberate fault may well be in a state that no other is ever in.
+            return Ok(());
+        }
+        for (field, number) in [("qpn", self.qpn), ("dest_qpn", self.dest_qpn)] {
+            BadField::unless(number <= BITS_24, field, number, "24 bits")?;
+        }
+        self.attrs.check()?;
+        self.limits.check()?;
+        self.resp.check(self.attrs.mtu)?;
+        self.req.check(self.state, &self.attrs, ring)
+    }
+}
+
+impl Limits {
+    fn check(&self) -> Checked {
+        let Limits {
+            max_unacked,
+            ack_every_log2,
+        } = *self;
+        let good = (1..=MAX_WINDOW).contains(&max_unacked);
+        BadField::unless(good, "limits.max_unacked", max_unacked, "1 to 2^23 - 1")?;
+        BadField::unless(
+            ack_every_log2 <= 22,
+            "limits.ack_every_log2",
+            ack_every_log2,
+            "at most 22",
+        )
+    }
+}
+
+impl Attrs {
+    fn check(&self) -> Checked {
+        let small = [
+            ("attrs.timeout", self.timeout.code(), 31),
+            ("attrs.min_rnr_timer", self.min_rnr_timer.code(), 31),
+            ("attrs.retry_cnt", self.retry_cnt, 7),
+            ("attrs.rnr_retry", self.rnr_retry, 7),
+            ("attrs.max_rd_atomic", self.max_rd_atomic, MAX_RD_ATOMIC),
+            ("attrs.max_dest_rd_atomic", self.max_dest_rd_atomic, MAX_RD_ATOMIC),
+        ];
+        for (field, value, max) in small {
+            BadField::unless(
+                value <= max,
+                field,
+                value,
+                "in the range that modify accepts (7, 16 or 31)",
+            )?;
+        }
+        BadField::unless(self.pkey_index == 0, "attrs.pkey_index", self.pkey_index, "0")?;
+        let known = Access::from_bits(self.access.bits().into()).is_some();
+        BadField::unless(known, "attrs.access", self.access.bits(), "access rights (0xf)")?;
+        psn("attrs.rq_psn", self.rq_psn)?;
+        psn("attrs.sq_psn", self.sq_psn)
+    }
+}
+
+impl Responder {
+    fn check(&self, mtu: Mtu) -> Checked {
+        psn("resp.epsn", self.epsn)?;
+        BadField::unless(self.msn <= BITS_24, "resp.msn", self.msn, "24 bits")?;
+        if let Answer::Nak { psn: at, .. } = self.answer {
+            psn("resp.answer.psn", at)?;
+        }
+        let Some(jobs) = self.reads.jobs() else {
+            let len = self.reads.len();
+            return BadField::unless(false, "resp.reads.len", len, "at most 16");
+        };
+        for job in jobs {
+            psn("resp.reads.first", job.first)?;
+            BadField::unless(
+                job.len <= MAX_MESSAGE,
+                "resp.reads.len",
+                job.len,
+                "at most 2^31 bytes",
+            )?;
+            let whole = job.packets == mtu.packets(job.len) && job.packets <= MAX_WINDOW;
+            BadField::unless(
+                whole,
+                "resp.reads.packets",
+                job.packets,
+                "the packets of its length",
+            )?;
+            BadField::unless(
+                job.sent < job.packets,
+                "resp.reads.sent",
+                job.sent,
+                "less than packets",
+            )?;
+            BadField::unless(job.msn <= BITS_24, "resp.reads.msn", job.msn, "24 bits")?;
+        }
+        Ok(())
+    }
+}
+
+impl Requester {
+    fn check(&self, state: QpState, attrs: &Attrs, ring: &[SendWr]) -> Checked {
+        for (field, at) in [
+            ("req.una", self.una),
+            ("req.next", self.next),
+            ("req.max", self.max),
+        ] {
+            psn(field, at)?;
+        }
+        psn("req.resumed", self.resumed)?;
+        let tail = self.ahead(self.tail);
+        BadField::unless(
+            tail as usize <= ring.len(),
+            "req.tail",
+            self.tail,
+            "at most the ring's length beyond head",
+        )?;
+        let waits = !self.rnr_wait || self.rnr_deadline != Time::NEVER;
+        BadField::unless(
+            waits,
+            "req.rnr_deadline",
+            self.rnr_deadline.0,
+            "set while rnr_wait is",
+        )?;
+        for i in 0..tail {
+            at(ring, self.head.wrapping_add(i)).check(attrs.mtu)?;
+        }
+        // Elsewhere the cursors mean nothing: ERR moves the head alone, and before RTS there is nothing.
+        if state.sends() {
+            self.check_cursors(attrs, ring)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn check_cursors(&self, attrs: &Attrs, ring: &[SendWr]) -> Checked {
+        let (cur, fresh, tail) = (
+            self.ahead(self.cur),
+            self.ahead(self.fresh),
+            self.ahead(self.tail),
+        );
+        BadField::unless(fresh <= tail, "req.fresh", self.fresh, "from head to tail")?;
+        BadField::unless(cur <= fresh, "req.cur", self.cur, "from head to fresh")?;
+        let failed = !self.failed || self.ahead(self.failed_at) < tail;
+        BadField::unless(failed, "req.failed_at", self.failed_at, "from head to tail")?;
+        let reads = self.reads <= attrs.max_rd_atomic;
+        BadField::unless(reads, "req.reads", self.reads, "at most max_rd_atomic")?;
+        // What was started lies in PSN order without gaps, from the oldest unacknowledged to the last ever sent.
+        let mut end = None;
+        for i in 0..fresh {
+            let wr = at(ring, self.head.wrapping_add(i));
+            let last = wr.first + (attrs.mtu.packets(wr.length) - 1);
+            BadField::unless(
+                wr.last == last,
+                "sq.last",
+                wr.last.get(),
+                "the PSN of the last packet",
+            )?;
+            let follows = end.is_none_or(|end| end == wr.first);
+            BadField::unless(
+                follows,
+                "sq.first",
+                wr.first.get(),
+                "one past the request before it",
+            )?;
+            end = Some(last.next());
+        }
+        let window = self.max.diff(self.una);
+        BadField::unless(window >= 0, "req.max", self.max.get(), "not before una")?;
+        let next = (0..=window).contains(&self.next.diff(self.una));
+        BadField::unless(next, "req.next", self.next.get(), "from una to max")?;
+        if let Some(end) = end {
+            let oldest = at(ring, self.head);
+            BadField::unless(
+                oldest.has(self.una),
+                "req.una",
+                self.una.get(),
+                "within the oldest request",
+            )?;
+            BadField::unless(
+                !self.max.is_after(end),
+                "req.max",
+                self.max.get(),
+                "within what was started",
+            )?;
+        }
+        let sent = match self.cur == self.fresh {
+            true => end.is_none_or(|end| end == self.next),
+            false => at(ring, self.cur).has(self.next),
+        };
+        BadField::unless(sent, "req.next", self.next.get(), "within the request at cur")
+    }
+}
+
+fn at(ring: &[SendWr], index: u32) -> &SendWr {
+    &ring[index as usize & (ring.len() - 1)]
+}
+
+impl SendWr {
+    /// Whether one of its packets has this PSN.
+    fn has(&self, psn: Psn) -> bool {
+        !psn.is_before(self.first) && !psn.is_after(self.last)
+    }
+
+    fn check(&self, mtu: Mtu) -> Checked {
+        psn("sq.first", self.first)?;
+        psn("sq.last", self.last)?;
+        BadField::unless(
+            self.length <= MAX_MESSAGE,
+            "sq.length",
+            self.length,
+            "at most 2^31 bytes",
+        )?;
+        let flags = SendFlags::from_bits(self.flags.bits().into()).is_some();
+        BadField::unless(flags, "sq.flags", self.flags.bits(), "send flags (0xf)")?;
+        let supported = !matches!(
+            self.opcode,
+            WrOpcode::CompSwap | WrOpcode::FetchAdd | WrOpcode::LocalInv | WrOpcode::BindMw
+        );
+        BadField::unless(
+            supported,
+            "sq.opcode",
+            self.opcode as u8,
+            "one that post_send accepts",
+        )?;
+        let fits = !self.is_read() || mtu.packets(self.length) <= MAX_WINDOW;
+        BadField::unless(
+            fits,
+            "sq.length",
+            self.length,
+            "at most half the PSN space of a READ",
+        )
+    }
+}
