@@ -33,6 +33,8 @@ pub enum AdminRequest {
     Dev,
     /// Answered by a list of [`crate::status::QpState`].
     Qp,
+    /// Answered by a list of [`crate::status::GidState`].
+    Gid,
 }
 
 /// A response: `{"ok": …}` or `{"error": "…"}`.
@@ -133,12 +135,13 @@ impl Control {
             let response = match serde_json::from_slice(&line) {
                 Ok(AdminRequest::Status) => ok(&self.status()),
                 Ok(AdminRequest::Dev) => ok(&self.device_states()),
+                Ok(AdminRequest::Gid) => ok(&self.gid_states()),
                 Ok(AdminRequest::Qp) => {
                     admin.busy = true;
                     self.list_qps(id);
                     continue;
                 }
-                Err(error) => AdminResponse::Error(format!("{error}; requests are status, dev and qp")),
+                Err(error) => AdminResponse::Error(format!("{error}; requests are status, dev, qp and gid")),
             };
             self.respond(id, &response);
         }

@@ -6,6 +6,8 @@ use rnic_config::{Loopback, Port};
 use rnic_engine::PortInfo;
 use rnic_wire::Mtu;
 
+use crate::gid::GidTable;
+
 /// A GID of RoCE v2: an IPv6 address, or an IPv4 address mapped into one (A17.4.1).
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Gid(pub [u8; 16]);
@@ -35,12 +37,20 @@ pub struct GidEntry {
     pub prefix_len: u8,
     /// VLAN it is used on.
     pub vlan: Option<u16>,
+    /// The kernel has this address on the port's own netdev and sees the port's frames: it answers ARP, neighbour
+    /// discovery and echo requests, so the slow path does not.
+    pub kernel_answers: bool,
 }
 
 impl GidEntry {
     /// The GID.
     pub fn gid(&self) -> Gid {
         self.ip.into()
+    }
+
+    /// Whether both are the same entry of a table: the same address on the same VLAN.
+    pub fn is_same_gid(&self, other: &GidEntry) -> bool {
+        (self.ip, self.vlan) == (other.ip, other.vlan)
     }
 
     /// Whether `ip` is reached without a router.
@@ -56,7 +66,7 @@ impl GidEntry {
 }
 
 /// A device.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Device {
     /// Name, `rnic0`.
     pub name: String,
@@ -66,8 +76,8 @@ pub struct Device {
     pub mtu: u16,
     /// Largest path MTU that fits the link.
     pub path_mtu: Mtu,
-    /// The GID table, in the order of the configuration.
-    pub gids: Vec<GidEntry>,
+    /// The GID table: the addresses of the configuration first, in its order.
+    pub gids: GidTable,
     /// Next hops out of the port's networks.
     pub gateways: Vec<IpAddr>,
     /// QPs of this appliance reach each other without frames.
@@ -87,13 +97,14 @@ impl Device {
             ip: a.address.ip(),
             prefix_len: a.address.prefix_len(),
             vlan: config.vlan_of(a),
+            kernel_answers: false,
         });
         Device {
             name: config.name.to_string(),
             mac: port.mac,
             mtu: port.mtu,
             path_mtu: Mtu::fitting(port.mtu.into()).unwrap_or(Mtu::M256),
-            gids: gids.collect(),
+            gids: GidTable::of(gids),
             gateways: config.gateways.clone(),
             direct: config.loopback == Loopback::Direct,
             up: port.link.is_up(),
@@ -110,7 +121,7 @@ impl Device {
 
     /// Whether it has this address.
     pub fn has(&self, ip: IpAddr) -> bool {
-        self.gids.iter().any(|entry| entry.ip == ip)
+        self.gids.contains(ip)
     }
 }
 
@@ -120,13 +131,14 @@ pub(crate) fn sample(name: &str, mac: u8, addresses: &[(&str, u8)]) -> Device {
         ip: ip.parse().unwrap(),
         prefix_len: *prefix_len,
         vlan: None,
+        kernel_answers: false,
     };
     Device {
         name: name.into(),
         mac: [2, 0, 0, 0, 0, mac],
         mtu: 1500,
         path_mtu: Mtu::M1024,
-        gids: addresses.iter().map(entry).collect(),
+        gids: GidTable::of(addresses.iter().map(entry)),
         gateways: vec![],
         direct: true,
         up: true,

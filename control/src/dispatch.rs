@@ -196,20 +196,21 @@ impl Control {
         }))
     }
 
+    /// An index without an address has a GID of zeros, as kernel drivers have it: programs walk the whole table.
     fn query_gid(&self, arg: &GidArg) -> Verb<Reply> {
         let device = self.device(arg.device)?;
-        let entry = device.gids.get(arg.index as usize).ok_or_else(|| {
-            let (index, count) = (arg.index, device.gids.len());
-            Refusal::invalid(format!(
+        let (index, count) = (arg.index as usize, device.gids.len());
+        if index >= count {
+            return Err(Refusal::invalid(format!(
                 "index is {index}; {} has {count} GIDs, from 0",
                 device.name
-            ))
-        })?;
-        let vlan = entry.vlan.map_or(0xFFFF, u32::from);
+            )));
+        }
+        let entry = device.gids.get(index);
         Ok(Reply::new(&GidReply {
-            gid: entry.gid().0,
+            gid: entry.map_or([0; 16], |entry| entry.gid().0),
             kind: 2,
-            vlan,
+            vlan: entry.and_then(|entry| entry.vlan).map_or(0xFFFF, u32::from),
         }))
     }
 

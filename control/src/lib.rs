@@ -14,6 +14,7 @@ mod destroy;
 mod device;
 mod dispatch;
 mod events;
+mod gid;
 mod leave;
 pub mod lock_order;
 mod machine;

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use crate::{
     control::Control,
     dispatch::Outcome,
+    gid::GidHold,
     neighbour::Resolved,
     objects::{Key, Kind, Qp, What},
     ops::Work,
@@ -30,6 +31,8 @@ pub struct Modify {
     mask: QpAttrMask,
     /// The address vector, and the way it gave.
     path: Option<(Av, Route)>,
+    /// Keeps the path's local address at its index, from the check on.
+    gid: Option<GidHold>,
 }
 
 /// A state a client named.
@@ -131,6 +134,7 @@ impl Control {
         } else {
             None
         };
+        let gid = path.and_then(|(av, _)| owner.gids.hold(av.sgid_index.into()));
         let target = path.and_then(|(_, route)| match route.next_hop {
             NextHop::Own { .. } => None,
             NextHop::Neighbour(target) => Some(target),
@@ -142,6 +146,7 @@ impl Control {
                 attr,
                 mask,
                 path,
+                gid,
             })),
         );
         let now = Instant::now();
@@ -193,6 +198,7 @@ impl Control {
             attr,
             mask,
             path,
+            gid,
         } = *modify;
         let Some((qp, _)) = self.qp(key) else { return };
         let (core, slot, qpn) = (qp.core, qp.slot(), qp.qpn);
@@ -218,6 +224,7 @@ impl Control {
             attr,
             mask,
             path,
+            gid,
         }));
         self.ops.put_back(number, crate::ops::Op { work, ..op });
         self.command(number, core, |token| Command::ModifyQp { slot, change, token });
@@ -239,10 +246,11 @@ impl Control {
                 qp.dest_qpn = modify.attr.dest_qpn;
             }
             if let Some((av, _)) = modify.path {
-                qp.av = Some(av);
+                // The address it had before is let go of only now that its core uses the new one.
+                (qp.av, qp.gid) = (Some(av), modify.gid);
             }
             if state == QpState::Reset {
-                (qp.av, qp.dest_qpn) = (None, 0);
+                (qp.av, qp.gid, qp.dest_qpn) = (None, None, 0);
             }
         }
         Ok(Reply::default())

@@ -49,11 +49,12 @@ pub fn route(devices: &[Device], device: u32, av: &Av) -> Verb<Route> {
         .get(device as usize)
         .ok_or_else(|| Refusal::invalid(format!("device is {device}; there are {}", devices.len())))?;
     let local = *own.gids.get(usize::from(av.sgid_index)).ok_or_else(|| {
-        let (index, count) = (av.sgid_index, own.gids.len());
-        Refusal::invalid(format!(
-            "ah_attr.sgid_index is {index}; {} has {count} GIDs, from 0",
-            own.name
-        ))
+        let (index, count, name) = (av.sgid_index, own.gids.len(), &own.name);
+        Refusal::invalid(if usize::from(index) < count {
+            format!("ah_attr.sgid_index is {index}, where {name} has no GID (any more)")
+        } else {
+            format!("ah_attr.sgid_index is {index}; {name} has {count} GIDs, from 0")
+        })
     })?;
     let remote = Gid(av.dgid).ip();
     if av.flow_label >> 20 != 0 {

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     control::Control,
+    device::Device,
+    gid::GidTable,
     objects::{Kind, Object, What},
 };
 
@@ -60,8 +62,29 @@ pub struct PortState {
     pub state: String,
     /// Link MTU in bytes.
     pub mtu: u16,
-    /// GIDs, in the order of their indices.
+    /// GIDs, in the order of their indices; zeros where there is none.
     pub gids: Vec<String>,
+}
+
+/// One index of `rnicctl gid`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GidState {
+    /// Device.
+    pub device: String,
+    /// Index.
+    pub index: usize,
+    /// The GID.
+    pub gid: String,
+    /// Its address.
+    pub ip: IpAddr,
+    /// Length of its network prefix.
+    pub prefix_len: u8,
+    /// Its VLAN.
+    pub vlan: Option<u16>,
+    /// `live`, or `held`: the address is gone, and what uses it keeps its index.
+    pub state: String,
+    /// QPs and AHs that use it.
+    pub holders: usize,
 }
 
 /// One device of `rnicctl dev`.
@@ -188,8 +211,29 @@ impl Control {
             name: device.name.clone(),
             state: if device.up { "active" } else { "down" }.into(),
             mtu: device.mtu,
-            gids: device.gids.iter().map(|g| gid_text(g.gid().0)).collect(),
+            gids: gid_texts(&device.gids),
         }
+    }
+
+    pub(crate) fn gid_states(&self) -> Vec<GidState> {
+        let of = |device: &Device| -> Vec<GidState> {
+            let state = |index: usize| {
+                let slot = device.gids.slot(index)?;
+                let entry = slot.entry();
+                Some(GidState {
+                    device: device.name.clone(),
+                    index,
+                    gid: gid_text(entry.gid().0),
+                    ip: entry.ip,
+                    prefix_len: entry.prefix_len,
+                    vlan: entry.vlan,
+                    state: if slot.is_live() { "live" } else { "held" }.into(),
+                    holders: slot.holders(),
+                })
+            };
+            (0..device.gids.len()).filter_map(state).collect()
+        };
+        self.devices.iter().flat_map(of).collect()
     }
 
     pub(crate) fn device_states(&self) -> Vec<DeviceState> {
@@ -253,6 +297,15 @@ impl Control {
             }),
         })
     }
+}
+
+/// A table up to its last GID.
+fn gid_texts(table: &GidTable) -> Vec<String> {
+    let used = (0..table.len()).rev().find(|index| table.get(*index).is_some());
+    let gid = |index| table.get(index).map_or([0; 16], |entry| entry.gid().0);
+    (0..used.map_or(0, |last| last + 1))
+        .map(|index| gid_text(gid(index)))
+        .collect()
 }
 
 /// A GID in the form of `ibv_devinfo`: eight groups of four digits.

@@ -30,7 +30,7 @@ use crate::{
     admin::{AdminRequest, AdminResponse, request_line},
     daemon, ports, socket,
     socket::{Packet, Received},
-    status::{QpState, Status},
+    status::{GidState, QpState, Status},
 };
 
 /// A poll core that allocates aborts the tests.
@@ -170,6 +170,10 @@ impl TestDaemon {
 
     pub fn status(&self) -> Status {
         serde_json::from_value(self.admin(AdminRequest::Status)).unwrap()
+    }
+
+    pub fn gids(&self) -> Vec<GidState> {
+        serde_json::from_value(self.admin(AdminRequest::Gid)).unwrap()
     }
 
     pub fn qps(&self) -> Vec<QpState> {

@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use rnic_control::{
     AdminRequest, AdminResponse, request_line,
-    status::{DeviceState, QpState, Status},
+    status::{DeviceState, GidState, QpState, Status},
 };
 use serde_json::Value;
 
@@ -48,6 +48,8 @@ enum Command {
     Dev(Form),
     /// Queue pairs with owners, peers, PSNs and counters.
     Qp(Form),
+    /// GID tables with indices and holders.
+    Gid(Form),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +68,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Status(form) => (AdminRequest::Status, form),
         Command::Dev(form) => (AdminRequest::Dev, form),
         Command::Qp(form) => (AdminRequest::Qp, form),
+        Command::Gid(form) => (AdminRequest::Gid, form),
     };
     let answer = ask(&socket(arguments.socket.clone()), request)?;
     let text = if form.json {
@@ -75,6 +78,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             AdminRequest::Status => status(&serde_json::from_value(answer)?),
             AdminRequest::Dev => devices(&serde_json::from_value::<Vec<_>>(answer)?),
             AdminRequest::Qp => qps(&serde_json::from_value::<Vec<_>>(answer)?),
+            AdminRequest::Gid => gids(&serde_json::from_value::<Vec<_>>(answer)?),
         }
     };
     // A closed pipe (`rnicctl qp | head`) is no failure.
@@ -182,7 +186,7 @@ fn devices(devices: &[DeviceState]) -> String {
             port.name, port.state
         );
         text += &format!("  MAC {mac}   MTU {}   path MTU {path_mtu}\n", port.mtu);
-        for (index, gid) in port.gids.iter().enumerate() {
+        for (index, gid) in port.gids.iter().enumerate().filter(|(_, gid)| !is_zero(gid)) {
             text += &format!("  GID {index} {gid} (RoCE v2)\n");
         }
         let DeviceState {
@@ -239,6 +243,26 @@ fn qps(qps: &[QpState]) -> String {
             qp.dropped_packets.to_string(),
             qp.retries.to_string(),
             cause.map_or_else(|| "-".into(), |c| format!("{} (PSN {})", c.check, c.psn)),
+        ]);
+    }
+    table.text()
+}
+
+fn is_zero(gid: &str) -> bool {
+    gid.chars().all(|c| matches!(c, '0' | ':'))
+}
+
+fn gids(gids: &[GidState]) -> String {
+    let mut table = Table::new(&["DEVICE", "INDEX", "GID", "ADDRESS", "VLAN", "STATE", "HOLDERS"]);
+    for gid in gids {
+        table.row([
+            gid.device.clone(),
+            gid.index.to_string(),
+            gid.gid.clone(),
+            format!("{}/{}", gid.ip, gid.prefix_len),
+            gid.vlan.map_or_else(|| "-".into(), |vlan| vlan.to_string()),
+            gid.state.clone(),
+            gid.holders.to_string(),
         ]);
     }
     table.text()

@@ -8,6 +8,7 @@ use super::{IdKind, Key, Kind, Number, Object, What};
 use crate::{
     control::Control,
     dispatch::Outcome,
+    gid::GidHold,
     ops::Work,
     refusal::{Refusal, Verb},
     region_alloc::Slice,
@@ -35,6 +36,8 @@ pub struct Qp {
     pub state: QpState,
     /// The address vector given last.
     pub av: Option<Av>,
+    /// Keeps the local address of `av` at its index, until the QP is freed or takes another path.
+    pub gid: Option<GidHold>,
     /// The peer given last.
     pub dest_qpn: u32,
 }
@@ -181,6 +184,7 @@ impl Control {
             rq,
             state,
             av: None,
+            gid: None,
             dest_qpn: 0,
         };
         let creation = QpCreation {

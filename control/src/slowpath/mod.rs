@@ -68,25 +68,32 @@ struct PortInterface {
 impl SlowPath {
     /// An interface for each port and VLAN.
     pub fn new(devices: &[Device], now: Instant) -> Self {
-        let mut interfaces = Vec::new();
-        for (port, device) in devices.iter().enumerate() {
-            let mut vlans: Vec<_> = device.gids.iter().map(|g| g.vlan).collect();
-            vlans.sort();
-            vlans.dedup();
-            for vlan in vlans {
-                let own: Vec<_> = device.gids.iter().filter(|g| g.vlan == vlan).collect();
-                for part in own.chunks(ADDRESSES) {
-                    let cidrs = part.iter().map(|g| IpCidr::new(g.ip.into(), g.prefix_len));
-                    interfaces.push(PortInterface::new(port as u16, vlan, device, cidrs));
-                }
-            }
-        }
-        let macs = devices.iter().map(|d| d.mac).collect();
-        SlowPath {
-            interfaces,
-            macs,
+        let mut slow = SlowPath {
+            interfaces: Vec::new(),
+            macs: devices.iter().map(|d| d.mac).collect(),
             started: now,
             outgoing: VecDeque::new(),
+        };
+        for (port, device) in devices.iter().enumerate() {
+            slow.set_addresses(port as u16, device);
+        }
+        slow
+    }
+
+    /// The addresses of a port have changed: answers for those it has now, the kernel's own apart.
+    pub fn set_addresses(&mut self, port: u16, device: &Device) {
+        self.interfaces.retain(|interface| interface.port != port);
+        let answered: Vec<_> = device.gids.iter().filter(|g| !g.kernel_answers).collect();
+        let mut vlans: Vec<_> = answered.iter().map(|g| g.vlan).collect();
+        vlans.sort();
+        vlans.dedup();
+        for vlan in vlans {
+            let own: Vec<_> = answered.iter().filter(|g| g.vlan == vlan).collect();
+            for part in own.chunks(ADDRESSES) {
+                let cidrs = part.iter().map(|g| IpCidr::new(g.ip.into(), g.prefix_len));
+                self.interfaces
+                    .push(PortInterface::new(port, vlan, device, cidrs));
+            }
         }
     }
 

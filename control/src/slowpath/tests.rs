@@ -9,15 +9,27 @@ use smoltcp::{
 };
 
 use super::{discovery::ethernet, *};
-use crate::device::sample;
+use crate::{
+    device::{GidEntry, sample},
+    gid::GidTable,
+};
 
 const PEER: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 99]);
 
 fn slow(vlan: Option<u16>) -> (SlowPath, Instant) {
     let now = Instant::now();
+    (SlowPath::new(&[device(vlan, false)], now), now)
+}
+
+fn device(vlan: Option<u16>, kernel_answers: bool) -> Device {
     let mut device = sample("rnic0", 1, &[("10.0.0.1", 24), ("fd00::1", 64)]);
-    device.gids.iter_mut().for_each(|g| g.vlan = vlan);
-    (SlowPath::new(&[device], now), now)
+    let entries = device.gids.iter().map(|entry| GidEntry {
+        vlan,
+        kernel_answers,
+        ..*entry
+    });
+    device.gids = GidTable::of(entries);
+    device
 }
 
 fn ip(text: &str) -> IpAddr {

@@ -12,7 +12,7 @@ fn nonsense_is_answered_with_what_would_be_right() {
     ] {
         let answer = daemon.admin_line(line);
         assert!(
-            answer.contains("error") && answer.contains("status, dev and qp"),
+            answer.contains("error") && answer.contains("requests are status"),
             "{answer}"
         );
     }
