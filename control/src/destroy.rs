@@ -6,7 +6,8 @@
 //! 4. a grace period, so that no core still holds what it found before
 //! 5. its events that the client has not taken are withdrawn
 //! 6. its numbers may be used again
-//! 7. its memory is freed
+//! 7. its memory is freed: what the cores gave up in step 3 by the engine's reclaimer as the grace period is seen to
+//!    be over, the rest here
 //! 8. the client is answered, with the number of events it has taken or will find taken
 //!
 //! The death of a client is the same for all its objects: those that others depend on come last.
@@ -130,7 +131,6 @@ impl Control {
         let Op {
             conn,
             work: Work::Destroy(destroy),
-            answers,
             ..
         } = op
         else {
@@ -146,8 +146,6 @@ impl Control {
             reply = answer_to(&object);
             self.free(key, object);
         }
-        // The cores' parts of the objects, given back in step 3, go here with `answers`.
-        drop(answers);
         self.grace_bytes = self.grace_bytes.saturating_sub(destroy.bytes);
         if let Ok(client) = self.client_mut(conn) {
             client.awaiting_grace = client.awaiting_grace.saturating_sub(destroy.bytes);

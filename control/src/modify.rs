@@ -214,11 +214,7 @@ impl Control {
             };
             route.path(&self.devices, &av, mac.unwrap_or_default(), qpn, peer)
         });
-        let change = Box::new(QpChange {
-            attr,
-            mask,
-            path: resolved,
-        });
+        let change = QpChange::new(attr, mask, resolved);
         let work = Work::Modify(Box::new(Modify {
             qp: key,
             attr,

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, time::Instant};
 
-use rnic_engine::command::{Command, Message, QpStatus, Removed, Token};
+use rnic_engine::command::{Command, Message, QpStatus, Token};
 use rnic_transport::{ModifyError, QpState};
 
 use crate::{
@@ -45,8 +45,6 @@ pub enum Work {
 /// What a core answered.
 #[derive(Default)]
 pub struct Answers {
-    /// What was given back. Dropped with the request, after its grace period.
-    pub removed: Vec<Removed>,
     /// Result of a modify.
     pub modified: Option<Result<QpState, ModifyError>>,
     /// Results of queries, with the core that answered; each core answers in the order it was asked.
@@ -146,9 +144,9 @@ impl Control {
     /// Takes a core's answer.
     pub(crate) fn answered(&mut self, core: usize, message: Message) {
         let (token, keep): (Token, Keep) = match message {
-            Message::Done { token } => (token, Box::new(|_| {})),
-            Message::Removed { token, what } => (token, Box::new(move |a| a.removed.extend(what))),
-            Message::Modified { token, result, .. } => (token, Box::new(move |a| a.modified = Some(result))),
+            // What was removed is with the reclaimer, which frees it before the grace period of the request is over.
+            Message::Done { token } | Message::Removed { token, .. } => (token, Box::new(|_| {})),
+            Message::Modified { token, result } => (token, Box::new(move |a| a.modified = Some(result))),
             Message::Queried { token, state } => (token, Box::new(move |a| a.queried.push((core, state)))),
             Message::Event(_) | Message::Frame { .. } => return,
         };

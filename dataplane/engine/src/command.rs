@@ -1,7 +1,7 @@
 //! What the control thread and the poll cores tell each other, through bounded queues.
 //!
-//! Boxes travel both ways so that a core neither allocates nor frees: what it takes in by `Add…` it gives back
-//! by [`Message::Removed`].
+//! What a core takes in comes in boxes, so that it allocates nothing; what it gives up goes to the reclaimer
+//! ([`crate::retire`]), so that it frees nothing.
 use std::fmt;
 
 use rnic_transport::{Cause, ModifyError, QpAttr, QpAttrMask, QpState};
@@ -9,6 +9,7 @@ use rnic_transport::{Cause, ModifyError, QpAttr, QpAttrMask, QpState};
 use crate::{
     core::{ClientDoorbells, CompletionQueue, Qp},
     frame::Frame,
+    retire::RetireLink,
 };
 
 /// Names a request of the control thread in the answer.
@@ -42,7 +43,7 @@ pub enum Command {
         /// For the answer.
         token: Token,
     },
-    /// Give it back; no QP uses it any more. Answered by `Removed`.
+    /// Give it up; no QP uses it any more. Answered by `Removed`.
     RemoveCq {
         /// Slot of the CQ.
         cq: u32,
@@ -58,7 +59,7 @@ pub enum Command {
         /// For the answer.
         token: Token,
     },
-    /// Stop a QP that was unpublished and give it back: its work requests are discarded without completions,
+    /// Stop a QP that was unpublished and give it up: its work requests are discarded without completions,
     /// its timers cancelled. Answered by `Removed`.
     RemoveQp {
         /// Slot in the core's arena.
@@ -103,7 +104,6 @@ pub enum Command {
 }
 
 /// A change of a QP's attributes.
-#[derive(Clone, Debug)]
 pub struct QpChange {
     /// The values.
     pub attr: QpAttr,
@@ -111,6 +111,21 @@ pub struct QpChange {
     pub mask: QpAttrMask,
     /// The path, with `IBV_QP_AV`.
     pub path: Option<Path>,
+    /// For its way back.
+    pub(crate) link: RetireLink,
+}
+
+impl QpChange {
+    /// A change, in the box in which it travels.
+    pub fn new(attr: QpAttr, mask: QpAttrMask, path: Option<Path>) -> Box<Self> {
+        let link = RetireLink::default();
+        Box::new(QpChange {
+            attr,
+            mask,
+            path,
+            link,
+        })
+    }
 }
 
 /// The network path of a connected QP, resolved by the control thread.
@@ -147,12 +162,13 @@ pub enum Message {
         /// Of the command.
         token: Token,
     },
-    /// Something was given back. Free it a grace period later.
+    /// Something was given up. It is with the reclaimer, which frees it a grace period later: when
+    /// [`Engine::passed`](crate::Engine::passed) is true for an epoch begun after this message, it is freed.
     Removed {
         /// Of the command.
         token: Token,
-        /// What; `None` when there was nothing at that place.
-        what: Option<Removed>,
+        /// Whether there was anything at that place.
+        found: bool,
     },
     /// A QP was changed, or not.
     Modified {
@@ -160,8 +176,6 @@ pub enum Message {
         token: Token,
         /// The state it is in now.
         result: Result<QpState, ModifyError>,
-        /// The change, to be freed.
-        change: Box<QpChange>,
     },
     /// Attributes of a QP.
     Queried {
@@ -179,16 +193,6 @@ pub enum Message {
         /// The frame.
         frame: Frame,
     },
-}
-
-/// What a core gave back.
-pub enum Removed {
-    /// A QP.
-    Qp(Box<Qp>),
-    /// A completion queue.
-    Cq(Box<CompletionQueue>),
-    /// A client's doorbells.
-    Client(Box<ClientDoorbells>),
 }
 
 /// Attributes and progress of a QP.

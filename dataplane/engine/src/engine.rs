@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rnic_qsbr::{Epoch, ParticipantState, Qsbr, Reclaimer, RegisterError};
+use rnic_qsbr::{Epoch, ParticipantState, Qsbr, Reclaimer, RegisterError, RetireCollector};
 use rustix::{event::epoll, io::read};
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     frame::{Frame, SharedPool},
     mem::MrTable,
     port::{Link, OpenPort, Port, PortStats},
+    retire::{self, Retired},
     view::{Publisher, RetiredView, SLOT_BITS},
 };
 
@@ -106,10 +107,13 @@ struct Handle {
     thread: Option<JoinHandle<Core>>,
     /// Commands that did not fit the queue yet.
     waiting: VecDeque<Command>,
+    /// Where what the core gives up comes in.
+    retired: RetireCollector<Retired>,
 }
 
 enum Garbage {
     View(RetiredView),
+    Object(#[allow(dead_code, reason = "kept only to be dropped")] Retired),
     Other(#[allow(dead_code, reason = "kept only to be dropped")] Box<dyn Any + Send>),
 }
 
@@ -124,6 +128,8 @@ pub struct Engine {
     port_owners: Vec<u16>,
     control: Arc<crate::core::ControlWake>,
     reclaimer: Reclaimer<Garbage>,
+    /// Scratch of `collect`, kept for its capacity.
+    batch: Vec<(usize, Retired)>,
     limits: Limits,
 }
 
@@ -151,8 +157,10 @@ impl Engine {
         let port_owners = vec![0u16; infos.len()];
         let mut handles = Vec::new();
         for (id, core) in cores.iter().enumerate() {
+            let (retire, retired) = retire::channel();
             let init = CoreInit {
                 id,
+                retire,
                 cores: shared.clone(),
                 participant: qsbr.register(id)?,
                 view: publisher.cache(id),
@@ -175,6 +183,7 @@ impl Engine {
                 shared,
                 thread: Some(thread),
                 waiting: VecDeque::new(),
+                retired,
             });
         }
         let ports = infos;
@@ -188,6 +197,7 @@ impl Engine {
             port_owners,
             control,
             reclaimer,
+            batch: Vec::new(),
             limits,
         })
     }
@@ -244,7 +254,7 @@ impl Engine {
         }
     }
 
-    /// Moves waiting commands, gives every message to `f`, frees what may be freed.
+    /// Moves waiting commands, gives every message to `f`, takes in what cores gave up, frees what may be freed.
     pub fn poll(&mut self, mut f: impl FnMut(usize, Message)) {
         let _ = read(&self.control.fd, &mut [0u8; 8]);
         self.control.rung.store(false, Ordering::SeqCst);
@@ -258,12 +268,41 @@ impl Engine {
                 f(id, message);
             }
         }
+        self.collect(&mut f);
         self.reclaim();
+    }
+
+    /// Takes in what cores gave up. The epoch it waits for is begun after it was collected (DESIGN I7).
+    fn collect(&mut self, f: &mut impl FnMut(usize, Message)) {
+        let mut batch = std::mem::take(&mut self.batch);
+        for (id, core) in self.cores.iter_mut().enumerate() {
+            core.retired.collect(|object| batch.push((id, object)));
+        }
+        if !batch.is_empty() {
+            let epoch = self.qsbr.advance();
+            for (id, mut object) in batch.drain(..) {
+                let token = object.take_token();
+                if object.is_private() {
+                    drop(object);
+                } else {
+                    let bytes = object.bytes();
+                    self.reclaimer.retire(Garbage::Object(object), epoch, bytes);
+                }
+                if let Some(token) = token {
+                    f(id, Message::Removed { token, found: true });
+                }
+            }
+        }
+        self.batch = batch;
     }
 
     fn reclaim(&mut self) {
         self.reclaimer.poll(&self.qsbr, |garbage| match garbage {
             Garbage::View(view) => view.try_free().map_err(Garbage::View),
+            Garbage::Object(what) => {
+                drop(what);
+                Ok(())
+            }
             Garbage::Other(what) => {
                 drop(what);
                 Ok(())
@@ -289,9 +328,14 @@ impl Engine {
         self.qsbr.advance()
     }
 
-    /// Whether every core has passed a quiescent state since `epoch` began.
-    pub fn passed(&self, epoch: Epoch) -> bool {
-        self.qsbr.check(epoch)
+    /// Whether every core has passed a quiescent state since `epoch` began. If so, everything that was retired before
+    /// is freed when this returns.
+    pub fn passed(&mut self, epoch: Epoch) -> bool {
+        let passed = self.qsbr.check(epoch);
+        if passed {
+            self.reclaim();
+        }
+        passed
     }
 
     /// Drops `what` on this thread when `epoch` has passed.

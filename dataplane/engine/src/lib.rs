@@ -9,6 +9,7 @@ pub mod frame;
 pub mod mem;
 pub mod nonblocking;
 pub mod port;
+pub mod retire;
 pub mod view;
 
 pub use engine::{CoreConfig, Engine, EngineConfig, Limits, PortInfo, StartError};

@@ -54,7 +54,7 @@ mod reclaimer;
 mod retire;
 mod spsc;
 
-pub use link::{EmbeddedLink, EmbeddedList, LinkArena};
+pub use link::{EmbeddedList, Linked};
 pub use qsbr::{Epoch, Participant, ParticipantState, Qsbr, RegisterError};
 pub use reclaimer::{Oldest, Reclaimer};
-pub use retire::{NoPage, RetireCache, RetireCollector, RetirePage, retire_channel};
+pub use retire::{NoPage, RetireCache, RetireCollector, RetirePage, Retirer, retire_channel};

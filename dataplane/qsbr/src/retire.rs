@@ -1,15 +1,15 @@
-//! Retiring from a poll core: batches of handles travel to the control thread in preallocated pages.
+//! Retiring from a poll core: batches of objects travel to the control thread in preallocated pages.
 
-use crate::link::{EmbeddedList, LinkArena};
+use crate::link::{EmbeddedList, Linked};
 use crate::spsc::{self, Consumer, Producer};
 
-/// A batch of handles, of fixed capacity.
+/// A batch of objects (or handles of them), of fixed capacity.
 pub struct RetirePage<T> {
     items: Vec<T>,
     capacity: usize,
 }
 
-impl<T: Copy> RetirePage<T> {
+impl<T> RetirePage<T> {
     /// An empty page. Allocates; nothing done with the page later does.
     pub fn new(capacity: usize) -> Self {
         let capacity = capacity.max(1);
@@ -33,13 +33,13 @@ impl<T: Copy> RetirePage<T> {
         self.items.len() >= self.capacity
     }
 
-    /// The handles in it, in the order they were pushed.
+    /// What is in it, in the order they were pushed.
     pub fn items(&self) -> &[T] {
         &self.items
     }
 }
 
-/// There is no page to take the item, which is handed back: link the object into an [`EmbeddedList`] instead.
+/// There is no page to take the item, which is handed back. A [`Retirer`] links it into an [`EmbeddedList`] instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoPage<T>(pub T);
 
@@ -57,12 +57,9 @@ pub struct RetireCollector<T> {
     full: Consumer<RetirePage<T>>,
 }
 
-/// Makes the way from one poll core to the control thread: `pages` pages (at least 1) of `page_capacity` handles,
+/// Makes the way from one poll core to the control thread: `pages` pages (at least 1) of `page_capacity` objects,
 /// allocated now and going round for ever.
-pub fn retire_channel<T: Copy + Send>(
-    pages: usize,
-    page_capacity: usize,
-) -> (RetireCache<T>, RetireCollector<T>) {
+pub fn retire_channel<T: Send>(pages: usize, page_capacity: usize) -> (RetireCache<T>, RetireCollector<T>) {
     let pages = pages.max(1);
     // Either ring holds all pages there are, so a push into one cannot fail.
     let (mut empty_in, empty_out) = spsc::ring(pages);
@@ -85,7 +82,7 @@ pub fn retire_channel<T: Copy + Send>(
     )
 }
 
-impl<T: Copy> RetireCache<T> {
+impl<T> RetireCache<T> {
     /// Hands `item` over, by way of the current page. The object must be unpublished already.
     ///
     /// # Errors
@@ -104,35 +101,13 @@ impl<T: Copy> RetireCache<T> {
         pushed.map_err(NoPage)
     }
 
-    /// Hands over a batch and returns how many were taken: all of them, or as many as there were pages for.
-    pub fn push_batch(&mut self, items: &[T]) -> usize {
-        items.iter().take_while(|&&item| self.push(item).is_ok()).count()
-    }
-
-    /// Sends the current page even if not full. To be called once in a while (at a quiescent state, say), so that the
-    /// last few objects are not kept waiting for the page to fill.
-    pub fn flush(&mut self) {
-        if let Some(page) = self.current.take() {
-            self.send(page);
-        }
-    }
-
-    /// Moves objects which had to wait in `list` into pages, as long as there are any, and returns how many it moved.
-    /// `handle` names the object at a slot.
-    pub fn push_list(
-        &mut self,
-        list: &mut EmbeddedList,
-        arena: &mut impl LinkArena,
-        mut handle: impl FnMut(u32) -> T,
-    ) -> usize {
-        let mut moved = 0;
-        while let Some(slot) = list.first()
-            && self.push(handle(slot)).is_ok()
-        {
-            list.pop(arena);
-            moved += 1;
-        }
-        moved
+    /// Sends the current page even if not full, and tells whether there was one. To be called once in a while (in each
+    /// pass of a loop, say), so that the last few objects are not kept waiting for the page to fill.
+    pub fn flush(&mut self) -> bool {
+        let page = self.current.take();
+        let sent = page.is_some();
+        page.into_iter().for_each(|page| self.send(page));
+        sent
     }
 
     fn send(&mut self, page: RetirePage<T>) {
@@ -143,8 +118,55 @@ impl<T: Copy> RetireCache<T> {
     }
 }
 
-impl<T: Copy> RetireCollector<T> {
-    /// Takes all handles that have arrived, in order, sends the pages back empty, and returns the number of handles.
+/// What a poll core retires with: pages while there are any, then the links of the objects themselves. Nothing it does
+/// can fail, block, allocate or free, so it may be called at any point of the poll loop. As with [`RetireCache`], the
+/// control thread drops it.
+pub struct Retirer<T: Linked> {
+    pages: RetireCache<T>,
+    waiting: EmbeddedList<T>,
+}
+
+impl<T: Linked> From<RetireCache<T>> for Retirer<T> {
+    fn from(pages: RetireCache<T>) -> Self {
+        let waiting = EmbeddedList::new();
+        Self { pages, waiting }
+    }
+}
+
+impl<T: Linked> Retirer<T> {
+    /// Hands `item` over and tells whether a page took it; without one it waits here on its own link for the next
+    /// [`flush`](Self::flush). It must be unpublished already.
+    pub fn retire(&mut self, item: T) -> bool {
+        let refused = self.pages.push(item).err();
+        let paged = refused.is_none();
+        refused
+            .into_iter()
+            .for_each(|NoPage(item)| self.waiting.push(item));
+        paged
+    }
+
+    /// Sends everything that there are pages for, and tells whether that was anything: the collector is then to be
+    /// woken.
+    pub fn flush(&mut self) -> bool {
+        let mut sent = false;
+        while let Some(item) = self.waiting.pop() {
+            if let Err(NoPage(item)) = self.pages.push(item) {
+                self.waiting.push(item);
+                break;
+            }
+            sent = true;
+        }
+        self.pages.flush() || sent
+    }
+
+    /// Objects that wait for a page.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
+impl<T> RetireCollector<T> {
+    /// Takes all objects that have arrived, page by page, sends the pages back empty, and returns how many they were.
     ///
     /// Call [`Qsbr::advance`](crate::Qsbr::advance) *after* this: the epoch it returns is the one these objects wait
     /// for, since they were unpublished before they were pushed.

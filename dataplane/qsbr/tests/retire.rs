@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use rnic_qsbr::{EmbeddedLink, EmbeddedList, LinkArena, NoPage, RetirePage, retire_channel};
+use rnic_qsbr::{EmbeddedList, Linked, NoPage, RetirePage, Retirer, retire_channel};
 
 thread_local! {
     static CALLS: Cell<usize> = const { Cell::new(0) };
@@ -31,12 +31,25 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-#[derive(Default)]
-struct Arena([EmbeddedLink; 8]);
+/// What a poll core owns: a box, with room for the next.
+#[derive(Debug)]
+struct Owned(Box<Node>);
 
-impl LinkArena for Arena {
-    fn link(&mut self, slot: u32) -> Option<&mut EmbeddedLink> {
-        self.0.get_mut(usize::try_from(slot).ok()?)
+#[derive(Debug)]
+struct Node {
+    value: u32,
+    next: Option<Owned>,
+}
+
+impl Owned {
+    fn new(value: u32) -> Self {
+        Self(Box::new(Node { value, next: None }))
+    }
+}
+
+impl Linked for Owned {
+    fn next(&mut self) -> &mut Option<Self> {
+        &mut self.0.next
     }
 }
 
@@ -44,7 +57,9 @@ impl LinkArena for Arena {
 fn a_full_page_is_handed_over_and_comes_back() {
     let (mut cache, mut collector) = retire_channel::<u32>(1, 3);
     for round in 0..5 {
-        assert_eq!(cache.push_batch(&[round, round + 1, round + 2]), 3);
+        for item in round..round + 3 {
+            assert_eq!(cache.push(item), Ok(()));
+        }
         assert_eq!(cache.push(9), Err(NoPage(9)));
         let mut got = Vec::new();
         assert_eq!(collector.collect(|item| got.push(item)), 3);
@@ -57,53 +72,52 @@ fn a_page_is_handed_over_early_by_flush() {
     let (mut cache, mut collector) = retire_channel::<u32>(2, 100);
     cache.push(1).unwrap();
     assert_eq!(collector.collect(|_| {}), 0);
-    cache.flush();
-    cache.flush();
+    assert!(cache.flush());
+    assert!(!cache.flush(), "an empty page is not sent");
     assert_eq!(collector.collect(|item| assert_eq!(item, 1)), 1);
 }
 
 #[test]
-fn a_batch_is_taken_as_far_as_pages_last() {
-    let (mut cache, _collector) = retire_channel::<u32>(2, 2);
-    assert_eq!(cache.push_batch(&[0, 1, 2, 3, 4, 5]), 4);
-}
-
-#[test]
-fn an_empty_cache_leaves_the_object_to_its_own_link_until_pages_return() {
-    let (mut cache, mut collector) = retire_channel::<u32>(1, 2);
-    let (mut arena, mut list) = (Arena::default(), EmbeddedList::new());
-    for slot in 0..5 {
-        if let Err(NoPage(slot)) = cache.push(slot) {
-            assert!(list.push(&mut arena, slot));
-        }
-    }
-    assert_eq!(list.len(), 3);
+fn without_a_page_objects_wait_on_their_own_links_and_all_arrive_once() {
+    let (cache, mut collector) = retire_channel::<Owned>(1, 2);
+    let mut retirer = Retirer::from(cache);
+    let paged = (0..5).filter(|n| retirer.retire(Owned::new(*n))).count();
+    assert_eq!((paged, retirer.waiting()), (2, 3));
+    assert!(!retirer.flush(), "the only page is under way");
     let mut got = Vec::new();
-    while !list.is_empty() {
-        cache.flush();
-        assert_eq!(collector.collect(|slot| got.push(slot)), 2);
-        cache.push_list(&mut list, &mut arena, |slot| slot);
+    while got.len() < 5 {
+        let taken = collector.collect(|mut item| {
+            assert!(item.next().is_none(), "it came with another one on its link");
+            got.push(item.0.value);
+        });
+        assert!(taken <= 2);
+        retirer.flush();
     }
-    cache.flush();
-    collector.collect(|slot| got.push(slot));
+    assert_eq!(retirer.waiting(), 0);
+    got.sort_unstable();
     assert_eq!(got, [0, 1, 2, 3, 4]);
-    assert!(arena.0.iter().all(|link| !link.is_linked()));
 }
 
 #[test]
-fn retiring_and_collecting_never_allocate() {
-    let (mut cache, mut collector) = retire_channel::<u64>(4, 16);
-    let (mut arena, mut list) = (Arena::default(), EmbeddedList::new());
+fn retiring_and_collecting_never_touch_the_heap() {
+    let (cache, mut collector) = retire_channel::<Owned>(4, 16);
+    let mut retirer = Retirer::from(cache);
+    let mut items: Vec<_> = (0..1000).map(Owned::new).collect();
+    let mut got = Vec::with_capacity(items.len());
     let before = CALLS.get();
-    for item in 0..1000 {
-        if cache.push(item).is_err() {
-            let _ = list.push(&mut arena, (item % 8) as u32);
-            cache.flush();
-            collector.collect(|_| {});
-            cache.push_list(&mut list, &mut arena, u64::from);
-        }
+    for round in 0..4 {
+        items.drain(..250).for_each(|item| _ = retirer.retire(item));
+        assert!(round > 0 || retirer.waiting() == 250 - 64);
+        retirer.flush();
+        collector.collect(|item| got.push(item));
     }
+    while retirer.waiting() > 0 || retirer.flush() {
+        retirer.flush();
+        collector.collect(|item| got.push(item));
+    }
+    collector.collect(|item| got.push(item));
     assert_eq!(CALLS.get(), before);
+    assert_eq!(got.len(), 1000);
 }
 
 #[test]
@@ -117,33 +131,10 @@ fn a_page_refuses_what_exceeds_its_capacity() {
 }
 
 #[test]
-fn the_list_is_first_in_first_out_and_linking_twice_is_refused() {
-    let (mut arena, mut list) = (Arena::default(), EmbeddedList::new());
-    for slot in [5, 0, 7] {
-        assert!(list.push(&mut arena, slot));
-        assert!(!list.push(&mut arena, slot));
-    }
-    assert_eq!(list.first(), Some(5));
-    for (left, slot) in [(2, 5), (1, 0), (0, 7)] {
-        assert_eq!(list.pop(&mut arena), Some(slot));
-        assert_eq!(list.len(), left);
-    }
-    assert_eq!(list.pop(&mut arena), None);
-    assert!(list.push(&mut arena, 7));
-}
-
-#[test]
-fn the_list_refuses_slots_that_do_not_exist() {
-    let (mut arena, mut list) = (Arena::default(), EmbeddedList::new());
-    for slot in [8, u32::MAX - 1, u32::MAX] {
-        assert!(!list.push(&mut arena, slot));
-    }
-    assert!(list.is_empty());
-}
-
-#[test]
-fn a_zeroed_link_is_unlinked() {
-    assert_eq!(EmbeddedLink::default(), EmbeddedLink::UNLINKED);
-    assert!(!EmbeddedLink::UNLINKED.is_linked());
-    assert_eq!(size_of::<EmbeddedLink>(), 4);
+fn a_long_list_is_dropped_without_recursion() {
+    let mut list = EmbeddedList::new();
+    (0..1_000_000).for_each(|n| list.push(Owned::new(n)));
+    assert_eq!(list.len(), 1_000_000);
+    assert_eq!(list.pop().map(|item| item.0.value), Some(999_999));
+    drop(list);
 }

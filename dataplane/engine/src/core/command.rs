@@ -8,8 +8,9 @@ use super::{
     shared::{Handoff, RESERVED},
 };
 use crate::{
-    command::{Command, Message, QpChange, QpStatus, Removed, Token},
+    command::{Command, Message, QpChange, QpStatus, Token},
     frame::Frame,
+    retire::Retired,
 };
 
 /// Commands carried out in one pass.
@@ -41,34 +42,41 @@ impl Core {
                 doorbells,
                 token,
             } => {
-                self.clients[client as usize] = Some(doorbells);
-                self.client_list.push(client);
+                let replaced = self.clients[client as usize].replace(doorbells);
+                match replaced {
+                    Some(old) => self.retire(Retired::Client(old)),
+                    None => self.client_list.push(client),
+                }
                 Message::Done { token }
             }
             Command::RemoveClient { client, token } => {
                 self.client_list.retain(|c| *c != client);
-                let what = self.clients[client as usize].take().map(Removed::Client);
-                Message::Removed { token, what }
+                let what = self.clients[client as usize].take();
+                return self.give_up(what.map(Retired::Client), token);
             }
             Command::AddCq { cq, queue, token } => {
-                self.env.cqs[cq as usize] = Some(queue);
+                if let Some(old) = self.env.cqs[cq as usize].replace(queue) {
+                    self.retire(Retired::Cq(old));
+                }
                 Message::Done { token }
             }
             Command::RemoveCq { cq, token } => {
-                let what = self.env.cqs[cq as usize].take().map(Removed::Cq);
+                let what = self.env.cqs[cq as usize].take();
                 self.env.touched.retain(|c| *c != cq);
-                Message::Removed { token, what }
+                return self.give_up(what.map(Retired::Cq), token);
             }
             Command::AddQp { slot, qp, token } => {
                 self.bind_doorbell(&qp, slot);
-                self.qps[slot as usize] = Some(qp);
+                if let Some(old) = self.qps[slot as usize].replace(qp) {
+                    self.retire(Retired::Qp(old));
+                }
                 Message::Done { token }
             }
             Command::RemoveQp { slot, token } => {
-                let what = self.remove_qp(slot).map(Removed::Qp);
-                Message::Removed { token, what }
+                let what = self.remove_qp(slot);
+                return self.give_up(what.map(Retired::Qp), token);
             }
-            Command::ModifyQp { slot, change, token } => self.modify_qp(slot, change, token)?,
+            Command::ModifyQp { slot, change, token } => self.modify_qp(slot, change, token),
             Command::QueryQp { slot, token } => {
                 let state = self
                     .qps
@@ -94,6 +102,17 @@ impl Core {
                 return None;
             }
         })
+    }
+
+    /// Gives up what a command asked for, which answers the command when it arrives; nothing there is an answer too.
+    fn give_up(&mut self, what: Option<Retired>, token: Token) -> Option<Message> {
+        match what {
+            Some(what) => {
+                self.retire(what.answering(token));
+                None
+            }
+            None => Some(Message::Removed { token, found: false }),
+        }
     }
 
     fn bind_doorbell(&mut self, qp: &Qp, slot: u32) {
@@ -130,11 +149,12 @@ impl Core {
         Some(qp)
     }
 
-    fn modify_qp(&mut self, slot: u32, change: Box<QpChange>, token: Token) -> Option<Message> {
+    fn modify_qp(&mut self, slot: u32, change: Box<QpChange>, token: Token) -> Message {
+        let QpChange { attr, mask, path, .. } = *change;
+        self.retire(Retired::Change(change));
         let Some(mut qp) = self.qps.get_mut(slot as usize).and_then(Option::take) else {
-            return Some(Message::Removed { token, what: None });
+            return Message::Removed { token, found: false };
         };
-        let QpChange { attr, mask, path } = *change.as_ref();
         let result = qp.with(&mut self.env, |rc, ctx| rc.modify(ctx, &attr, mask));
         if result.is_ok() {
             if mask.contains(QpAttrMask::AV)
@@ -158,11 +178,7 @@ impl Core {
         self.after(slot, &mut qp);
         let result = result.map(|()| qp.rc.state());
         self.qps[slot as usize] = Some(qp);
-        Some(Message::Modified {
-            token,
-            result,
-            change,
-        })
+        Message::Modified { token, result }
     }
 
     /// Queues a frame of the slow path, on the core that has a queue of its port.

@@ -7,7 +7,10 @@ use std::{
 use rnic_abi::{Cqe, RING_ENTRIES, RingIndices, protocol};
 
 use super::queue::InitError;
-use crate::mem::{ClientMem, SharedU32};
+use crate::{
+    mem::{ClientMem, SharedU32},
+    retire::RetireLink,
+};
 
 /// What the control thread knows when it makes a CQ.
 pub struct CqInit {
@@ -53,6 +56,7 @@ pub struct CompletionQueue {
     /// Completions since the last look at the arm word, and whether one was solicited.
     pub(super) fresh: bool,
     solicited: bool,
+    pub(crate) link: RetireLink,
 }
 
 impl CompletionQueue {
@@ -98,6 +102,7 @@ impl CompletionQueue {
             listed: false,
             fresh: false,
             solicited: false,
+            link: RetireLink::default(),
             mem,
         }))
     }

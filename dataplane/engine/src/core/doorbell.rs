@@ -7,7 +7,10 @@ use std::{
 use rnic_abi::{DoorbellLayout, RegionLayout, protocol};
 
 use super::queue::InitError;
-use crate::mem::{ClientMem, SharedU32};
+use crate::{
+    mem::{ClientMem, SharedU32},
+    retire::RetireLink,
+};
 
 /// No QP behind a doorbell bit.
 pub(super) const NO_QP: u32 = u32::MAX;
@@ -22,6 +25,7 @@ pub struct ClientDoorbells {
     pub(super) qps: Box<[u32]>,
     /// The daemon's end of the socket by which the client wakes this core.
     wake: OwnedFd,
+    pub(crate) link: RetireLink,
 }
 
 impl ClientDoorbells {
@@ -51,8 +55,14 @@ impl ClientDoorbells {
             sleeping,
             qps: vec![NO_QP; layout.slots as usize].into(),
             wake,
+            link: RetireLink::default(),
             mem: region,
         }))
+    }
+
+    /// Memory of the daemon that it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.qps)
     }
 
     /// Takes every doorbell that is set and calls `ring` with the slot of the QP in the core's arena. Bits

@@ -42,7 +42,7 @@ impl Core {
                 max_sleep_ns,
             } => {
                 let idle_for = self.env.now.0.saturating_sub(self.last_work.0);
-                if idle_for < spin_for_ns || !self.active.is_empty() || self.tx_waiting() {
+                if idle_for < spin_for_ns || !self.active.is_empty() || self.something_waits() {
                     self.give_way();
                 } else {
                     self.sleep(max_sleep_ns);
@@ -61,8 +61,9 @@ impl Core {
         }
     }
 
-    fn tx_waiting(&self) -> bool {
-        self.ports.iter().any(|p| !p.tx.is_empty()) || !self.eventful.is_empty()
+    /// Whether something is only waiting for room elsewhere, which nobody announces.
+    fn something_waits(&self) -> bool {
+        self.ports.iter().any(|p| !p.tx.is_empty()) || !self.eventful.is_empty() || self.retired_waiting()
     }
 
     fn sleep(&mut self, max_sleep_ns: u64) {

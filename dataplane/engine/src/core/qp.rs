@@ -8,7 +8,7 @@ use super::{
     host::{Env, QpHost},
     queue::{InitError, RecvQueue, SendQueue},
 };
-use crate::{command::Path, mem::ClientMem};
+use crate::{command::Path, mem::ClientMem, retire::RetireLink};
 
 /// What the control thread knows when it makes a QP.
 pub struct QpInit {
@@ -98,6 +98,7 @@ pub struct Qp {
     /// IPv4 identification of the next frame.
     pub(super) ident: u16,
     pub(super) counters: QpCounters,
+    pub(crate) link: RetireLink,
 }
 
 impl Qp {
@@ -129,7 +130,13 @@ impl Qp {
             idle_passes: 0,
             ident: 0,
             counters: QpCounters::default(),
+            link: RetireLink::default(),
         }))
+    }
+
+    /// Memory of the daemon that it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.records) + self.sq.bytes() + self.rq.bytes()
     }
 
     /// Its number.

@@ -231,6 +231,11 @@ impl SendQueue {
         })
     }
 
+    /// Memory of the daemon behind it, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.units)
+    }
+
     /// Units of the ring.
     pub fn depth(&self) -> u32 {
         self.ring.depth
@@ -375,6 +380,11 @@ impl RecvQueue {
             ring: Ring::new(mem, offset, depth)?,
             current: Box::new([Unit::ZERO; RECV_UNITS]),
         })
+    }
+
+    /// Memory of the daemon behind it, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.current)
     }
 
     /// Copies the next WQE; one is in progress at a time.

@@ -1,7 +1,7 @@
 //! The loop of a poll core.
 use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering};
 
-use rnic_qsbr::Participant;
+use rnic_qsbr::{Participant, RetireCache, Retirer};
 use rnic_simd::Crc;
 use rnic_transport::Time;
 use rustix::time::{ClockId, clock_gettime};
@@ -16,6 +16,7 @@ use crate::{
     mem::MrTable,
     nonblocking::NonBlocking,
     port::Port,
+    retire::Retired,
     view::ViewCache,
 };
 
@@ -43,6 +44,7 @@ pub(crate) struct CoreInit {
     pub ports: Vec<(Option<Box<dyn Port>>, SharedPool)>,
     /// By port: a core that has a queue of it.
     pub port_owners: Vec<u16>,
+    pub retire: RetireCache<Retired>,
 }
 
 /// A poll core. All of it belongs to one thread; every container has its full capacity from the start.
@@ -61,6 +63,8 @@ pub(crate) struct Core {
     /// QPs with events to be told, each once.
     pub(super) eventful: VecDeque<u32>,
     pub(super) timers: TimerWheel,
+    /// The way of everything the core gives up.
+    retirer: Retirer<Retired>,
     pub(super) ports: Vec<PortState>,
     pub(super) port_owners: Vec<u16>,
     pub(super) idle: Idle,
@@ -104,6 +108,7 @@ impl Core {
             active: VecDeque::with_capacity(qps as usize),
             eventful: VecDeque::with_capacity(qps as usize),
             timers: TimerWheel::new(qps as usize, now),
+            retirer: init.retire.into(),
             ports: init
                 .ports
                 .into_iter()
@@ -153,6 +158,26 @@ impl Core {
         self.participant.offline();
         self.publish();
         self
+    }
+
+    /// Gives an object up that nobody finds any more: the reclaimer frees it after a grace period. Never fails, blocks
+    /// or allocates; at any point of the pass.
+    #[inline]
+    pub(super) fn retire(&mut self, what: Retired) {
+        if !self.retirer.retire(what) {
+            self.env.counters.retired_without_page += 1;
+        }
+    }
+
+    /// Sends what was given up to the control thread, as far as there are pages.
+    #[inline]
+    pub(super) fn flush_retired(&mut self) {
+        self.control_called |= self.retirer.flush();
+    }
+
+    /// Whether something given up waits for a page.
+    pub(super) fn retired_waiting(&self) -> bool {
+        self.retirer.waiting() > 0
     }
 
     fn account(&mut self, before: u64, work: usize) -> u64 {

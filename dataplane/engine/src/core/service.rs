@@ -319,6 +319,7 @@ impl Core {
                 self.control_called = true;
             }
         }
+        self.flush_retired();
         if std::mem::take(&mut self.control_called) {
             self.me.control.ring();
         }

@@ -120,6 +120,8 @@ counters! {
     slow_path_tx_dropped,
     /// Packets not sent because the payload could not be read.
     gather_errors,
+    /// Objects given up while all pages were on their way: they waited on their own links.
+    retired_without_page,
 }
 
 /// State of a core, for users.

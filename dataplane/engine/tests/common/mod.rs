@@ -9,7 +9,7 @@ use std::{
 use rnic_abi::{Cqe, Handle, RegionLayout, RingIndices, Sge, Wqe, protocol};
 use rnic_engine::{
     CoreConfig, Engine, EngineConfig, Limits,
-    command::{Command, Message, ObjectEvent, Path, QpChange, QpStatus, Removed, Token},
+    command::{Command, Message, ObjectEvent, Path, QpChange, QpStatus, Token},
     core::{ClientDoorbells, CompletionQueue, CqInit, Idle, Qp, QpInit},
     mem::{ClientMem, FaultCell, MrDescriptor, MrTable},
     port::OpenPort,
@@ -242,7 +242,7 @@ impl Rig {
     ) -> Result<QpState, ModifyError> {
         let token = self.token();
         let (core, slot) = (self.qps[qp].core, slot_of(self.qps[qp].qpn));
-        let change = Box::new(QpChange { attr, mask, path });
+        let change = QpChange::new(attr, mask, path);
         self.engine
             .submit(core, Command::ModifyQp { slot, change, token });
         match self.answer(token) {
@@ -428,8 +428,8 @@ impl Rig {
         out
     }
 
-    /// Removes a QP in the order of a destroy, and gives back what its core gave back.
-    pub fn destroy_qp(&mut self, qp: usize) -> Box<Qp> {
+    /// Removes a QP in the order of a destroy: when this returns it is freed.
+    pub fn destroy_qp(&mut self, qp: usize) {
         let (qpn, core) = (self.qps[qp].qpn, self.qps[qp].core);
         self.engine.publisher().remove_qp(qpn).unwrap();
         self.engine.commit();
@@ -441,11 +441,7 @@ impl Rig {
                 token,
             },
         );
-        let Message::Removed {
-            what: Some(Removed::Qp(qp)),
-            ..
-        } = self.answer(token)
-        else {
+        let Message::Removed { found: true, .. } = self.answer(token) else {
             panic!("the core had no such QP")
         };
         let epoch = self.engine.start_grace();
@@ -454,7 +450,6 @@ impl Rig {
             assert!(Instant::now() < deadline, "the grace period does not end");
             std::thread::yield_now();
         }
-        qp
     }
 }
 

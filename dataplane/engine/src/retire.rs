@@ -1,0 +1,84 @@
+//! What poll cores give up, on its way to the reclaimer (DESIGN I7).
+//!
+//! A core frees nothing itself: [`Core::retire`](crate::core) puts an object into a preallocated page, or on the
+//! object's own link when all pages are under way, and the control thread collects the pages, tags what is in them
+//! with an epoch and frees it when that has passed. What was asked for by a command carries the command's token: its
+//! arrival is the command's answer, so that an answered command has nothing left on its core.
+use rnic_qsbr::{Linked, RetireCache, RetireCollector, retire_channel};
+
+use crate::{
+    command::{QpChange, Token},
+    core::{ClientDoorbells, CompletionQueue, Qp},
+};
+
+/// Pages of each core.
+const PAGES: usize = 32;
+/// Objects a page holds: what a core can give up in one pass by commands.
+const PAGE_OBJECTS: usize = 64;
+
+/// The part of an object that a core needs to give it up.
+#[derive(Default)]
+pub struct RetireLink {
+    token: Option<Token>,
+    next: Option<Retired>,
+}
+
+/// What a core gives up. A further kind is one more variant with a [`RetireLink`] in its box.
+pub enum Retired {
+    /// A QP.
+    Qp(Box<Qp>),
+    /// A completion queue.
+    Cq(Box<CompletionQueue>),
+    /// A client's doorbells.
+    Client(Box<ClientDoorbells>),
+    /// A change that was made.
+    Change(Box<QpChange>),
+}
+
+impl Retired {
+    /// The same, as the answer to a command.
+    pub(crate) fn answering(mut self, token: Token) -> Self {
+        self.link().token = Some(token);
+        self
+    }
+
+    /// The command it answers, if it does.
+    pub(crate) fn take_token(&mut self) -> Option<Token> {
+        self.link().token.take()
+    }
+
+    /// Memory of the daemon that is released with it, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Retired::Qp(qp) => qp.bytes(),
+            Retired::Cq(_) => size_of::<CompletionQueue>(),
+            Retired::Client(client) => client.bytes(),
+            Retired::Change(_) => size_of::<QpChange>(),
+        }
+    }
+
+    /// Whether only its own core ever knew where it is. Then nobody can still hold it once the core gave it up.
+    pub(crate) fn is_private(&self) -> bool {
+        matches!(self, Retired::Change(_))
+    }
+
+    fn link(&mut self) -> &mut RetireLink {
+        match self {
+            Retired::Qp(qp) => &mut qp.link,
+            Retired::Cq(cq) => &mut cq.link,
+            Retired::Client(client) => &mut client.link,
+            Retired::Change(change) => &mut change.link,
+        }
+    }
+}
+
+impl Linked for Retired {
+    fn next(&mut self) -> &mut Option<Self> {
+        &mut self.link().next
+    }
+}
+
+/// The way from one core to the control thread.
+pub(crate) fn channel() -> (RetireCache<Retired>, RetireCollector<Retired>) {
+    retire_channel(PAGES, PAGE_OBJECTS)
+}

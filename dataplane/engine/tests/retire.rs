@@ -1,0 +1,105 @@
+//! What poll cores give up reaches the control thread, whatever it takes, and is freed there after a grace period.
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::Rig;
+use rnic_engine::{
+    command::{Command, Message, QpChange},
+    core::Idle,
+    nonblocking::CheckedAllocator,
+    view::slot_of,
+};
+use rnic_transport::{QpAttr, QpAttrMask};
+
+/// A core that frees what it gives up, or allocates to give it up, aborts the test.
+#[global_allocator]
+static ALLOCATOR: CheckedAllocator = CheckedAllocator;
+
+fn wait(mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain");
+        std::thread::yield_now();
+    }
+}
+
+/// Whether it is made or refused is all the same here.
+fn change() -> Box<QpChange> {
+    QpChange::new(QpAttr::default(), QpAttrMask::STATE, None)
+}
+
+#[test]
+fn a_core_whose_pages_are_all_under_way_gives_up_objects_all_the_same() {
+    let mut rig = Rig::with_idle(1, vec![], Idle::Pause);
+    let qp = rig.create_qp(3);
+    let slot = slot_of(rig.qps[qp].qpn);
+    let before = rig.engine.core_status(0).counters.retired_without_page;
+    // Nobody collects, so the pages run out long before the answers do.
+    wait(|| {
+        let (change, token) = (change(), rig.token());
+        rig.engine.submit(0, Command::ModifyQp { slot, change, token });
+        rig.engine.core_status(0).counters.retired_without_page > before
+    });
+    // Objects of other kinds go the same way; each is answered when it has arrived.
+    let qpn = rig.qps[qp].qpn;
+    rig.engine.publisher().remove_qp(qpn).unwrap();
+    rig.engine.commit();
+    let token = rig.token();
+    rig.engine.submit(0, Command::RemoveQp { slot, token });
+    assert!(matches!(rig.answer(token), Message::Removed { found: true, .. }));
+    rig.engine.stop();
+}
+
+#[test]
+fn what_was_given_up_is_freed_when_its_grace_period_is_seen_to_be_over() {
+    let mut rig = Rig::with_idle(1, vec![], Idle::Pause);
+    let qp = rig.create_qp(3);
+    let region = std::sync::Arc::downgrade(&rig.region);
+    let held = region.strong_count();
+    let baseline = rig.engine.bytes_awaiting_grace();
+    rig.destroy_qp(qp);
+    assert_eq!(
+        region.strong_count(),
+        held - 2,
+        "both of its queues had hold of the region"
+    );
+    assert!(rig.engine.bytes_awaiting_grace() <= baseline);
+    rig.engine.stop();
+}
+
+#[test]
+fn an_object_that_takes_the_place_of_another_does_not_free_it_on_the_core() {
+    let mut rig = Rig::with_idle(1, vec![], Idle::Pause);
+    let first = rig.create_qp(3);
+    let second = rig.create_qp(3);
+    assert_eq!(rig.qps[first].qpn, rig.qps[second].qpn);
+    rig.destroy_qp(second);
+    rig.engine.stop();
+}
+
+#[test]
+fn nothing_at_the_place_of_a_command_is_an_answer_too() {
+    let mut rig = Rig::with_idle(1, vec![], Idle::Pause);
+    for make in [
+        |token| Command::RemoveQp { slot: 9, token },
+        |token| Command::RemoveCq { cq: 9, token },
+        |token| Command::RemoveClient { client: 2, token },
+    ] {
+        let token = rig.token();
+        rig.engine.submit(0, make(token));
+        assert!(matches!(rig.answer(token), Message::Removed { found: false, .. }));
+    }
+    let token = rig.token();
+    let change = change();
+    rig.engine.submit(
+        0,
+        Command::ModifyQp {
+            slot: 9,
+            change,
+            token,
+        },
+    );
+    assert!(matches!(rig.answer(token), Message::Removed { found: false, .. }));
+    rig.engine.stop();
+}
