@@ -81,6 +81,12 @@ bench-lookup: deps ## What finding a QP costs beside publications, as JSON
 	@$(CARGO) build --release --quiet -p rnic-bench-lifetimes --bin bench-lookup
 	@$(PROFILE_DIR)/bench-lookup
 
+.PHONY: bench-verbs
+bench-verbs: deps ## What verbs cost with 1,000 and with 100,000 live QPs, as JSON
+	@$(CARGO) build --release --quiet -p rnic-control --bin rnicd
+	@$(CARGO) build --release --quiet -p rnic-bench-lifetimes --bin bench-verbs
+	@$(PROFILE_DIR)/bench-verbs
+
 .PHONY: clean
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -6,9 +6,15 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+mod client;
+mod daemon;
+pub mod echo;
 mod random;
 mod samples;
 
+pub use client::{Client, Qp};
+pub use daemon::Daemon;
+pub use echo::Echo;
 pub use random::Random;
 pub use samples::Samples;
 

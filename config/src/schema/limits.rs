@@ -12,8 +12,8 @@ pub struct Limits {
     /// Clients connected at the same time. 1 to 4096. Default 64.
     #[schemars(range(min = 1, max = 4096))]
     pub clients: u32,
-    /// Queue pairs of all clients and all devices together. 1 to 65536. Default 16384.
-    #[schemars(range(min = 1, max = 65536))]
+    /// Queue pairs of all clients and all devices together. 1 to 262142. Default 16384.
+    #[schemars(range(min = 1, max = 262_142))]
     pub qps: u32,
     /// Memory of destroyed objects that still waits for poll cores to pass a quiescent state; beyond it,
     /// creating anything is refused for a moment. 1MiB to 16GiB. Default 64MiB.
@@ -37,8 +37,8 @@ impl Default for Limits {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PerClient {
-    /// Queue pairs. 1 to 65536. Default 1024.
-    #[schemars(range(min = 1, max = 65536))]
+    /// Queue pairs. 1 to 262142. Default 1024.
+    #[schemars(range(min = 1, max = 262_142))]
     pub qps: u32,
     /// Completion queues. 1 to 65536. Default 1024.
     #[schemars(range(min = 1, max = 65536))]

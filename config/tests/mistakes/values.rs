@@ -141,7 +141,7 @@ fn values_out_of_range_give_the_range() {
         "cores.poll",
         "1 to 128 elements",
     );
-    one_error(&with("limits: { qps: 0 }"), (2, 16), "limits.qps", "1 to 65536");
+    one_error(&with("limits: { qps: 0 }"), (2, 16), "limits.qps", "1 to 262142");
     one_error("version: 1\nports: []\n", (2, 8), "ports", "1 to 16 elements");
 }
 
