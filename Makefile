@@ -72,6 +72,13 @@ tsan: deps ## Engine tests under ThreadSanitizer
 	  RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR=target/tsan \
 	  $(CARGO) test --lib --bins --tests -p rnic-engine --no-default-features --target x86_64-unknown-linux-gnu
 
+STRESS_SECONDS ?= 600
+
+.PHONY: stress
+stress: deps ## Everything at random by many clients, some killed, for STRESS_SECONDS
+	$(CARGO) build -p rnic-stress -p rnic-tests -p rnic-control --bins
+	target/debug/rnic-stress run --seconds $(STRESS_SECONDS) --processes 4 --threads 2 --library 2
+
 .PHONY: perf
 perf: build ## rnic-perf at 8 B, 4 KiB and 1 MiB, on loopback and on the wire path, as JSON
 	tests/perf.sh

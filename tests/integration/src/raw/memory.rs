@@ -88,6 +88,28 @@ impl Memory {
         word.store(value, std::sync::atomic::Ordering::SeqCst);
     }
 
+    /// Replaces a word, in one piece, and returns what was there.
+    ///
+    /// # Panics
+    /// When it is outside or misaligned.
+    pub fn swap(&self, offset: usize, value: u32) -> u32 {
+        assert!(offset.is_multiple_of(4));
+        // SAFETY: as in `load`.
+        let word = unsafe { std::sync::atomic::AtomicU32::from_ptr(self.at(offset, 4).cast()) };
+        word.swap(value, std::sync::atomic::Ordering::SeqCst)
+    }
+
+    /// Sets bits of a word, in one piece.
+    ///
+    /// # Panics
+    /// When it is outside or misaligned.
+    pub fn set(&self, offset: usize, bits: u32) {
+        assert!(offset.is_multiple_of(4));
+        // SAFETY: as in `load`.
+        let word = unsafe { std::sync::atomic::AtomicU32::from_ptr(self.at(offset, 4).cast()) };
+        word.fetch_or(bits, std::sync::atomic::Ordering::SeqCst);
+    }
+
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(
             offset.checked_add(len).is_some_and(|end| end <= self.len),
