@@ -75,7 +75,6 @@ impl Cq {
             return Err(Error::Protocol(format!("a CQ with {} sub-rings", reply.subrings)));
         }
         let offset = session.check_queue(reply.offset, completion_queue_size(depth, reply.subrings))?;
-        session.events.register(reply.handle);
         let cq = Arc::new(CqInner {
             session: session.clone(),
             channel: channel.clone(),

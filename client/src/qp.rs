@@ -83,7 +83,6 @@ impl Qp {
         };
         let reply: CreateQpReply = session.control.request(Op::CreateQp, &body)?;
         let queues = Arc::new(Self::queues(session, &config, &reply)?);
-        session.events.register(reply.handle);
         config.send_cq.0.attach(reply.handle, &queues);
         config.recv_cq.0.attach(reply.handle, &queues);
         Ok(Qp {

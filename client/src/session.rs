@@ -10,6 +10,7 @@ use rnic_abi::{
     protocol,
 };
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
+use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use zerocopy::IntoBytes;
 
@@ -128,12 +129,15 @@ impl Session {
         }
     }
 
-    /// Destroys a QP or CQ, then waits until its events were acknowledged (as `ibv_destroy_qp` does).
+    /// Destroys a QP or CQ, then waits until its events were acknowledged (as `ibv_destroy_qp` does). An object
+    /// that the daemon refuses to destroy lives on, and so do its events.
     pub fn destroy(&self, op: Op, handle: u32) -> Result<()> {
         let reply = self
             .control
             .request::<DestroyReply>(op, &HandleArg { handle, reserved: 0 });
-        self.events.forget(handle);
+        if !matches!(&reply, Err(Error::Daemon { errno, .. }) if *errno == Errno::BUSY.raw_os_error()) {
+            self.events.forget(handle);
+        }
         reply.map(|_| ())
     }
 }

@@ -127,7 +127,7 @@ impl Control {
         region.write(0, &layout.header(self.boot_epoch));
         let events = EventRing::new(layout);
         for device in 0..devices {
-            events.install(&region, device, device, 1);
+            events.install(&region, Handle(device), 1);
             events.set_sequence(&region, device, self.devices[device as usize].sequence);
         }
         let (event_socket, their_events) = socket::pair()?;

@@ -7,14 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rnic_abi::event_kind;
 use rnic_config::Config;
-use rnic_engine::{
-    Engine,
-    command::{Message, ObjectEvent},
-    core::abi_cause,
-};
-use rnic_transport::QpState;
+use rnic_engine::{Engine, command::Message};
 
 use crate::{
     admin::AdminConnection,
@@ -23,7 +17,7 @@ use crate::{
     mapper::Mapper,
     neighbour::Neighbours,
     notify::Notifier,
-    objects::{IdKind, Numbers, Object, Table, What},
+    objects::{Numbers, Object, Table},
     ops::Ops,
     poller::{Interest, Poller, Ready, Source},
     quota::Quota,
@@ -345,48 +339,6 @@ impl Control {
         self.send_slow_frames();
         for resolved in failed {
             self.neighbour_resolved(resolved);
-        }
-    }
-
-    fn object_event(&mut self, event: &ObjectEvent) {
-        let Some(&conn) = self.by_index.get(&event.client) else {
-            return;
-        };
-        // Not found: destroyed meanwhile, and its events with it.
-        let Some(key) = self.objects.find(IdKind::Handle(event.client), event.handle) else {
-            return;
-        };
-        let Some(object) = self.objects.peek_mut(key) else {
-            return;
-        };
-        if event.kinds & event_kind::QP_FATAL != 0
-            && let What::Qp(qp) = &mut object.what
-        {
-            qp.state = QpState::Err;
-        }
-        let slot = object.handle.slot();
-        let reported = self.raise(conn, slot, event.kinds, &abi_cause(&event.cause));
-        if let Some(object) = self.objects.peek_mut(key) {
-            object.reported = object.reported.saturating_add(reported);
-        }
-    }
-
-    /// Puts an event into a client's ring and tells how many kinds are new.
-    pub(crate) fn raise(&mut self, conn: u32, slot: u32, kinds: u32, cause: &rnic_abi::Cause) -> u32 {
-        let Ok(client) = self.client_mut(conn) else {
-            return 0;
-        };
-        match client.events.raise(&client.region, slot, kinds, cause) {
-            Ok(raised) => {
-                if raised.wake {
-                    client.wake();
-                }
-                raised.reported
-            }
-            Err(forged) => {
-                self.expel(conn, &forged.to_string());
-                0
-            }
         }
     }
 

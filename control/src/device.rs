@@ -86,7 +86,7 @@ pub struct Device {
     pub up: bool,
     /// Megabits a second, when known.
     pub speed_mbps: Option<u32>,
-    /// Counts the changes of `up`.
+    /// Counts the changes of `up`: even while it is up, odd while it is down.
     pub sequence: u32,
 }
 
@@ -99,6 +99,7 @@ impl Device {
             vlan: config.vlan_of(a),
             kernel_answers: false,
         });
+        let up = port.link.is_up();
         Device {
             name: config.name.to_string(),
             mac: port.mac,
@@ -107,9 +108,9 @@ impl Device {
             gids: GidTable::of(gids),
             gateways: config.gateways.clone(),
             direct: config.loopback == Loopback::Direct,
-            up: port.link.is_up(),
+            up,
             speed_mbps: port.link.speed_mbps(),
-            sequence: 0,
+            sequence: u32::from(!up),
         }
     }
 

@@ -450,6 +450,9 @@ impl Client {
             ..
         } = self.context();
         assert!(wait_readable(events, PATIENCE), "no event");
+        // Readable it stays: the wakes are not taken.
+        let tail = region.u32(layout.events + RingIndices::TAIL).unwrap();
+        wait_for(|| tail.load(std::sync::atomic::Ordering::Acquire) != head);
         let at = layout.events + RING_ENTRIES + 4 * (head & (layout.event_ring_len - 1)) as usize;
         let slot: u32 = region.read(at).unwrap();
         let store = |word: usize, value: u32| {
@@ -460,12 +463,10 @@ impl Client {
         };
         store(layout.events + RingIndices::HEAD, head + 1);
         let at = layout.event_slots + slot as usize * size_of::<EventSlot>();
-        let handle = region.read(at + EventSlot::HANDLE).unwrap();
-        let pending = region
-            .u32(at)
-            .unwrap()
-            .swap(0, std::sync::atomic::Ordering::AcqRel);
-        (handle, pending & !IN_RING)
+        let (kinds, handle) = event::take(&region.u32(at).unwrap(), || {
+            region.read::<u32>(at + EventSlot::HANDLE).unwrap()
+        });
+        (handle.unwrap_or_default(), kinds)
     }
 }
 

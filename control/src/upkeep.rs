@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rnic_abi::event_kind;
+use rnic_transport::Cause;
 
 use crate::{
     control::Control,
@@ -47,19 +48,12 @@ impl Control {
             device.up = up;
             device.sequence = device.sequence.wrapping_add(1);
             tracing::info!(device = %device.name, up, "the link has changed");
-            let sequence = device.sequence;
             let kind = if up {
                 event_kind::PORT_ACTIVE
             } else {
                 event_kind::PORT_ERR
             };
-            let clients: Vec<u32> = self.by_index.values().copied().collect();
-            for conn in clients {
-                if let Ok(client) = self.client_mut(conn) {
-                    client.events.set_sequence(&client.region, port as u32, sequence);
-                    self.raise(conn, port as u32, kind, &rnic_abi::Cause::default());
-                }
-            }
+            self.device_event(port, kind, &Cause::default());
         }
     }
 

@@ -15,7 +15,7 @@ pub mod queue;
 pub mod region;
 
 pub use control::*;
-pub use event::*;
+pub use event::{EventSlot, GENERATION_SHIFT, IN_RING, event_kind};
 pub use queue::*;
 pub use region::*;
 

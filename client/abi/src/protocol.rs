@@ -13,6 +13,10 @@ pub trait Word32 {
     fn store(&self, value: u32, order: Ordering);
     /// Atomic swap.
     fn swap(&self, value: u32, order: Ordering) -> u32;
+    /// Atomic and.
+    fn fetch_and(&self, value: u32, order: Ordering) -> u32;
+    /// Atomic compare and exchange (strong); on failure, what stood there.
+    fn compare_exchange(&self, current: u32, new: u32, ok: Ordering, failed: Ordering) -> Result<u32, u32>;
     /// A fence of the same kind of memory.
     fn fence(order: Ordering);
 }
@@ -39,6 +43,14 @@ impl Word32 for AtomicU32 {
     #[inline]
     fn swap(&self, value: u32, order: Ordering) -> u32 {
         AtomicU32::swap(self, value, order)
+    }
+    #[inline]
+    fn fetch_and(&self, value: u32, order: Ordering) -> u32 {
+        AtomicU32::fetch_and(self, value, order)
+    }
+    #[inline]
+    fn compare_exchange(&self, current: u32, new: u32, ok: Ordering, failed: Ordering) -> Result<u32, u32> {
+        AtomicU32::compare_exchange(self, current, new, ok, failed)
     }
     #[inline]
     fn fence(order: Ordering) {

@@ -9,8 +9,8 @@ use std::panic::catch_unwind;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use loom::thread;
-use rnic_abi::arm;
 use rnic_abi::protocol::{self, Word32, Word64};
+use rnic_abi::{arm, event, event_kind};
 
 /// One side's view of a shared u32; the side's fences are real or left out.
 struct Word<const FENCED: bool>(Arc<AtomicU32>);
@@ -24,6 +24,12 @@ impl<const FENCED: bool> Word32 for Word<FENCED> {
     }
     fn swap(&self, value: u32, order: Ordering) -> u32 {
         self.0.swap(value, order)
+    }
+    fn fetch_and(&self, value: u32, order: Ordering) -> u32 {
+        self.0.fetch_and(value, order)
+    }
+    fn compare_exchange(&self, current: u32, new: u32, ok: Ordering, failed: Ordering) -> Result<u32, u32> {
+        self.0.compare_exchange(current, new, ok, failed)
     }
     fn fence(order: Ordering) {
         if FENCED {
@@ -266,5 +272,124 @@ fn a_queue_armed_for_solicited_completions_stays_armed_through_others() {
         assert!(!first || !second, "two wakes for one arming");
         let left = arm_word.load(Ordering::Relaxed);
         assert_eq!(left == arm::NONE, first || second, "disarmed exactly by a wake");
+    });
+}
+
+/// How the client takes a slot.
+#[derive(Copy, Clone, PartialEq)]
+enum Taking {
+    /// As the library does.
+    Exchange,
+    /// By a swap, whatever has happened since the slot was read.
+    Swap,
+}
+
+/// The events of one slot whose object fails, is destroyed and followed by another that fails in the same way,
+/// while the client reads: the cause it is told is that of the event, and every event is told or withdrawn,
+/// once.
+fn events(taking: Taking) {
+    let (pending, cause) = (word(0), word(0));
+    let (tail, head) = (word(0), word(0));
+    let ring = [word(0), word(0)];
+    let client = thread::spawn({
+        let (pending, cause) = (Word::<true>(pending.clone()), cause.clone());
+        let (tail, head) = (tail.clone(), head.clone());
+        move || {
+            let mut told = Vec::new();
+            for index in 0..2u32 {
+                if tail.load(Ordering::Acquire) == index {
+                    break;
+                }
+                head.store(index + 1, Ordering::Release);
+                let read = || cause.load(Ordering::Relaxed);
+                let (kinds, of) = match taking {
+                    Taking::Exchange => event::take(&pending, read),
+                    Taking::Swap => {
+                        let of = read();
+                        let kinds = pending.swap(0, Ordering::AcqRel) & event_kind::ALL;
+                        (kinds, (kinds != 0).then_some(of))
+                    }
+                };
+                told.extend(
+                    (0..32)
+                        .filter(|bit| kinds >> bit & 1 != 0)
+                        .map(|bit| (1 << bit, of)),
+                );
+            }
+            told
+        }
+    });
+    let pending = Word::<true>(pending);
+    let mut pushed = 0;
+    let mut raise = |generation, kinds| {
+        let raised = event::raise(&pending, generation, kinds, || {
+            cause.store(generation, Ordering::Relaxed)
+        });
+        if raised.push {
+            assert!(pushed - head.load(Ordering::Acquire) < 2, "the ring overflows");
+            ring[pushed as usize & 1].store(0, Ordering::Relaxed);
+            pushed += 1;
+            tail.store(pushed, Ordering::Release);
+        }
+        raised.reported
+    };
+    let reported = raise(1, event_kind::QP_FATAL);
+    let withdrawn = event::withdraw(&pending);
+    // From here on the slot is the next object's.
+    let reported_of_next = raise(2, event_kind::QP_FATAL);
+    let mut told = client.join().unwrap();
+    // What the client would find on its next look.
+    let (kinds, of) = event::take(&pending, || cause.load(Ordering::Relaxed));
+    if kinds != 0 {
+        told.push((kinds, of));
+    }
+    let of = |generation| told.iter().filter(|(_, of)| *of == Some(generation)).count() as u32;
+    assert_eq!(
+        of(1),
+        reported - withdrawn,
+        "an event of the wrong object: {told:?}"
+    );
+    assert_eq!(of(2), reported_of_next, "an event of the wrong object: {told:?}");
+}
+
+#[test]
+fn no_event_is_lost_doubled_or_told_of_another_object() {
+    loom::model(|| events(Taking::Exchange));
+}
+
+#[test]
+fn a_client_that_swaps_blindly_tells_of_the_wrong_object() {
+    let found = catch_unwind(|| loom::model(|| events(Taking::Swap)));
+    let panic = found.expect_err("the blind variant passed: the model proves nothing");
+    let text = panic.downcast::<String>().map(|text| *text).unwrap_or_default();
+    assert!(text.contains("wrong object"), "failed for another reason: {text}");
+}
+
+/// Two errors of one object while the client takes the first: each is told with its own cause, or both with that
+/// of the first.
+#[test]
+fn an_event_has_the_cause_of_the_first_it_is_told_with() {
+    loom::model(|| {
+        let (pending, cause) = (word(0), word(0));
+        let raise = {
+            let (pending, cause) = (Word::<true>(pending.clone()), cause.clone());
+            move |kinds| event::raise(&pending, 1, kinds, || cause.store(kinds, Ordering::Relaxed))
+        };
+        assert!(raise(event_kind::QP_ACCESS_ERR).push);
+        let client = thread::spawn({
+            let (pending, cause) = (Word::<true>(pending.clone()), cause.clone());
+            move || event::take(&pending, || cause.load(Ordering::Relaxed))
+        });
+        let second = raise(event_kind::QP_FATAL);
+        let both = event_kind::QP_ACCESS_ERR | event_kind::QP_FATAL;
+        let first = client.join().unwrap();
+        let next = event::take(&Word::<true>(pending), || cause.load(Ordering::Relaxed));
+        let (access, fatal) = (event_kind::QP_ACCESS_ERR, event_kind::QP_FATAL);
+        if second.push {
+            assert_eq!(first, (access, Some(access)));
+            assert_eq!(next, (fatal, Some(fatal)), "a cause of the event before");
+        } else {
+            assert_eq!((first, next), ((both, Some(access)), (0, None)));
+        }
     });
 }

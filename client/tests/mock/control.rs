@@ -430,7 +430,7 @@ fn destroy(client: &mut Client, handle: u32) -> Result<u32, Refusal> {
     }
     match client.objects.remove(&handle) {
         None => refuse(Errno::INVAL, "no such object"),
-        Some(Object::Qp(qp)) => Ok(qp.reported - u32::from(client.withdraw(handle))),
+        Some(Object::Qp(qp)) => Ok(qp.reported - client.withdraw(handle)),
         Some(_) => Ok(0),
     }
 }

@@ -11,11 +11,11 @@ mod shm;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use rnic_abi::{Cause, EventSlot, IN_RING, QpAttrs, RING_ENTRIES, RegionLayout, RingIndices};
+use rnic_abi::{Cause, EventSlot, QpAttrs, RING_ENTRIES, RegionLayout, RingIndices, event};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen,
@@ -219,9 +219,14 @@ impl Client {
         self.region
             .u32(at + EventSlot::NUMBER)
             .store(number, Ordering::Relaxed);
-        self.region.write(at + EventSlot::CAUSE, cause.as_bytes());
-        let pending = self.region.u32(at + EventSlot::PENDING);
-        if pending.fetch_or(kind | IN_RING, Ordering::AcqRel) & IN_RING != 0 {
+        let generation = rnic_abi::Handle(handle).generation();
+        let raised = event::raise(self.region.u32(at + EventSlot::PENDING), generation, kind, || {
+            self.region.write(at + EventSlot::CAUSE, cause.as_bytes());
+        });
+        if let Some(Object::Qp(qp)) = self.objects.get_mut(&handle) {
+            qp.reported += raised.reported;
+        }
+        if !raised.push {
             return;
         }
         let ring = self.layout.events;
@@ -232,20 +237,13 @@ impl Client {
             .u32(ring + RingIndices::TAIL)
             .store(self.event_tail, Ordering::Release);
         wake(&self.events);
-        if let Some(Object::Qp(qp)) = self.objects.get_mut(&handle) {
-            qp.reported += 1;
-        }
     }
 
-    /// Takes back the events of an object that the client has not taken; whether there were some.
-    fn withdraw(&self, handle: u32) -> bool {
+    /// Takes back the events of an object that the client has not taken, and tells how many.
+    fn withdraw(&self, handle: u32) -> u32 {
         let slot = rnic_abi::Handle(handle).slot() as usize;
         let at = self.layout.event_slots + slot * size_of::<EventSlot>();
-        self.pending(at).swap(0, Ordering::AcqRel) & IN_RING != 0
-    }
-
-    fn pending(&self, at: usize) -> &AtomicU32 {
-        self.region.u32(at + EventSlot::PENDING)
+        event::withdraw(self.region.u32(at + EventSlot::PENDING))
     }
 }
 

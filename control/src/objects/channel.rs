@@ -30,16 +30,7 @@ impl Control {
             socket: Arc::new(ours),
         });
         // A channel is no device's; CQs of all of them may use it.
-        self.publish(
-            Object {
-                owner: conn,
-                handle,
-                device: 0,
-                reported: 0,
-                what,
-            },
-            None,
-        );
+        self.publish(Object::new(conn, handle, 0, what), None);
         let reply = HandleReply {
             handle: handle.0,
             reserved: 0,

@@ -26,6 +26,8 @@ pub struct Cq {
     pub depth: u32,
     /// Its completion channel.
     pub channel: Option<Key>,
+    /// It has overflowed: completions are lost, and no QP may be made on it any more.
+    pub failed: bool,
 }
 
 /// A completion queue that poll cores are taking in.
@@ -86,9 +88,7 @@ impl Control {
             region.copy_in(at, &[0; size_of::<RingIndices>()]);
         }
         // Clients know a CQ by the slot of its handle; its number here is the cores'.
-        client
-            .events
-            .install(&region, handle.slot(), handle.0, handle.slot());
+        client.events.install(&region, handle, handle.slot());
         let queues: Result<Vec<_>, _> = (0..cores)
             .map(|subring| {
                 CompletionQueue::new(CqInit {
@@ -117,6 +117,7 @@ impl Control {
             slice,
             depth,
             channel,
+            failed: false,
         };
         let op = self.begin(conn, Work::CreateCq(CqCreation { device, handle, cq }));
         for (core, queue) in queues.into_iter().enumerate() {
@@ -141,16 +142,7 @@ impl Control {
         };
         let id = (IdKind::Cq, cq.number);
         let what = What::Cq(cq);
-        self.publish(
-            Object {
-                owner: conn,
-                handle,
-                device,
-                reported: 0,
-                what,
-            },
-            Some(id),
-        );
+        self.publish(Object::new(conn, handle, device, what), Some(id));
         Reply::new(&reply)
     }
 }

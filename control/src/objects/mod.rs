@@ -102,6 +102,17 @@ pub enum What {
 }
 
 impl Object {
+    /// A fresh object of a client.
+    pub fn new(owner: u32, handle: Handle, device: u32, what: What) -> Self {
+        Object {
+            owner,
+            handle,
+            device,
+            reported: 0,
+            what,
+        }
+    }
+
     /// What kind it is of.
     pub fn kind(&self) -> Kind {
         match self.what {

@@ -189,16 +189,7 @@ impl Control {
             length,
             mem,
         });
-        self.publish(
-            Object {
-                owner: conn,
-                handle,
-                device,
-                reported: 0,
-                what,
-            },
-            Some((IdKind::Key, key)),
-        );
+        self.publish(Object::new(conn, handle, device, what), Some((IdKind::Key, key)));
         Ok(Reply::new(&RegMrReply {
             handle: handle.0,
             lkey: key,

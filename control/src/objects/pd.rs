@@ -34,13 +34,7 @@ impl Control {
             }
         };
         let what = What::Pd(Pd { number: number.slot });
-        let object = Object {
-            owner: conn,
-            handle,
-            device: arg.device,
-            reported: 0,
-            what,
-        };
+        let object = Object::new(conn, handle, arg.device, what);
         self.publish(object, Some((IdKind::Pd, number.slot)));
         Ok(Outcome::Done(Reply::new(&HandleReply {
             handle: handle.0,

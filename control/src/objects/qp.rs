@@ -113,6 +113,11 @@ impl Control {
         for (handle, field) in [(arg.send_cq, "send_cq"), (arg.recv_cq, "recv_cq")] {
             let (cq, of) = self.hold(conn, Kind::Cq, handle, field)?;
             held.push(cq);
+            if matches!(self.objects.peek(cq).map(|o| &o.what), Some(What::Cq(cq)) if cq.failed) {
+                return Err(Refusal::invalid(format!(
+                    "{field} is {handle:#x}, which has overflowed (CQ_ERR); make another CQ"
+                )));
+            }
             if of != device {
                 let (cq, pd) = (
                     &self.devices[of as usize].name,
@@ -147,7 +152,7 @@ impl Control {
         }
         // No core looks at the send queue yet: the first post must ring.
         region.write(sq.offset + RingIndices::NEED_KICK, &1u32);
-        client.events.install(&region, handle.slot(), handle.0, qpn);
+        client.events.install(&region, handle, qpn);
         let made = rnic_engine::core::Qp::new(QpInit {
             qpn,
             handle: handle.0,
@@ -244,16 +249,7 @@ impl Control {
             reserved: 0,
         };
         let what = What::Qp(qp);
-        self.publish(
-            Object {
-                owner: conn,
-                handle,
-                device,
-                reported: 0,
-                what,
-            },
-            Some((IdKind::Qpn, qpn)),
-        );
+        self.publish(Object::new(conn, handle, device, what), Some((IdKind::Qpn, qpn)));
         Reply::new(&reply)
     }
 

@@ -1,6 +1,7 @@
 //! A whole daemon, spoken to in raw ABI.
 mod admin;
 mod destroy;
+mod events;
 mod gid;
 mod hostile;
 mod random;

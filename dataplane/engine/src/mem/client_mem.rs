@@ -294,6 +294,17 @@ macro_rules! shared_word {
             pub fn fetch_and(&self, value: $value, order: Ordering) -> $value {
                 self.word().fetch_and(value, order)
             }
+            /// Atomic compare and exchange; on failure, what stood there.
+            #[inline]
+            pub fn compare_exchange(
+                &self,
+                current: $value,
+                new: $value,
+                ok: Ordering,
+                failed: Ordering,
+            ) -> Result<$value, $value> {
+                self.word().compare_exchange(current, new, ok, failed)
+            }
         }
     };
 }
@@ -320,6 +331,14 @@ impl Word32 for SharedU32 {
     #[inline]
     fn swap(&self, value: u32, order: Ordering) -> u32 {
         SharedU32::swap(self, value, order)
+    }
+    #[inline]
+    fn fetch_and(&self, value: u32, order: Ordering) -> u32 {
+        SharedU32::fetch_and(self, value, order)
+    }
+    #[inline]
+    fn compare_exchange(&self, current: u32, new: u32, ok: Ordering, failed: Ordering) -> Result<u32, u32> {
+        SharedU32::compare_exchange(self, current, new, ok, failed)
     }
     #[inline]
     fn fence(order: Ordering) {

@@ -2,13 +2,11 @@
 //!
 //! A slot stands in the ring at most once and the ring is as long as there are slots, so an event is never lost
 //! and its sender never waits. When an object is destroyed its pending kinds are withdrawn, but the slot keeps
-//! its place in the ring ([`IN_RING`] stays): the client finds it empty, or with events of the slot's next
-//! object. Were the place given up, a client that reads no events could fill the ring by creating and
-//! destroying.
+//! its place in the ring: the client finds it empty, or with events of the slot's next object.
 
 use std::sync::atomic::Ordering;
 
-use rnic_abi::{Cause, EventSlot, IN_RING, RING_ENTRIES, RegionLayout, RingIndices};
+use rnic_abi::{Cause, EventSlot, Handle, RING_ENTRIES, RegionLayout, RingIndices, event};
 use rnic_engine::mem::{ClientMem, SharedU32};
 
 /// The client wrote what no client may write into its event ring: it holds more entries than it has.
@@ -46,11 +44,13 @@ impl EventRing {
         EventRing { layout, tail: 0 }
     }
 
-    /// Gives a slot to an object: from now on events in it are that object's.
-    pub fn install(&self, region: &ClientMem, slot: u32, handle: u32, number: u32) {
+    /// Gives a slot to an object: from now on events in it are that object's. The events of the slot's object
+    /// before are withdrawn.
+    pub fn install(&self, region: &ClientMem, handle: Handle, number: u32) {
+        let slot = handle.slot();
         self.store(region, slot, EventSlot::NUMBER, number);
         self.store(region, slot, EventSlot::SEQUENCE, 0);
-        self.store(region, slot, EventSlot::HANDLE, handle);
+        self.store(region, slot, EventSlot::HANDLE, handle.0);
     }
 
     /// Sets the sequence number of a port's slot, before [`EventRing::raise`].
@@ -63,36 +63,31 @@ impl EventRing {
     pub fn raise(
         &mut self,
         region: &ClientMem,
-        slot: u32,
+        handle: Handle,
         kinds: u32,
         cause: &Cause,
     ) -> Result<Raised, ForgedRing> {
-        let kinds = kinds & !IN_RING;
+        let slot = handle.slot();
         let Some(pending) = self.pending(region, slot) else {
             return Ok(Raised::default());
         };
-        if pending.load(Ordering::Acquire) & !IN_RING == 0 {
+        let raised = event::raise(&pending, handle.generation(), kinds, || {
             // Cannot fail: the slot was found.
             region.write(self.slot(slot) + EventSlot::CAUSE, cause);
+        });
+        if raised.push {
+            self.push(region, slot)?;
         }
-        let before = pending.fetch_or(kinds | IN_RING, Ordering::AcqRel);
-        let reported = (kinds & !before).count_ones();
-        if before & IN_RING != 0 {
-            return Ok(Raised {
-                reported,
-                wake: false,
-            });
-        }
-        self.push(region, slot)?;
-        Ok(Raised { reported, wake: true })
+        Ok(Raised {
+            reported: raised.reported,
+            wake: raised.push,
+        })
     }
 
     /// Withdraws what is pending in a slot whose object is gone, and tells how many events that were.
     pub fn withdraw(&self, region: &ClientMem, slot: u32) -> u32 {
-        let Some(pending) = self.pending(region, slot) else {
-            return 0;
-        };
-        (pending.fetch_and(IN_RING, Ordering::AcqRel) & !IN_RING).count_ones()
+        self.pending(region, slot)
+            .map_or(0, |pending| event::withdraw(&pending))
     }
 
     fn push(&mut self, region: &ClientMem, slot: u32) -> Result<(), ForgedRing> {
@@ -147,7 +142,7 @@ impl EventRing {
 mod tests {
     use std::sync::Arc;
 
-    use rnic_abi::event_kind::{CQ_ERR, QP_ACCESS_ERR, QP_FATAL};
+    use rnic_abi::event_kind::{self, CQ_ERR, QP_ACCESS_ERR, QP_FATAL};
 
     use super::*;
 
@@ -196,9 +191,11 @@ mod tests {
             self.word(self.layout.events + RingIndices::HEAD)
                 .store(self.head, Ordering::Release);
             let at = self.layout.event_slots + slot as usize * size_of::<EventSlot>();
-            let handle = self.word(at + EventSlot::HANDLE).load(Ordering::Relaxed);
-            let cause = self.region.read(at + EventSlot::CAUSE).unwrap();
-            let kinds = self.word(at).swap(0, Ordering::AcqRel) & !IN_RING;
+            let (kinds, details) = event::take(&self.word(at), || {
+                let handle = self.word(at + EventSlot::HANDLE).load(Ordering::Relaxed);
+                (handle, self.region.read(at + EventSlot::CAUSE).unwrap())
+            });
+            let (handle, cause) = details.unwrap_or_default();
             Some((handle, kinds, cause))
         }
     }
@@ -213,8 +210,11 @@ mod tests {
     #[test]
     fn kinds_gather_in_one_entry_with_the_cause_of_the_first() {
         let (mut ring, mut client) = Client::new();
-        ring.install(&client.region, 3, 0x10_0003, 77);
-        let raised = ring.raise(&client.region, 3, QP_ACCESS_ERR, &cause(1)).unwrap();
+        let handle = Handle::new(3, 1);
+        ring.install(&client.region, handle, 77);
+        let raised = ring
+            .raise(&client.region, handle, QP_ACCESS_ERR, &cause(1))
+            .unwrap();
         assert_eq!(
             raised,
             Raised {
@@ -223,7 +223,7 @@ mod tests {
             }
         );
         let raised = ring
-            .raise(&client.region, 3, QP_ACCESS_ERR | QP_FATAL, &cause(2))
+            .raise(&client.region, handle, QP_ACCESS_ERR | QP_FATAL, &cause(2))
             .unwrap();
         assert_eq!(
             raised,
@@ -237,19 +237,24 @@ mod tests {
             Some((0x10_0003, QP_ACCESS_ERR | QP_FATAL, cause(1)))
         );
         assert_eq!(client.pop(), None);
-        assert!(ring.raise(&client.region, 3, QP_FATAL, &cause(3)).unwrap().wake);
+        assert!(
+            ring.raise(&client.region, handle, QP_FATAL, &cause(3))
+                .unwrap()
+                .wake
+        );
         assert_eq!(client.pop(), Some((0x10_0003, QP_FATAL, cause(3))));
     }
 
     #[test]
     fn a_destroyed_objects_events_are_withdrawn_and_its_entry_serves_the_next_object() {
         let (mut ring, mut client) = Client::new();
-        ring.install(&client.region, 1, 0x10_0001, 5);
-        ring.raise(&client.region, 1, QP_FATAL, &cause(1)).unwrap();
+        let (first, second) = (Handle::new(1, 1), Handle::new(1, 2));
+        ring.install(&client.region, first, 5);
+        ring.raise(&client.region, first, QP_FATAL, &cause(1)).unwrap();
         assert_eq!(ring.withdraw(&client.region, 1), 1);
         assert_eq!(ring.withdraw(&client.region, 1), 0);
-        ring.install(&client.region, 1, 0x20_0001, 6);
-        let raised = ring.raise(&client.region, 1, CQ_ERR, &cause(9)).unwrap();
+        ring.install(&client.region, second, 6);
+        let raised = ring.raise(&client.region, second, CQ_ERR, &cause(9)).unwrap();
         assert_eq!(
             raised,
             Raised {
@@ -267,8 +272,9 @@ mod tests {
         let (mut ring, mut client) = Client::new();
         for round in 0..1000u32 {
             for slot in 0..SLOTS {
-                ring.install(&client.region, slot, round << 20 | slot, 0);
-                ring.raise(&client.region, slot, QP_FATAL, &cause(1)).unwrap();
+                let handle = Handle::new(slot, round);
+                ring.install(&client.region, handle, 0);
+                ring.raise(&client.region, handle, QP_FATAL, &cause(1)).unwrap();
                 if round < 999 {
                     ring.withdraw(&client.region, slot);
                 }
@@ -287,7 +293,7 @@ mod tests {
             client
                 .word(client.layout.events + RingIndices::HEAD)
                 .store(head, Ordering::Release);
-            let result = ring.raise(&client.region, 0, QP_FATAL, &cause(1));
+            let result = ring.raise(&client.region, Handle(0), QP_FATAL, &cause(1));
             if 0u32.wrapping_sub(head) >= client.layout.event_ring_len {
                 assert_eq!(
                     result,
@@ -309,11 +315,13 @@ mod tests {
         let (mut ring, client) = Client::new();
         let pending = client.word(client.layout.event_slots);
         pending.store(u32::MAX, Ordering::Release);
-        let raised = ring.raise(&client.region, 0, QP_FATAL, &cause(1)).unwrap();
+        let raised = ring
+            .raise(&client.region, Handle(0), QP_FATAL, &cause(1))
+            .unwrap();
         assert_eq!(raised, Raised::default());
-        assert_eq!(ring.withdraw(&client.region, 0), 31);
+        assert_eq!(ring.withdraw(&client.region, 0), event_kind::NAMES.len() as u32);
         assert_eq!(
-            ring.raise(&client.region, SLOTS, QP_FATAL, &cause(1)),
+            ring.raise(&client.region, Handle(SLOTS), QP_FATAL, &cause(1)),
             Ok(Raised::default())
         );
     }

@@ -1,0 +1,6 @@
+//! Asynchronous events: how they get into a client's ring, and what the daemon itself does about them.
+
+mod relay;
+mod ring;
+
+pub use ring::EventRing;

@@ -1,0 +1,113 @@
+//! From what happened (a core's report, a link, a vanished device) to the rings of the clients it concerns, and
+//! what the daemon itself concludes.
+
+use rnic_abi::{Handle, event_kind};
+use rnic_engine::{
+    command::{Command, ObjectEvent},
+    core::abi_cause,
+};
+use rnic_transport::{Cause, Check, QpState};
+
+use crate::{
+    control::Control,
+    objects::{IdKind, Key, What},
+    ops::Work,
+};
+
+/// Kinds after which a QP is in the error state.
+const QP_FAILED: u32 = event_kind::QP_FATAL | event_kind::QP_REQ_ERR | event_kind::QP_ACCESS_ERR;
+impl Control {
+    /// An object of a client has something to report. Nothing is reported of an object that is being destroyed:
+    /// it is found no more, and what it reported before is withdrawn at the end of its grace period.
+    pub(crate) fn object_event(&mut self, event: &ObjectEvent) {
+        let Some(&conn) = self.by_index.get(&event.client) else {
+            return;
+        };
+        let Some(key) = self.objects.find(IdKind::Handle(event.client), event.handle) else {
+            return;
+        };
+        let Some(object) = self.objects.peek_mut(key) else {
+            return;
+        };
+        match &mut object.what {
+            What::Qp(qp) if event.kinds & QP_FAILED != 0 => qp.state = QpState::Err,
+            What::Cq(cq) if event.kinds & event_kind::CQ_ERR != 0 => cq.failed = true,
+            _ => {}
+        }
+        let handle = object.handle;
+        let reported = self.raise(conn, handle, event.kinds, &event.cause);
+        if let Some(object) = self.objects.peek_mut(key) {
+            object.reported = object.reported.saturating_add(reported);
+        }
+        if event.kinds & event_kind::CQ_ERR != 0 {
+            self.fail_users(conn, key, &event.cause);
+        }
+    }
+
+    /// A completion queue is lost (11.6.3.2): the QPs that complete into it go to ERR, each with a
+    /// QP_FATAL of its own.
+    fn fail_users(&mut self, conn: u32, cq: Key, cause: &Cause) {
+        let Ok(client) = self.client_mut(conn) else { return };
+        let objects = client.objects.clone();
+        let users: Vec<(usize, u32)> = objects
+            .into_iter()
+            .filter_map(|key| match &self.objects.peek(key)?.what {
+                What::Qp(qp) if qp.send_cq == cq || qp.recv_cq == cq => Some((qp.core, qp.slot())),
+                _ => None,
+            })
+            .collect();
+        if users.is_empty() {
+            return;
+        }
+        let cause = Cause {
+            check: Check::CqOverflow,
+            ..*cause
+        };
+        let op = self.begin(conn, Work::Fail);
+        for (core, slot) in users {
+            self.command(op, core, |token| Command::FailQp { slot, cause, token });
+        }
+    }
+
+    /// Something happened to a device (a port, its addresses, all of it): every client learns of it.
+    ///
+    /// `kinds` are bits of [`event_kind`]: PORT_ACTIVE, PORT_ERR, GID_CHANGE, DEVICE_FATAL. The change itself is
+    /// in place before the call, so that a client which asks on hearing of it is told the new state. Devices have
+    /// event slots of their own in every client's region; the daemon keeps no count of their events.
+    pub(crate) fn device_event(&mut self, device: usize, kinds: u32, cause: &Cause) {
+        let Some(sequence) = self.devices.get(device).map(|device| device.sequence) else {
+            return;
+        };
+        let clients: Vec<u32> = self.by_index.values().copied().collect();
+        for conn in clients {
+            if let Ok(client) = self.client_mut(conn) {
+                client
+                    .events
+                    .set_sequence(&client.region, device as u32, sequence);
+                self.raise(conn, Handle(device as u32), kinds, cause);
+            }
+        }
+    }
+
+    /// Puts an event into a client's ring and tells how many kinds are new.
+    fn raise(&mut self, conn: u32, handle: Handle, kinds: u32, cause: &Cause) -> u32 {
+        let Ok(client) = self.client_mut(conn) else {
+            return 0;
+        };
+        match client
+            .events
+            .raise(&client.region, handle, kinds, &abi_cause(cause))
+        {
+            Ok(raised) => {
+                if raised.wake {
+                    client.wake();
+                }
+                raised.reported
+            }
+            Err(forged) => {
+                self.expel(conn, &forged.to_string());
+                0
+            }
+        }
+    }
+}
