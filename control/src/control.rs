@@ -115,7 +115,7 @@ impl Control {
             .ports
             .iter()
             .zip(engine.ports())
-            .map(|(config, port)| Device::new(config, port))
+            .map(|(config, (_, port))| Device::new(config, port))
             .collect();
         let limits = engine.limits();
         let pds = config.limits.clients.saturating_mul(config.limits.per_client.pds);
@@ -321,7 +321,7 @@ impl Control {
 
     fn send_slow_frames(&mut self) {
         while let Some(out) = self.slow.next_outgoing() {
-            let Some(port) = self.engine.ports().get(usize::from(out.port)) else {
+            let Some(port) = self.engine.port(out.port) else {
                 continue;
             };
             if let Some(mut frame) = port.pool.alloc()

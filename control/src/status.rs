@@ -237,7 +237,8 @@ impl Control {
     }
 
     pub(crate) fn device_states(&self) -> Vec<DeviceState> {
-        let device = |(index, info): (usize, &rnic_engine::PortInfo)| {
+        let device = |(index, info): (u16, &rnic_engine::PortInfo)| {
+            let index = usize::from(index);
             let PortStats {
                 rx_frames,
                 rx_bytes,
@@ -261,7 +262,7 @@ impl Control {
                 tx_dropped,
             }
         };
-        self.engine.ports().iter().enumerate().map(device).collect()
+        self.engine.ports().map(device).collect()
     }
 
     /// What is known of a QP, with what its core has told.

@@ -38,7 +38,9 @@ impl Control {
 
     fn check_links(&mut self) {
         for port in 0..self.devices.len() {
-            let link = &self.engine.ports()[port].link;
+            let Some(link) = self.engine.port(port as u16).map(|info| &info.link) else {
+                continue;
+            };
             let device = &mut self.devices[port];
             let up = link.is_up();
             device.speed_mbps = link.speed_mbps();

@@ -332,3 +332,24 @@ fn what_is_queued_when_a_worker_ends_is_dropped_not_run() {
     work.cancel();
     assert_eq!(Arc::strong_count(&token), 1);
 }
+
+#[test]
+fn the_last_reference_to_everything_may_die_in_a_task() {
+    let registry: Arc<Registry<Log>> = Arc::new(Registry::default());
+    let client = Working::new(false);
+    registry.add_client(&mut Log::new(), client.clone());
+    registry.add_device(&mut Log::new(), id(0), "rnic0", None);
+    let (task, begins, release) = held();
+    let (done, is_done) = channel();
+    let kept = (registry.clone(), client.clone());
+    let whole = move || {
+        task();
+        drop(kept);
+        done.send(()).unwrap();
+    };
+    client.submit(0, whole).unwrap();
+    begins.recv().unwrap();
+    drop((registry, client));
+    release.send(()).unwrap();
+    is_done.recv().expect("the task went on to its end");
+}

@@ -146,7 +146,7 @@ impl Work {
     }
 
     /// Takes no more work, drops what has not begun and waits for what runs: when it returns, nothing of this work
-    /// runs or will run. A task must not call it for its own work; if it does, its own end is not waited for.
+    /// runs or will run. Called by a task of the same queue, it does not wait for that task.
     pub fn cancel(&self) {
         self.close(|state, id| {
             let (dropped, kept) = std::mem::take(&mut state.tasks)
@@ -157,19 +157,22 @@ impl Work {
         });
     }
 
-    /// Takes no more work and waits until all that was queued has been done.
+    /// Takes no more work and waits until all that was queued has been done; a task of the same queue does not wait.
     pub fn flush(&self) {
         self.close(|_, _| VecDeque::new());
     }
 
     fn close(&self, take: impl FnOnce(&mut State, u64) -> VecDeque<(u64, Task)>) {
-        might_take(TASK);
+        // On the queue's own thread there is nothing to wait for but itself.
+        let waits = self.shared.state.lock().runner != Some(current_thread());
+        if waits {
+            might_take(TASK);
+        }
         let id = self.id;
         let mut state = self.shared.state.lock();
         state.open.remove(&id);
         let dropped = take(&mut state, id);
-        let myself = state.running == Some(id) && state.runner == Some(current_thread());
-        if !myself {
+        if waits {
             // A queue that stops has dropped its tasks; only what runs is left.
             state = state.wait_while(&self.shared.changed, |state| state.has(id));
         }

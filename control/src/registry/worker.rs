@@ -4,7 +4,8 @@ use std::{io, thread::JoinHandle};
 
 use super::WorkQueue;
 
-/// A [`WorkQueue`] with its thread, which ends when this is dropped. What is queued then is dropped.
+/// A [`WorkQueue`] with its thread, which ends when this is dropped, by a task of its own or by others. What is queued then
+/// is dropped.
 pub struct Worker {
     queue: WorkQueue,
     thread: Option<JoinHandle<()>>,
@@ -33,8 +34,10 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.queue.stop();
-        if let Some(thread) = self.thread.take() {
-            // It has panicked, and said so.
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            // If it has panicked, it said so.
             let _ = thread.join();
         }
     }

@@ -7,7 +7,7 @@ use std::fmt;
 use rnic_transport::{Cause, ModifyError, QpAttr, QpAttrMask, QpState};
 
 use crate::{
-    core::{ClientDoorbells, CompletionQueue, Qp},
+    core::{ClientDoorbells, CompletionQueue, PortPart, Qp},
     frame::Frame,
     retire::RetireLink,
 };
@@ -83,12 +83,39 @@ pub enum Command {
         /// For the answer.
         token: Token,
     },
-    /// Move a QP to the error state with a cause (port gone, memory fault). Answered by `Done`.
+    /// Move a QP to the error state with a cause (port gone, memory fault); its path is forgotten. Answered by `Done`.
     FailQp {
         /// Slot in the core's arena.
         slot: u32,
         /// Why.
         cause: Cause,
+        /// For the answer.
+        token: Token,
+    },
+    /// Take a port. Answered by `Removed` when what was in its place has come back.
+    AddPort {
+        /// Index of the port.
+        port: u16,
+        /// This core's part of it.
+        part: Box<PortPart>,
+        /// For the answer.
+        token: Token,
+    },
+    /// Give a port up, with its queue and all frames made for it or waiting to be sent. Answered by `Removed` when
+    /// they are freed.
+    RemovePort {
+        /// Index of the port.
+        port: u16,
+        /// An empty part, to take its place.
+        part: Box<PortPart>,
+        /// For the answer.
+        token: Token,
+    },
+    /// Let go of frames of a port that other cores have handed over, after all of them have given it up. Answered
+    /// by `Done`.
+    DropFrames {
+        /// Index of the port.
+        port: u16,
         /// For the answer.
         token: Token,
     },

@@ -15,12 +15,16 @@ use rustix::{event::epoll, io::read};
 use crate::{
     command::{Command, Message},
     core::{Core, CoreInit, CoreStatus, Idle, Shared},
-    frame::{Frame, SharedPool},
     mem::MrTable,
-    port::{Link, OpenPort, Port, PortStats},
+    port::{OpenPort, PortStats},
     retire::{self, Retired},
     view::{Publisher, RetiredView, SLOT_BITS},
 };
+
+mod ports;
+
+use ports::split_ports;
+pub use ports::{AddPortError, PORT_SLOTS, PortInfo};
 
 /// How many objects there can be at once. Everything is allocated for them at start.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -51,7 +55,7 @@ pub struct EngineConfig {
     pub cores: Vec<CoreConfig>,
     /// Sizes of the tables.
     pub limits: Limits,
-    /// Opened ports, in the order of their indices. Queue `i` of a port goes to core `i`.
+    /// Opened ports, in the order of their indices, at most [`PORT_SLOTS`]. Queue `i` of a port goes to core `i`.
     pub ports: Vec<OpenPort>,
 }
 
@@ -71,35 +75,15 @@ pub enum StartError {
         /// Largest value.
         max: u32,
     },
-    /// A port without queues.
-    #[error("port {0} was opened without a queue")]
-    NoQueue(String),
+    /// A port that cannot be taken.
+    #[error(transparent)]
+    Port(#[from] AddPortError),
     /// A system call failed.
     #[error("starting the poll cores failed: {0}")]
     Io(#[from] io::Error),
     /// The participants could not be registered.
     #[error(transparent)]
     Register(#[from] RegisterError),
-}
-
-/// A port as the control thread knows it; its queues are with the cores.
-pub struct PortInfo {
-    /// Device name.
-    pub name: String,
-    /// Driver.
-    pub driver: String,
-    /// MAC address.
-    pub mac: [u8; 6],
-    /// Link MTU.
-    pub mtu: u16,
-    /// NUMA node, when known.
-    pub numa_node: Option<u32>,
-    /// Frames for the slow path.
-    pub pool: SharedPool,
-    /// Link state and closing.
-    pub link: Box<dyn Link>,
-    /// Queues it was opened with.
-    pub queues: usize,
 }
 
 struct Handle {
@@ -124,8 +108,8 @@ pub struct Engine {
     publisher: Publisher,
     mrs: Arc<MrTable>,
     cores: Vec<Handle>,
-    ports: Vec<PortInfo>,
-    port_owners: Vec<u16>,
+    /// By index; `None` where there is no port.
+    ports: Vec<Option<PortInfo>>,
     control: Arc<crate::core::ControlWake>,
     reclaimer: Reclaimer<Garbage>,
     /// Scratch of `collect`, kept for its capacity.
@@ -151,10 +135,9 @@ impl Engine {
         let mrs = Arc::new(MrTable::new(limits.mrs));
         let control = Arc::new(crate::core::ControlWake::new()?);
         let shared = (0..cores.len())
-            .map(|_| Shared::new(control.clone(), ports.len()).map(Arc::new))
+            .map(|_| Shared::new(control.clone(), PORT_SLOTS).map(Arc::new))
             .collect::<io::Result<Arc<[Arc<Shared>]>>>()?;
-        let (infos, mut queues) = split_ports(ports, cores.len())?;
-        let port_owners = vec![0u16; infos.len()];
+        let (infos, mut parts) = split_ports(ports, cores.len())?;
         let mut handles = Vec::new();
         for (id, core) in cores.iter().enumerate() {
             let (retire, retired) = retire::channel();
@@ -167,12 +150,7 @@ impl Engine {
                 mrs: mrs.clone(),
                 limits,
                 idle: core.idle,
-                ports: queues
-                    .iter_mut()
-                    .zip(&infos)
-                    .map(|(q, info)| (q.get_mut(id).and_then(Option::take), info.pool.clone()))
-                    .collect(),
-                port_owners: port_owners.clone(),
+                ports: std::mem::take(&mut parts[id]),
             };
             let cpu = core.cpu;
             let thread = std::thread::Builder::new()
@@ -194,7 +172,6 @@ impl Engine {
             mrs,
             cores: handles,
             ports,
-            port_owners,
             control,
             reclaimer,
             batch: Vec::new(),
@@ -210,11 +187,6 @@ impl Engine {
     /// Sizes of the tables.
     pub fn limits(&self) -> Limits {
         self.limits
-    }
-
-    /// The ports; the index is the number used in paths and messages.
-    pub fn ports(&self) -> &[PortInfo] {
-        &self.ports
     }
 
     /// The memory regions.
@@ -245,13 +217,6 @@ impl Engine {
         }
         handle.waiting.push_back(command);
         handle.push_waiting();
-    }
-
-    /// Sends a frame of the slow path.
-    pub fn transmit(&mut self, port: u16, frame: Frame) {
-        if let Some(&owner) = self.port_owners.get(usize::from(port)) {
-            self.submit(usize::from(owner), Command::Transmit { port, frame });
-        }
     }
 
     /// Moves waiting commands, gives every message to `f`, takes in what cores gave up, frees what may be freed.
@@ -419,7 +384,7 @@ impl Engine {
             while core.shared.inbound.pop().is_some() {}
         }
         self.reclaim();
-        for port in &mut self.ports {
+        for port in self.ports.iter_mut().flatten() {
             port.link.close();
         }
     }
@@ -439,41 +404,6 @@ impl Handle {
             self.shared.kick();
         }
     }
-}
-
-type Queues = Vec<Vec<Option<Box<dyn Port>>>>;
-
-fn split_ports(ports: Vec<OpenPort>, cores: usize) -> Result<(Vec<PortInfo>, Queues), StartError> {
-    let mut infos = Vec::new();
-    let mut queues = Vec::new();
-    for port in ports {
-        if port.queues.is_empty() {
-            return Err(StartError::NoQueue(port.name));
-        }
-        let count = port.queues.len().min(cores);
-        queues.push(port.queues.into_iter().take(cores).map(Some).collect());
-        let OpenPort {
-            name,
-            driver,
-            mac,
-            mtu,
-            numa_node,
-            pool,
-            link,
-            ..
-        } = port;
-        infos.push(PortInfo {
-            name,
-            driver,
-            mac,
-            mtu,
-            numa_node,
-            pool,
-            link,
-            queues: count,
-        });
-    }
-    Ok((infos, queues))
 }
 
 /// A poll thread.

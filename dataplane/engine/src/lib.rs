@@ -12,4 +12,4 @@ pub mod port;
 pub mod retire;
 pub mod view;
 
-pub use engine::{CoreConfig, Engine, EngineConfig, Limits, PortInfo, StartError};
+pub use engine::{AddPortError, CoreConfig, Engine, EngineConfig, Limits, PORT_SLOTS, PortInfo, StartError};

@@ -8,7 +8,7 @@ use rnic_qsbr::{Linked, RetireCache, RetireCollector, retire_channel};
 
 use crate::{
     command::{QpChange, Token},
-    core::{ClientDoorbells, CompletionQueue, Qp},
+    core::{ClientDoorbells, CompletionQueue, PortPart, Qp},
 };
 
 /// Pages of each core.
@@ -33,6 +33,8 @@ pub enum Retired {
     Client(Box<ClientDoorbells>),
     /// A change that was made.
     Change(Box<QpChange>),
+    /// A core's part of a port, or the empty one in whose place it came.
+    Port(Box<PortPart>),
 }
 
 impl Retired {
@@ -54,12 +56,13 @@ impl Retired {
             Retired::Cq(_) => size_of::<CompletionQueue>(),
             Retired::Client(client) => client.bytes(),
             Retired::Change(_) => size_of::<QpChange>(),
+            Retired::Port(_) => size_of::<PortPart>(),
         }
     }
 
     /// Whether only its own core ever knew where it is. Then nobody can still hold it once the core gave it up.
     pub(crate) fn is_private(&self) -> bool {
-        matches!(self, Retired::Change(_))
+        matches!(self, Retired::Change(_) | Retired::Port(_))
     }
 
     fn link(&mut self) -> &mut RetireLink {
@@ -68,6 +71,7 @@ impl Retired {
             Retired::Cq(cq) => &mut cq.link,
             Retired::Client(client) => &mut client.link,
             Retired::Change(change) => &mut change.link,
+            Retired::Port(port) => &mut port.link,
         }
     }
 }

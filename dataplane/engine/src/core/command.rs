@@ -88,9 +88,19 @@ impl Core {
             Command::FailQp { slot, cause, token } => {
                 if let Some(mut qp) = self.qps[slot as usize].take() {
                     qp.with(&mut self.env, |rc, ctx| rc.fatal(ctx, cause));
+                    // Another way has to be given before it sends again; this one may be gone.
+                    qp.forget_path();
                     self.after(slot, &mut qp);
                     self.qps[slot as usize] = Some(qp);
                 }
+                Message::Done { token }
+            }
+            Command::AddPort { port, part, token } | Command::RemovePort { port, part, token } => {
+                let replaced = self.exchange_port(port, part);
+                return self.give_up(Some(Retired::Port(replaced)), token);
+            }
+            Command::DropFrames { port, token } => {
+                self.drop_inbound(port);
                 Message::Done { token }
             }
             Command::Transmit { port, frame } => {
@@ -186,8 +196,13 @@ impl Core {
         let Some(state) = self.ports.get_mut(usize::from(port)) else {
             return;
         };
+        if !state.is_there() {
+            // Removed meanwhile.
+            self.env.counters.slow_path_tx_dropped += 1;
+            return;
+        }
         if state.queue.is_none() {
-            let owner = &self.cores[usize::from(self.port_owners[usize::from(port)])];
+            let owner = &self.cores[usize::from(state.owner)];
             if owner.inbound.push(Handoff::Send { port, frame }).is_err() {
                 self.env.counters.handoff_dropped += 1;
             }

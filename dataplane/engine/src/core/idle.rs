@@ -63,7 +63,8 @@ impl Core {
 
     /// Whether something is only waiting for room elsewhere, which nobody announces.
     fn something_waits(&self) -> bool {
-        self.ports.iter().any(|p| !p.tx.is_empty()) || !self.eventful.is_empty() || self.retired_waiting()
+        let waits = |port: &u16| !self.ports[usize::from(*port)].tx.is_empty();
+        self.port_list.iter().any(waits) || !self.eventful.is_empty() || self.retired_waiting()
     }
 
     fn sleep(&mut self, max_sleep_ns: u64) {

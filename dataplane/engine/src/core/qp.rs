@@ -179,6 +179,11 @@ impl Qp {
         self.path = Some(path);
     }
 
+    /// Forgets the path; the next one is given with RTR.
+    pub(super) fn forget_path(&mut self) {
+        (self.path, self.template) = (None, None);
+    }
+
     /// Send work requests in progress.
     #[inline]
     pub(super) fn outstanding(&self) -> u32 {

@@ -22,15 +22,16 @@ impl Core {
     /// One burst from each port. Tells how many frames came.
     pub(super) fn receive_ports(&mut self) -> usize {
         let mut count = 0;
-        for port in 0..self.ports.len() {
-            let Some(queue) = &mut self.ports[port].queue else {
+        for i in 0..self.port_list.len() {
+            let port = self.port_list[i];
+            let Some(queue) = &mut self.ports[usize::from(port)].queue else {
                 continue;
             };
             queue.tick(self.env.now.0);
             let mut burst = FrameBurst::new_const();
             count += queue.rx_burst(&mut burst);
             for frame in burst {
-                self.receive(port as u16, frame, false);
+                self.receive(port, frame, false);
             }
         }
         count
@@ -40,12 +41,18 @@ impl Core {
     pub(super) fn receive_inbound(&mut self) -> usize {
         for count in 0..crate::frame::BURST {
             match self.me.inbound.pop() {
-                Some(Handoff::Received { port, frame, direct }) => self.receive(port, frame, direct),
-                Some(Handoff::Send { port, frame }) => self.send_slow(port, frame),
+                Some(handoff) => self.take_handoff(handoff),
                 None => return count,
             }
         }
         crate::frame::BURST
+    }
+
+    pub(super) fn take_handoff(&mut self, handoff: Handoff) {
+        match handoff {
+            Handoff::Received { port, frame, direct } => self.receive(port, frame, direct),
+            Handoff::Send { port, frame } => self.send_slow(port, frame),
+        }
     }
 
     /// One frame. `direct` frames were built by a core of this appliance and did not come through a port.

@@ -7,29 +7,10 @@ use rnic_transport::Time;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
-    cq::CompletionQueue, doorbell::ClientDoorbells, host::Env, idle::Idle, qp::Qp, shared::CoreCounters,
-    shared::Shared, timer::TimerWheel,
+    cq::CompletionQueue, doorbell::ClientDoorbells, host::Env, idle::Idle, port::PortPart, qp::Qp,
+    shared::CoreCounters, shared::Shared, timer::TimerWheel,
 };
-use crate::{
-    engine::Limits,
-    frame::{FrameBurst, SharedPool},
-    mem::MrTable,
-    nonblocking::NonBlocking,
-    port::Port,
-    retire::Retired,
-    view::ViewCache,
-};
-
-/// A port as one core sees it.
-pub(super) struct PortState {
-    /// The core's queue; a core without one hands its frames to one that has.
-    pub queue: Option<Box<dyn Port>>,
-    pub pool: SharedPool,
-    /// Frames to be sent at the end of the pass.
-    pub tx: FrameBurst,
-    /// Empty frames.
-    pub spare: FrameBurst,
-}
+use crate::{engine::Limits, mem::MrTable, nonblocking::NonBlocking, retire::Retired, view::ViewCache};
 
 /// What a core is started with.
 pub(crate) struct CoreInit {
@@ -40,10 +21,9 @@ pub(crate) struct CoreInit {
     pub mrs: Arc<MrTable>,
     pub limits: Limits,
     pub idle: Idle,
-    /// By port: this core's queue if it has one, and the pool.
-    pub ports: Vec<(Option<Box<dyn Port>>, SharedPool)>,
-    /// By port: a core that has a queue of it.
-    pub port_owners: Vec<u16>,
+    /// This core's part of each port, empty where there is none.
+    #[allow(clippy::vec_box, reason = "the boxes come and go by command")]
+    pub ports: Vec<Box<PortPart>>,
     pub retire: RetireCache<Retired>,
 }
 
@@ -65,8 +45,11 @@ pub(crate) struct Core {
     pub(super) timers: TimerWheel,
     /// The way of everything the core gives up.
     retirer: Retirer<Retired>,
-    pub(super) ports: Vec<PortState>,
-    pub(super) port_owners: Vec<u16>,
+    /// By index.
+    #[allow(clippy::vec_box, reason = "the boxes come and go by command")]
+    pub(super) ports: Vec<Box<PortPart>>,
+    /// The indices at which there is a port.
+    pub(super) port_list: Vec<u16>,
     pub(super) idle: Idle,
     pub(super) last_work: Time,
     /// Something for the control thread was queued in this pass.
@@ -109,17 +92,8 @@ impl Core {
             eventful: VecDeque::with_capacity(qps as usize),
             timers: TimerWheel::new(qps as usize, now),
             retirer: init.retire.into(),
-            ports: init
-                .ports
-                .into_iter()
-                .map(|(queue, pool)| PortState {
-                    queue,
-                    pool,
-                    tx: FrameBurst::new_const(),
-                    spare: FrameBurst::new_const(),
-                })
-                .collect(),
-            port_owners: init.port_owners,
+            port_list: listed(&init.ports),
+            ports: init.ports,
             idle: init.idle,
             last_work: now,
             control_called: false,
@@ -205,12 +179,25 @@ impl Core {
         self.me.busy_cycles.store(self.busy_cycles, Ordering::Relaxed);
         self.me.idle_cycles.store(self.idle_cycles, Ordering::Relaxed);
         self.me.publish_counters(&self.env.counters);
-        for (i, port) in self.ports.iter().enumerate() {
-            if let Some(queue) = &port.queue {
-                self.me.publish_port(i, queue.stats());
+        for &port in &self.port_list {
+            let port = usize::from(port);
+            if let Some(queue) = &self.ports[port].queue {
+                self.me.publish_port(port, queue.stats());
             }
         }
     }
+}
+
+/// The indices at which there is a port, with room for all.
+fn listed(ports: &[Box<PortPart>]) -> Vec<u16> {
+    let mut list = Vec::with_capacity(ports.len());
+    list.extend(
+        (0u16..)
+            .zip(ports)
+            .filter(|(_, part)| part.is_there())
+            .map(|(port, _)| port),
+    );
+    list
 }
 
 /// Nanoseconds of the monotonic clock (no system call: the vDSO's).

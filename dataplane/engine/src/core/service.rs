@@ -262,16 +262,17 @@ impl Core {
 
     /// Gives every port its frames.
     pub(super) fn flush_ports(&mut self) {
-        for port in 0..self.ports.len() {
-            let state = &mut self.ports[port];
+        for i in 0..self.port_list.len() {
+            let port = self.port_list[i];
+            let state = &mut self.ports[usize::from(port)];
             if state.tx.is_empty() {
                 continue;
             }
             if state.queue.is_some() {
                 state.flush();
             } else {
-                let owner = &self.cores[usize::from(self.port_owners[port])];
-                state.hand_over(port as u16, owner, &mut self.env.counters.handoff_dropped);
+                let owner = &self.cores[usize::from(state.owner)];
+                state.hand_over(port, owner, &mut self.env.counters.handoff_dropped);
             }
         }
     }

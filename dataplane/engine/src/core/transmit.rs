@@ -3,52 +3,8 @@ use rnic_simd::Crc;
 use rnic_transport::{Access, Emit, KeyError, Source};
 use rnic_wire::{FrameTemplate, ICRC_LEN, Icrc, MAX_FRAME_HEADER_LEN, pad_len};
 
-use super::{
-    host::Env,
-    qp::Qp,
-    queue::Segments,
-    run::{Core, PortState},
-    shared::{Handoff, Shared},
-};
-use crate::{
-    frame::{BURST, Frame, FrameBurst},
-    mem::RemoteRange,
-};
-
-impl PortState {
-    /// Whether one more frame can be made and queued; makes room if it can.
-    #[inline]
-    pub(super) fn ready(&mut self) -> bool {
-        if self.spare.is_empty() {
-            self.pool.alloc_burst(BURST, &mut self.spare);
-        }
-        if self.tx.is_full() {
-            self.flush();
-        }
-        !self.spare.is_empty() && !self.tx.is_full()
-    }
-
-    /// Gives queued frames to the port; what it does not take stays.
-    #[inline]
-    pub(super) fn flush(&mut self) {
-        if let Some(queue) = &mut self.queue
-            && !self.tx.is_empty()
-        {
-            queue.tx_burst(&mut self.tx);
-        }
-    }
-
-    /// Hands queued frames to the core that has a queue of this port.
-    pub(super) fn hand_over(&mut self, port: u16, owner: &Shared, dropped: &mut u64) {
-        let frames = std::mem::replace(&mut self.tx, FrameBurst::new_const());
-        for frame in frames {
-            if owner.inbound.push(Handoff::Send { port, frame }).is_err() {
-                *dropped += 1;
-            }
-        }
-        owner.kick();
-    }
-}
+use super::{host::Env, qp::Qp, queue::Segments, run::Core};
+use crate::{frame::Frame, mem::RemoteRange};
 
 impl Qp {
     /// Resolves the payload of a packet.

@@ -119,6 +119,15 @@ pub trait Link: Send {
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
+    /// The kernel interface behind the device, if there is one.
+    fn if_index(&self) -> Option<u32> {
+        None
+    }
+    /// Whether the device has vanished by itself: it was unplugged, or the kernel interface behind it is deleted.
+    /// Never true again false. May block.
+    fn is_gone(&self) -> bool {
+        false
+    }
     /// Stops and closes the port. All its queues must have been dropped before, on whatever thread. Does nothing
     /// the second time; dropping the link does the same.
     fn close(&mut self);

@@ -37,6 +37,14 @@ impl Link for WrappedLink {
         self.inner.speed_mbps()
     }
 
+    fn if_index(&self) -> Option<u32> {
+        self.inner.if_index()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.inner.is_gone()
+    }
+
     fn counters(&self) -> Counters {
         let mut all = self.inner.counters();
         all.extend((self.counters)());

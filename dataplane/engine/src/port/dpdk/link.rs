@@ -5,7 +5,7 @@ use std::{
 };
 
 use dpdk_sys::{EthDev, Mempool};
-use rustix::net::netdevice;
+use rustix::{io::Errno, net::netdevice};
 
 use super::vdev::probe_socket;
 use crate::port::Link;
@@ -15,6 +15,8 @@ pub(super) struct DpdkLink {
     dev: Option<EthDev>,
     /// Take the device off its bus on close, so that it can be made again.
     remove: bool,
+    /// The kernel interface behind the device.
+    if_index: Option<u32>,
     /// Pools whose buffers may be in the device until it is closed.
     _pools: SharedPools,
 }
@@ -24,10 +26,11 @@ pub(super) struct DpdkLink {
 pub(super) type SharedPools = Arc<Mutex<Vec<Mempool>>>;
 
 impl DpdkLink {
-    pub fn new(dev: EthDev, remove: bool, pools: SharedPools) -> Self {
+    pub fn new(dev: EthDev, remove: bool, if_index: Option<u32>, pools: SharedPools) -> Self {
         DpdkLink {
             dev: Some(dev),
             remove,
+            if_index,
             _pools: pools,
         }
     }
@@ -45,6 +48,18 @@ impl Link for DpdkLink {
     fn speed_mbps(&self) -> Option<u32> {
         let speed = self.state()?.speed_mbps;
         (speed != 0 && speed != u32::MAX).then_some(speed)
+    }
+
+    fn if_index(&self) -> Option<u32> {
+        self.if_index
+    }
+
+    fn is_gone(&self) -> bool {
+        // An index is not used again before the kernel has counted through all of them.
+        let deleted = |index| {
+            probe_socket().is_some_and(|socket| netdevice::index_to_name(&socket, index) == Err(Errno::NODEV))
+        };
+        self.if_index.is_some_and(deleted)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -100,7 +100,7 @@ impl<'a> Opening<'a> {
             numa_node: info.socket,
             queues: ports,
             pool: Arc::new(pool.1),
-            link: Box::new(DpdkLink::new(self.dev, remove, pools)),
+            link: Box::new(DpdkLink::new(self.dev, remove, info.if_index, pools)),
         })
     }
 
