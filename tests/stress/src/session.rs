@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rnic_abi::{
-    Cqe, DestroyReply, DoorbellLayout, EventSlot, Handle, HandleArg, IN_RING, Op, RING_ENTRIES, RegionHeader,
+    Cqe, DestroyReply, DoorbellLayout, EventSlot, Handle, HandleArg, Op, RING_ENTRIES, RegionHeader,
     RegionLayout, RingIndices, cqe_flags, event_kind,
 };
 use rnic_tests::raw::{Line, Memory};
@@ -270,7 +270,7 @@ impl Session {
         let at = event_slots + slot as usize * size_of::<EventSlot>();
         let handle = self.region.load(at + EventSlot::HANDLE);
         let pending = self.region.swap(at + EventSlot::PENDING, 0);
-        let kinds = pending & !IN_RING;
+        let kinds = pending & event_kind::ALL;
         if kinds == 0 {
             // Of an object that was destroyed: withdrawn.
             return Ok(true);
@@ -333,7 +333,7 @@ impl Session {
             reply.events_reported
         );
         let slot = self.layout.event_slots + Handle(handle).slot() as usize * size_of::<EventSlot>();
-        let pending = self.region.load(slot + EventSlot::PENDING) & !IN_RING;
+        let pending = self.region.load(slot + EventSlot::PENDING) & event_kind::ALL;
         ensure!(
             pending == 0,
             "handle {handle:#x}: {} pending after it was destroyed",
