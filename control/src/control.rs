@@ -128,7 +128,7 @@ impl Control {
             // QP0 and QP1 are the management QPs.
             qpns: Numbers::new(2, limits.qps),
         };
-        let boot_epoch = boot_epoch();
+        let boot_epoch = engine.boot_epoch();
         Ok(Control {
             quota: Quota {
                 limits: config.limits.per_client.clone(),
@@ -385,10 +385,4 @@ impl Control {
         self.key_bytes ^= self.key_bytes << 17;
         (self.key_bytes >> 32) as u8
     }
-}
-
-/// Differs at every start of the daemon, and is never zero.
-fn boot_epoch() -> u64 {
-    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-    (since.as_nanos() as u64 ^ u64::from(std::process::id()) << 40).max(1)
 }

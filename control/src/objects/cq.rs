@@ -3,7 +3,7 @@
 use rnic_abi::{
     CreateCq, CreateCqReply, Handle, LINE, RingIndices, completion_queue_size, cq_subring_offset,
 };
-use rnic_engine::{command::Command, core::CompletionQueue, core::CqInit};
+use rnic_engine::{command::Command, core::CqInit};
 
 use super::{IdKind, Key, Kind, Object, What};
 use crate::{
@@ -91,7 +91,7 @@ impl Control {
         client.events.install(&region, handle, handle.slot());
         let queues: Result<Vec<_>, _> = (0..cores)
             .map(|subring| {
-                CompletionQueue::new(CqInit {
+                self.engine.make_cq(CqInit {
                     handle: handle.0,
                     client: index,
                     number,

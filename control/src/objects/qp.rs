@@ -153,10 +153,11 @@ impl Control {
         // No core looks at the send queue yet: the first post must ring.
         region.write(sq.offset + RingIndices::NEED_KICK, &1u32);
         client.events.install(&region, handle, qpn);
-        let made = rnic_engine::core::Qp::new(QpInit {
+        let client = client.index;
+        let made = self.engine.make_qp(QpInit {
             qpn,
             handle: handle.0,
-            client: client.index,
+            client,
             pd: pd_number,
             send_cq: send_number,
             recv_cq: recv_number,

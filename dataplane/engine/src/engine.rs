@@ -13,8 +13,11 @@ use rnic_qsbr::{Epoch, ParticipantState, Qsbr, Reclaimer, RegisterError, RetireC
 use rustix::{event::epoll, io::read};
 
 use crate::{
+    arena::ArenaError,
     command::{Command, Message},
-    core::{Core, CoreInit, CoreStatus, Idle, Shared},
+    core::{
+        CompletionQueue, Core, CoreArenas, CoreInit, CoreStatus, CqInit, Idle, InitError, Qp, QpInit, Shared,
+    },
     mem::MrTable,
     port::{OpenPort, PortStats},
     retire::{self, Retired},
@@ -84,6 +87,9 @@ pub enum StartError {
     /// The participants could not be registered.
     #[error(transparent)]
     Register(#[from] RegisterError),
+    /// The arenas could not be made.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
 }
 
 struct Handle {
@@ -107,6 +113,8 @@ pub struct Engine {
     qsbr: Arc<Qsbr>,
     publisher: Publisher,
     mrs: Arc<MrTable>,
+    boot_epoch: u64,
+    arenas: Vec<CoreArenas>,
     cores: Vec<Handle>,
     /// By index; `None` where there is no port.
     ports: Vec<Option<PortInfo>>,
@@ -130,6 +138,10 @@ impl Engine {
                 return Err(StartError::Limit { what, value, max });
             }
         }
+        let boot_epoch = boot_epoch();
+        let arenas = (0..cores.len() as u32)
+            .map(|core| CoreArenas::create(core, boot_epoch, limits.qps, limits.cqs))
+            .collect::<Result<_, _>>()?;
         let qsbr = Arc::new(Qsbr::new(cores.len()));
         let publisher = Publisher::new(qsbr.clone(), cores.len());
         let mrs = Arc::new(MrTable::new(limits.mrs));
@@ -170,6 +182,8 @@ impl Engine {
             qsbr,
             publisher,
             mrs,
+            boot_epoch,
+            arenas,
             cores: handles,
             ports,
             control,
@@ -187,6 +201,25 @@ impl Engine {
     /// Sizes of the tables.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// Names this start of the daemon: differs at every start, and is never zero. Arenas and shared headers carry it.
+    pub fn boot_epoch(&self) -> u64 {
+        self.boot_epoch
+    }
+
+    /// A QP in RESET, for the core that owns its number: hand it over by [`Command::AddQp`].
+    pub fn make_qp(&self, init: QpInit) -> Result<Box<Qp>, InitError> {
+        let core = usize::from(self.publisher.owner(init.qpn));
+        Qp::new(init, &self.arenas[core])
+    }
+
+    /// A sub-ring of a CQ, for core `init.subring`: hand it over by [`Command::AddCq`].
+    pub fn make_cq(&self, init: CqInit) -> Result<Box<CompletionQueue>, InitError> {
+        match self.arenas.get(init.subring as usize) {
+            Some(arenas) => CompletionQueue::new(init, arenas),
+            None => Err(InitError::NoCore(init.subring)),
+        }
     }
 
     /// The memory regions.
@@ -404,6 +437,12 @@ impl Handle {
             self.shared.kick();
         }
     }
+}
+
+/// Differs at every start, and is never zero.
+fn boot_epoch() -> u64 {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    (since.as_nanos() as u64 ^ u64::from(std::process::id()) << 40).max(1)
 }
 
 /// A poll thread.

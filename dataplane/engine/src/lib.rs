@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` in the repository walks one work request through the files of this crate.
 
+pub mod arena;
 pub mod command;
 pub mod core;
 pub mod engine;

@@ -250,6 +250,13 @@ impl RcQp {
         self.state
     }
 
+    /// Index of the oldest send work request in progress, or of the next one when there is none; reduce it to the
+    /// size of the ring.
+    #[inline]
+    pub const fn sq_oldest(&self) -> u32 {
+        self.req.head
+    }
+
     /// Records free in a send ring of `ring_len`.
     #[inline]
     pub const fn sq_room(&self, ring_len: u32) -> u32 {

@@ -126,10 +126,10 @@ impl Core {
     }
 
     fn bind_doorbell(&mut self, qp: &Qp, slot: u32) {
-        let bit = rnic_abi::Handle(qp.id.handle).slot() as usize;
+        let bit = rnic_abi::Handle(qp.rec.id.handle).slot() as usize;
         let client = self
             .clients
-            .get_mut(qp.id.client as usize)
+            .get_mut(qp.rec.id.client as usize)
             .and_then(Option::as_mut);
         if let Some(entry) = client.and_then(|c| c.qps.get_mut(bit)) {
             *entry = slot;
@@ -140,10 +140,10 @@ impl Core {
     fn remove_qp(&mut self, slot: u32) -> Option<Box<Qp>> {
         let qp = self.qps.get_mut(slot as usize)?.take()?;
         self.timers.cancel(slot);
-        let bit = rnic_abi::Handle(qp.id.handle).slot() as usize;
+        let bit = rnic_abi::Handle(qp.rec.id.handle).slot() as usize;
         if let Some(client) = self
             .clients
-            .get_mut(qp.id.client as usize)
+            .get_mut(qp.rec.id.client as usize)
             .and_then(Option::as_mut)
             && let Some(entry) = client.qps.get_mut(bit)
             && *entry == slot
@@ -153,7 +153,7 @@ impl Core {
         if qp.active {
             self.active.retain(|s| *s != slot);
         }
-        if qp.pending.listed {
+        if qp.listed {
             self.eventful.retain(|s| *s != slot);
         }
         Some(qp)
@@ -172,12 +172,12 @@ impl Core {
             {
                 qp.set_path(path);
             }
-            if qp.rc.state() == QpState::Reset {
+            if qp.rec.rc.state() == QpState::Reset {
                 qp.forget_queues();
             }
         }
         // What was posted before RTS, or is to be flushed, is looked at now; the doorbell was rung long ago.
-        if qp.rc.state().sends() || qp.in_error() {
+        if qp.rec.rc.state().sends() || qp.in_error() {
             qp.sq.keep();
             if !qp.active {
                 qp.active = true;
@@ -186,7 +186,7 @@ impl Core {
             }
         }
         self.after(slot, &mut qp);
-        let result = result.map(|()| qp.rc.state());
+        let result = result.map(|()| qp.rec.rc.state());
         self.qps[slot as usize] = Some(qp);
         Message::Modified { token, result }
     }
@@ -220,11 +220,11 @@ impl Core {
 
 fn status(qp: &Qp) -> QpStatus {
     QpStatus {
-        attr: qp.rc.query(),
-        cause: qp.cause,
-        sent_messages: qp.counters.sent_messages,
-        received_packets: qp.counters.received_packets,
-        dropped_packets: qp.counters.dropped_packets,
-        retries: qp.counters.retries,
+        attr: qp.rec.rc.query(),
+        cause: qp.rec.cause,
+        sent_messages: qp.rec.counters.sent_messages,
+        received_packets: qp.rec.counters.received_packets,
+        dropped_packets: qp.rec.counters.dropped_packets,
+        retries: qp.rec.counters.retries,
     }
 }

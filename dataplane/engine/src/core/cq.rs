@@ -6,8 +6,12 @@ use std::{
 
 use rnic_abi::{Cqe, RING_ENTRIES, RingIndices, protocol};
 
-use super::queue::InitError;
+use super::{
+    queue::InitError,
+    records::{CoreArenas, CqRecord},
+};
 use crate::{
+    arena::ArenaBox,
     mem::{ClientMem, SharedU32},
     retire::RetireLink,
 };
@@ -34,134 +38,176 @@ pub struct CqInit {
 
 /// The producer. It stops for good when the client lets it overflow, as a CQ of an RNIC does.
 pub struct CompletionQueue {
+    rec: ArenaBox<CqRecord>,
     mem: Arc<ClientMem>,
     arm: SharedU32,
     tail: SharedU32,
     head: SharedU32,
     entries: usize,
-    depth: u32,
-    next: u32,
-    /// The consumer's index when it was last looked at.
-    seen_head: u32,
-    handle: u32,
-    client: u32,
-    number: u32,
     channel: Option<Arc<OwnedFd>>,
-    /// Overflown; reported once.
-    broken: bool,
-    /// CQ_ERR is to be raised.
-    pub(super) error_pending: bool,
     /// Stands in the core's list of touched CQs.
     pub(super) listed: bool,
-    /// Completions since the last look at the arm word, and whether one was solicited.
-    pub(super) fresh: bool,
-    solicited: bool,
     pub(crate) link: RetireLink,
 }
 
 impl CompletionQueue {
-    /// The producer of one sub-ring. Control thread.
-    pub fn new(init: CqInit) -> Result<Box<Self>, InitError> {
+    /// The producer of one sub-ring, with its record in the arenas of the core it is for. Control thread.
+    pub(crate) fn new(init: CqInit, arenas: &CoreArenas) -> Result<Box<Self>, InitError> {
         let CqInit {
             handle,
             client,
             number,
-            region: mem,
+            region,
             offset,
             depth,
             subring,
             channel,
         } = init;
-        let error = || InitError::Slice {
+        let record = CqRecord {
             offset,
             depth,
-            region: mem.len(),
+            subring,
+            handle,
+            client,
+            number,
+            next: 0,
+            seen_head: 0,
+            broken: false,
+            error_pending: false,
+            fresh: false,
+            solicited: false,
+            channel: channel.is_some(),
         };
-        if !depth.is_power_of_two() || depth > 1 << 24 || subring > 1 << 10 {
-            return Err(error());
-        }
-        let size = rnic_abi::completion_queue_size(depth, subring + 1) as u64;
-        mem.range(offset, size).ok_or_else(error)?;
-        let at = offset as usize;
-        let ring = at + rnic_abi::cq_subring_offset(depth, subring);
-        let word = |o| mem.u32(o).ok_or_else(error);
+        check(&record, &region)?;
+        Self::over(arenas.cqs.put(record)?, region, channel)
+    }
+
+    /// The queue of a record.
+    fn over(
+        rec: ArenaBox<CqRecord>,
+        mem: Arc<ClientMem>,
+        channel: Option<Arc<OwnedFd>>,
+    ) -> Result<Box<Self>, InitError> {
+        check(&rec, &mem)?;
+        let at = rec.offset as usize;
+        let ring = at + rnic_abi::cq_subring_offset(rec.depth, rec.subring);
+        let word = |o| mem.u32(o).ok_or_else(|| misplaced(&rec, &mem));
         Ok(Box::new(CompletionQueue {
             arm: word(at)?,
             tail: word(ring + RingIndices::TAIL)?,
             head: word(ring + RingIndices::HEAD)?,
             entries: ring + RING_ENTRIES,
-            depth,
-            next: 0,
-            seen_head: 0,
-            handle,
-            client,
-            number,
             channel,
-            broken: false,
-            error_pending: false,
             listed: false,
-            fresh: false,
-            solicited: false,
             link: RetireLink::default(),
+            rec,
             mem,
         }))
     }
 
     /// Client's handle.
     pub fn handle(&self) -> u32 {
-        self.handle
+        self.rec.handle
     }
 
     /// Index of the client.
     pub fn client(&self) -> u32 {
-        self.client
+        self.rec.client
     }
 
     /// Slot of the CQ.
     pub fn number(&self) -> u32 {
-        self.number
+        self.rec.number
+    }
+
+    /// Where the next completion is placed.
+    #[inline]
+    pub fn position(&self) -> u32 {
+        self.rec.next
     }
 
     /// Places and publishes a completion; `false` when there is no room, now and for ever after.
     #[inline]
     pub fn push(&mut self, cqe: &Cqe, solicited: bool) -> bool {
-        if self.broken || !self.has_room() {
-            self.error_pending |= !self.broken;
-            self.broken = true;
+        let rec = &mut *self.rec;
+        if rec.broken || !has_room(rec, &self.head) {
+            rec.error_pending |= !rec.broken;
+            rec.broken = true;
             return false;
         }
-        let at = self.entries + (self.next & (self.depth - 1)) as usize * size_of::<Cqe>();
+        let at = self.entries + (rec.next & (rec.depth - 1)) as usize * size_of::<Cqe>();
         // Cannot fail: the slice was checked when the queue was made.
         self.mem.write(at, cqe);
-        self.next = self.next.wrapping_add(1);
-        self.tail.store(self.next, Ordering::Release);
-        self.fresh = true;
-        self.solicited |= solicited;
+        rec.next = rec.next.wrapping_add(1);
+        self.tail.store(rec.next, Ordering::Release);
+        rec.fresh = true;
+        rec.solicited |= solicited;
         true
     }
 
-    /// A consumer index beyond the producer's is forged; the queue then counts as full.
+    /// Whether it has completions that the arm word was not looked at for.
     #[inline]
-    fn has_room(&mut self) -> bool {
-        if self.next.wrapping_sub(self.seen_head) < self.depth {
-            return true;
-        }
-        self.seen_head = self.head.load(Ordering::Acquire);
-        self.next.wrapping_sub(self.seen_head) < self.depth
+    pub(super) fn is_fresh(&self) -> bool {
+        self.rec.fresh
+    }
+
+    /// Whether CQ_ERR is to be raised.
+    #[inline]
+    pub(super) fn error_pending(&self) -> bool {
+        self.rec.error_pending
+    }
+
+    /// CQ_ERR was raised.
+    pub(super) fn error_told(&mut self) {
+        self.rec.error_pending = false;
     }
 
     /// Wakes the client if it has armed the queue. Once after a burst, for each queue that has fresh
     /// completions.
     #[inline]
     pub fn notify(&mut self) {
-        self.fresh = false;
-        let solicited = std::mem::take(&mut self.solicited);
+        self.rec.fresh = false;
+        let solicited = std::mem::take(&mut self.rec.solicited);
         if protocol::take_arm(&self.arm, solicited)
             && let Some(channel) = &self.channel
         {
-            wake(channel, &self.handle.to_le_bytes());
+            wake(channel, &self.rec.handle.to_le_bytes());
         }
     }
+}
+
+/// A consumer index beyond the producer's is forged; the queue then counts as full.
+#[inline]
+fn has_room(rec: &mut CqRecord, head: &SharedU32) -> bool {
+    if rec.next.wrapping_sub(rec.seen_head) < rec.depth {
+        return true;
+    }
+    rec.seen_head = head.load(Ordering::Acquire);
+    rec.next.wrapping_sub(rec.seen_head) < rec.depth
+}
+
+fn misplaced(rec: &CqRecord, mem: &ClientMem) -> InitError {
+    InitError::Slice {
+        offset: rec.offset,
+        depth: rec.depth,
+        region: mem.len(),
+    }
+}
+
+/// Checks that the queue fits the region.
+fn check(rec: &CqRecord, mem: &ClientMem) -> Result<(), InitError> {
+    let CqRecord {
+        offset,
+        depth,
+        subring,
+        ..
+    } = *rec;
+    if !depth.is_power_of_two() || depth > 1 << 24 || subring > 1 << 10 {
+        return Err(misplaced(rec, mem));
+    }
+    let size = rnic_abi::completion_queue_size(depth, subring + 1) as u64;
+    let fits = mem.range(offset, size);
+    fits.map(drop).ok_or_else(|| misplaced(rec, mem))
 }
 
 /// One non-blocking datagram. A client that does not read its socket loses wakes, and nobody else does.

@@ -7,7 +7,7 @@ impl Core {
     /// Gives a packet of `qp` to the QP it is for. A peer on another core, or the QP itself, gets it as a frame
     /// through the hand-off queue; a packet that cannot be delivered is lost, as on a wire, and retried.
     pub(super) fn deliver(&mut self, qp: &mut Qp, emit: &Emit, payload: &Segments) {
-        let dest = qp.rc.dest_qpn();
+        let dest = qp.rec.rc.dest_qpn();
         let view = self.view.refresh();
         let owner = usize::from(view.owner(dest));
         if owner != self.id || dest == qp.qpn() {
@@ -64,14 +64,14 @@ impl Core {
     pub(super) fn received(&mut self, slot: u32, qp: &mut Qp, outcome: Received) {
         let c = &mut self.env.counters;
         match outcome {
-            Received::Accepted => qp.counters.received_packets += 1,
+            Received::Accepted => qp.rec.counters.received_packets += 1,
             Received::Duplicate => c.duplicate += 1,
             Received::OutOfOrder => c.out_of_order += 1,
             Received::NotReady => c.rnr_nak_sent += 1,
             Received::Refused(_) => c.refused += 1,
             Received::Dropped(_) => {
                 c.no_effect += 1;
-                qp.counters.dropped_packets += 1;
+                qp.rec.counters.dropped_packets += 1;
             }
         }
         self.after(slot, qp);

@@ -10,8 +10,8 @@ use rnic_transport::{
 
 use super::{
     cq::CompletionQueue,
-    qp::{Identity, Pending, QpCounters},
-    queue::{QueueError, RecvQueue, SendQueue},
+    queue::{QueueError, RECV_UNITS, RecvQueue, SendQueue, Unit},
+    records::{Cursor, Identity, Pending, Placed, QpCounters},
     shared::CoreCounters,
 };
 use crate::mem::{MrTable, RemoteRange};
@@ -88,9 +88,13 @@ pub(super) struct QpHost<'a> {
     pub id: &'a Identity,
     pub peer: u32,
     pub sq: &'a SendQueue,
-    pub rq: &'a mut RecvQueue,
+    pub rq: &'a RecvQueue,
+    /// The receive WQE in progress.
+    pub recv: &'a mut [Unit; RECV_UNITS],
+    pub recv_cursor: &'a mut Cursor,
     pub pending: &'a mut Pending,
     pub cause: &'a mut Cause,
+    pub placed: &'a mut Placed,
     pub counters: &'a mut QpCounters,
 }
 
@@ -118,7 +122,7 @@ impl Host for QpHost<'_> {
 
     #[inline]
     fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError> {
-        match self.rq.take() {
+        match self.rq.take(self.recv_cursor, self.recv) {
             Ok(wqe) => Ok(wqe.map(|w| RecvWqe {
                 wr_id: w.wr_id,
                 capacity: w.capacity,
@@ -131,9 +135,7 @@ impl Host for QpHost<'_> {
 
     #[inline]
     fn scatter_recv(&mut self, _wqe: &RecvWqe, offset: u32, payload: Gathered<'_>) -> Result<(), KeyError> {
-        let targets = self
-            .rq
-            .segments(&self.env.mrs, self.id.pd, offset, payload.len as u32)?;
+        let targets = RecvQueue::segments(self.recv, &self.env.mrs, self.id.pd, offset, payload.len as u32)?;
         payload.copy_to(&targets);
         Ok(())
     }
@@ -184,6 +186,11 @@ impl Host for QpHost<'_> {
         if !cq.listed {
             cq.listed = true;
             self.env.touched.push(number);
+        }
+        // Known before the completion is there: see the order of stores at `QpRecord`.
+        match c.queue {
+            Queue::Send => self.placed.send = cq.position(),
+            Queue::Recv => self.placed.recv = cq.position(),
         }
         let solicited = c.flags.contains(CompletionFlags::SOLICITED) || c.status != WcStatus::Success;
         if cq.push(&cqe, solicited) {

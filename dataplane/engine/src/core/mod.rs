@@ -9,6 +9,7 @@ mod port;
 mod qp;
 mod queue;
 mod receive;
+mod records;
 mod run;
 mod service;
 mod shared;
@@ -22,6 +23,7 @@ pub use idle::Idle;
 pub use port::PortPart;
 pub use qp::{Qp, QpInit};
 pub use queue::InitError;
+pub use records::CoreArenas;
 pub use shared::{CoreCounters, CoreStatus};
 
 pub(crate) use run::{Core, CoreInit};

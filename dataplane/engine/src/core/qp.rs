@@ -6,9 +6,15 @@ use rnic_wire::{Ecn, FrameTemplate, Ipv4, Ipv6, Link, MacAddr, Net, VlanTag, Vla
 
 use super::{
     host::{Env, QpHost},
-    queue::{InitError, RecvQueue, SendQueue},
+    queue::{Accepted, InitError, QueueError, RECV_UNITS, RecvQueue, Ring, SendQueue, Unit},
+    records::{BadWr, CoreArenas, Cursor, Identity, PathRecord, Pending, Placed, QpCounters, QpRecord},
 };
-use crate::{command::Path, mem::ClientMem, retire::RetireLink};
+use crate::{
+    arena::{ArenaBox, ArenaSlice},
+    command::Path,
+    mem::ClientMem,
+    retire::RetireLink,
+};
 
 /// What the control thread knows when it makes a QP.
 pub struct QpInit {
@@ -38,79 +44,41 @@ pub struct QpInit {
     pub sig_all: bool,
 }
 
-/// Who a QP is.
-#[derive(Copy, Clone, Debug)]
-pub(super) struct Identity {
-    pub qpn: u32,
-    pub handle: u32,
-    pub client: u32,
-    pub pd: u32,
-    pub send_cq: u32,
-    pub recv_cq: u32,
-    pub sig_all: bool,
-}
-
-/// Events that the control thread has not been told of yet.
-#[derive(Copy, Clone, Debug, Default)]
-pub(super) struct Pending {
-    /// Bits of [`rnic_abi::event_kind`].
-    pub kinds: u32,
-    /// Cause of the first.
-    pub cause: Cause,
-    /// Stands in the core's list.
-    pub listed: bool,
-}
-
-/// What a QP has counted.
-#[derive(Copy, Clone, Debug, Default)]
-pub(super) struct QpCounters {
-    pub sent_messages: u64,
-    pub received_packets: u64,
-    pub dropped_packets: u64,
-    pub retries: u64,
-}
-
-/// A send WQE that cannot be executed; its turn comes when all before it are complete.
-#[derive(Copy, Clone, Debug)]
-pub(super) struct BadWr {
-    pub wr_id: u64,
-    pub cause: Cause,
-}
-
-/// A queue pair.
+/// A queue pair: its record, and what is rebuilt from it.
 pub struct Qp {
-    pub(super) rc: RcQp,
-    pub(super) records: Box<[SendWr]>,
+    pub(super) rec: ArenaBox<QpRecord>,
+    pub(super) records: ArenaSlice<SendWr>,
     pub(super) sq: SendQueue,
     pub(super) rq: RecvQueue,
-    pub(super) id: Identity,
     pub(super) path: Option<Path>,
     pub(super) template: Option<FrameTemplate>,
-    /// Send WQEs given to the transport so far.
-    pub(super) posted: u32,
-    pub(super) bad: Option<BadWr>,
-    pub(super) pending: Pending,
-    /// Why it is in the error state.
-    pub(super) cause: Cause,
+    /// Stands in the core's list of QPs with events.
+    pub(super) listed: bool,
     /// Stands in the core's active list.
     pub(super) active: bool,
     pub(super) idle_passes: u8,
-    /// IPv4 identification of the next frame.
-    pub(super) ident: u16,
-    pub(super) counters: QpCounters,
     pub(crate) link: RetireLink,
 }
 
 impl Qp {
-    /// A QP in RESET. Control thread; it is moved to its core by [`crate::command::Command::AddQp`].
-    pub fn new(init: QpInit) -> Result<Box<Self>, InitError> {
-        let sq = SendQueue::new(init.region.clone(), init.sq_offset, init.sq_depth)?;
-        let rq = RecvQueue::new(init.region, init.rq_offset, init.rq_depth)?;
-        Ok(Box::new(Qp {
+    /// A QP in RESET, with its records in the arenas of the core it is for. Control thread; it is moved to its core
+    /// by [`crate::command::Command::AddQp`].
+    pub(crate) fn new(init: QpInit, arenas: &CoreArenas) -> Result<Box<Self>, InitError> {
+        let sq = Cursor {
+            offset: init.sq_offset,
+            depth: init.sq_depth,
+            next: 0,
+        };
+        let rq = Cursor {
+            offset: init.rq_offset,
+            depth: init.rq_depth,
+            next: 0,
+        };
+        let (send_ring, recv_ring) = (Ring::new(&init.region, &sq)?, Ring::new(&init.region, &rq)?);
+        let records = arenas.rings.put(sq.depth as usize, SendWr::default())?;
+        let units = arenas.rings.put(sq.depth as usize, Unit::ZERO)?;
+        let rec = arenas.qps.put(QpRecord {
             rc: RcQp::new(init.qpn),
-            records: vec![SendWr::default(); sq.depth() as usize].into(),
-            sq,
-            rq,
             id: Identity {
                 qpn: init.qpn,
                 handle: init.handle,
@@ -120,28 +88,48 @@ impl Qp {
                 recv_cq: init.recv_cq,
                 sig_all: init.sig_all,
             },
-            path: None,
-            template: None,
-            posted: 0,
-            bad: None,
+            sq,
+            rq,
+            sends: records.offset(),
+            units: units.offset(),
+            bad: BadWr::default(),
             pending: Pending::default(),
             cause: Cause::default(),
+            placed: Placed::default(),
+            counters: QpCounters::default(),
+            ident: 0,
+            path: PathRecord::default(),
+            recv: [Unit::ZERO; RECV_UNITS],
+        })?;
+        let (sq, rq) = (SendQueue::new(send_ring, units), RecvQueue::new(recv_ring));
+        Ok(Box::new(Qp::over(rec, records, sq, rq)))
+    }
+
+    /// The QP of a record.
+    fn over(rec: ArenaBox<QpRecord>, records: ArenaSlice<SendWr>, sq: SendQueue, rq: RecvQueue) -> Self {
+        let path = rec.path.path();
+        Qp {
+            records,
+            sq,
+            rq,
+            template: path.as_ref().map(template),
+            path,
+            listed: false,
             active: false,
             idle_passes: 0,
-            ident: 0,
-            counters: QpCounters::default(),
             link: RetireLink::default(),
-        }))
+            rec,
+        }
     }
 
     /// Memory of the daemon that it takes, in bytes.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.records) + self.sq.bytes() + self.rq.bytes()
+        size_of::<Self>() + size_of::<QpRecord>() + size_of_val(&*self.records) + self.sq.bytes()
     }
 
     /// Its number.
     pub fn qpn(&self) -> u32 {
-        self.id.qpn
+        self.rec.id.qpn
     }
 
     /// Runs `f` on the transport with this QP's queues and the core's environment behind it.
@@ -151,20 +139,23 @@ impl Qp {
         env: &mut Env,
         f: impl FnOnce(&mut RcQp, &mut Ctx<'_, QpHost<'_>>) -> R,
     ) -> R {
-        let peer = self.rc.dest_qpn();
+        let rec = &mut *self.rec;
         let now = env.now;
         let mut host = QpHost {
             env,
-            id: &self.id,
-            peer,
+            id: &rec.id,
+            peer: rec.rc.dest_qpn(),
             sq: &self.sq,
-            rq: &mut self.rq,
-            pending: &mut self.pending,
-            cause: &mut self.cause,
-            counters: &mut self.counters,
+            rq: &self.rq,
+            recv: &mut rec.recv,
+            recv_cursor: &mut rec.rq,
+            pending: &mut rec.pending,
+            cause: &mut rec.cause,
+            placed: &mut rec.placed,
+            counters: &mut rec.counters,
         };
         f(
-            &mut self.rc,
+            &mut rec.rc,
             &mut Ctx {
                 host: &mut host,
                 sq: &mut self.records,
@@ -175,6 +166,7 @@ impl Qp {
 
     /// Takes a new path.
     pub(super) fn set_path(&mut self, path: Path) {
+        self.rec.path = PathRecord::from(&path);
         self.template = Some(template(&path));
         self.path = Some(path);
     }
@@ -188,36 +180,58 @@ impl Qp {
     #[inline]
     pub(super) fn outstanding(&self) -> u32 {
         let len = self.records.len() as u32;
-        len - self.rc.sq_room(len)
+        len - self.rec.rc.sq_room(len)
     }
 
     /// First unit of the oldest work request in progress.
     #[inline]
-    pub(super) fn oldest(&self) -> Option<u32> {
-        let outstanding = self.outstanding();
-        let index = self.posted.wrapping_sub(outstanding) as usize & (self.records.len() - 1);
-        (outstanding > 0).then(|| self.records[index].data)
+    fn oldest(&self) -> Option<u32> {
+        let index = self.rec.rc.sq_oldest() as usize & (self.records.len() - 1);
+        (self.outstanding() > 0).then(|| self.records[index].data)
+    }
+
+    /// Copies the next WQE that was posted, if there is one and room for it.
+    #[inline]
+    pub(super) fn take_send(&mut self) -> Result<Option<Accepted>, QueueError> {
+        let oldest = self.oldest();
+        self.sq.take(&mut self.rec.sq, oldest)
+    }
+
+    /// Asks to be kicked, and tells whether the send queue can be left alone.
+    #[inline]
+    pub(super) fn release_send(&self) -> bool {
+        self.sq.release(&self.rec.sq)
+    }
+
+    /// The same for the receive queue, which a QP in error flushes.
+    #[inline]
+    pub(super) fn release_recv(&self) -> bool {
+        self.rq.release(&self.rec.rq)
     }
 
     /// Whether it is in the error state.
     #[inline]
     pub(super) fn in_error(&self) -> bool {
-        self.rc.state() == QpState::Err
+        self.rec.rc.state() == QpState::Err
     }
 
     /// Its next deadline.
     #[inline]
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.rc.poll_timeout()
+        self.rec.rc.poll_timeout()
+    }
+
+    /// Forgets what was posted to the send queue: its indices were forged.
+    pub(super) fn discard_send(&mut self) {
+        self.sq.discard(&mut self.rec.sq);
     }
 
     /// Forgets what was posted, as RESET demands.
     pub(super) fn forget_queues(&mut self) {
-        self.sq.discard();
-        self.rq.discard();
-        self.posted = 0;
-        self.bad = None;
-        self.cause = Cause::default();
+        self.discard_send();
+        self.rq.discard(&mut self.rec.rq);
+        self.rec.bad = BadWr::default();
+        self.rec.cause = Cause::default();
     }
 }
 

@@ -12,18 +12,23 @@ use rnic_abi::{MAX_SGE, RING_ENTRIES, RingIndices, Sge, WQE_UNIT, Wqe, protocol,
 use rnic_transport::{Access, KeyError};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::mem::{ClientMem, MrTable, RemoteRange, SharedU32};
+use super::records::Cursor;
+use crate::{
+    arena::{ArenaError, ArenaSlice},
+    mem::{ClientMem, MrTable, RemoteRange, SharedU32},
+};
 
 /// Parts a payload can be in: one for each SGE, or for each unit of inline data.
 pub type Segments = ArrayVec<RemoteRange, MAX_SGE>;
 
 /// 64 bytes of a WQE.
-#[derive(Copy, Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Copy, Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]
 pub struct Unit([u8; WQE_UNIT]);
 
 impl Unit {
-    const ZERO: Unit = Unit([0; WQE_UNIT]);
+    /// Nothing.
+    pub const ZERO: Unit = Unit([0; WQE_UNIT]);
 
     fn head(&self) -> Wqe {
         zerocopy::transmute!(*self)
@@ -61,22 +66,27 @@ pub enum InitError {
         /// Length of the region.
         region: usize,
     },
+    /// There is no such core.
+    #[error("there is no poll core {0}")]
+    NoCore(u32),
+    /// There is no room for its records.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
 }
 
-/// The client's ring.
-struct Ring {
+/// The client's ring, as a [`Cursor`] describes it.
+pub struct Ring {
     mem: Arc<ClientMem>,
     tail: SharedU32,
     head: SharedU32,
     need_kick: SharedU32,
     entries: usize,
     depth: u32,
-    /// Next unit to take.
-    next: u32,
 }
 
 impl Ring {
-    fn new(mem: Arc<ClientMem>, offset: u64, depth: u32) -> Result<Self, InitError> {
+    pub fn new(mem: &Arc<ClientMem>, cursor: &Cursor) -> Result<Self, InitError> {
+        let Cursor { offset, depth, .. } = *cursor;
         let error = || InitError::Slice {
             offset,
             depth,
@@ -96,15 +106,14 @@ impl Ring {
             need_kick,
             entries: at + RING_ENTRIES,
             depth,
-            next: 0,
-            mem,
+            mem: mem.clone(),
         })
     }
 
     /// Units posted and not yet taken.
     #[inline]
-    fn available(&self) -> Result<u32, QueueError> {
-        let available = self.tail.load(Ordering::Acquire).wrapping_sub(self.next);
+    fn available(&self, cursor: &Cursor) -> Result<u32, QueueError> {
+        let available = self.tail.load(Ordering::Acquire).wrapping_sub(cursor.next);
         if available > self.depth {
             Err(QueueError::Forged)
         } else {
@@ -122,15 +131,15 @@ impl Ring {
     }
 
     /// Forgets what was posted.
-    fn discard(&mut self) {
-        self.next = self.tail.load(Ordering::Acquire);
-        self.head.store(self.next, Ordering::Release);
+    fn discard(&self, cursor: &mut Cursor) {
+        cursor.next = self.tail.load(Ordering::Acquire);
+        self.head.store(cursor.next, Ordering::Release);
     }
 
     #[inline]
-    fn take(&mut self, units: u32) {
-        self.next = self.next.wrapping_add(units);
-        self.head.store(self.next, Ordering::Release);
+    fn take(&self, cursor: &mut Cursor, units: u32) {
+        cursor.next = cursor.next.wrapping_add(units);
+        self.head.store(cursor.next, Ordering::Release);
     }
 }
 
@@ -218,17 +227,14 @@ pub struct Accepted {
 /// A send queue: the client's ring and the private copies of what was taken from it.
 pub struct SendQueue {
     ring: Ring,
-    units: Box<[Unit]>,
+    units: ArenaSlice<Unit>,
 }
 
 impl SendQueue {
-    /// The queue at `offset` with `depth` units. Control thread.
-    pub fn new(mem: Arc<ClientMem>, offset: u64, depth: u32) -> Result<Self, InitError> {
-        let ring = Ring::new(mem, offset, depth)?;
-        Ok(SendQueue {
-            units: vec![Unit::ZERO; depth as usize].into(),
-            ring,
-        })
+    /// The queue over a ring; `units` are as many as the ring has. Control thread.
+    pub fn new(ring: Ring, units: ArenaSlice<Unit>) -> Self {
+        debug_assert_eq!(units.len(), ring.depth as usize);
+        SendQueue { ring, units }
     }
 
     /// Memory of the daemon behind it, in bytes.
@@ -236,20 +242,15 @@ impl SendQueue {
         size_of_val(&*self.units)
     }
 
-    /// Units of the ring.
-    pub fn depth(&self) -> u32 {
-        self.ring.depth
-    }
-
     /// Copies the next WQE, if there is one and if its units do not overwrite those from `oldest` on, the
     /// first unit of the oldest work request in progress.
     #[inline]
-    pub fn take(&mut self, oldest: Option<u32>) -> Result<Option<Accepted>, QueueError> {
-        let available = self.ring.available()?;
+    pub fn take(&mut self, cursor: &mut Cursor, oldest: Option<u32>) -> Result<Option<Accepted>, QueueError> {
+        let available = self.ring.available(cursor)?;
         if available == 0 {
             return Ok(None);
         }
-        let (first, mask) = (self.ring.next, self.ring.depth - 1);
+        let (first, mask) = (cursor.next, self.ring.depth - 1);
         let held = oldest.map_or(0, |o| first.wrapping_sub(o));
         if held >= self.ring.depth {
             return Ok(None);
@@ -267,7 +268,7 @@ impl SendQueue {
             self.ring
                 .copy_unit(index, &mut self.units[(index & mask) as usize]);
         }
-        self.ring.take(count);
+        self.ring.take(cursor, count);
         match total_length(&wqe, |i| self.unit(first, i)) {
             Some(length) => Ok(Some(Accepted {
                 wqe,
@@ -338,14 +339,14 @@ impl SendQueue {
     }
 
     /// Forgets what was posted (RESET).
-    pub fn discard(&mut self) {
-        self.ring.discard();
+    pub fn discard(&self, cursor: &mut Cursor) {
+        self.ring.discard(cursor);
     }
 
     /// Asks to be kicked and tells whether the queue can be left alone.
     #[inline]
-    pub fn release(&self) -> bool {
-        protocol::drop_queue(&self.ring.tail, self.ring.next, &self.ring.need_kick)
+    pub fn release(&self, cursor: &Cursor) -> bool {
+        protocol::drop_queue(&self.ring.tail, cursor.next, &self.ring.need_kick)
     }
 
     /// Takes the queue into the core's own polling.
@@ -356,12 +357,11 @@ impl SendQueue {
 }
 
 /// Units of a receive WQE with the most entries.
-const RECV_UNITS: usize = Wqe::units_for_sges(MAX_SGE) as usize;
+pub const RECV_UNITS: usize = Wqe::units_for_sges(MAX_SGE) as usize;
 
-/// A receive queue: the client's ring and a private copy of the WQE in progress.
+/// A receive queue: the client's ring. The private copy of the WQE in progress stands in the QP's record.
 pub struct RecvQueue {
     ring: Ring,
-    current: Box<[Unit; RECV_UNITS]>,
 }
 
 /// A receive WQE that was copied and checked.
@@ -374,41 +374,37 @@ pub struct AcceptedRecv {
 }
 
 impl RecvQueue {
-    /// The queue at `offset` with `depth` units. Control thread.
-    pub fn new(mem: Arc<ClientMem>, offset: u64, depth: u32) -> Result<Self, InitError> {
-        Ok(RecvQueue {
-            ring: Ring::new(mem, offset, depth)?,
-            current: Box::new([Unit::ZERO; RECV_UNITS]),
-        })
+    /// The queue over a ring. Control thread.
+    pub fn new(ring: Ring) -> Self {
+        RecvQueue { ring }
     }
 
-    /// Memory of the daemon behind it, in bytes.
-    pub fn bytes(&self) -> usize {
-        size_of_val(&*self.current)
-    }
-
-    /// Copies the next WQE; one is in progress at a time.
+    /// Copies the next WQE to `current`; one is in progress at a time.
     #[inline]
-    pub fn take(&mut self) -> Result<Option<AcceptedRecv>, QueueError> {
-        let available = self.ring.available()?;
+    pub fn take(
+        &self,
+        cursor: &mut Cursor,
+        current: &mut [Unit; RECV_UNITS],
+    ) -> Result<Option<AcceptedRecv>, QueueError> {
+        let available = self.ring.available(cursor)?;
         if available == 0 {
             return Ok(None);
         }
-        let first = self.ring.next;
-        self.ring.copy_unit(first, &mut self.current[0]);
-        let wqe = self.current[0].head();
+        let first = cursor.next;
+        self.ring.copy_unit(first, &mut current[0]);
+        let wqe = current[0].head();
         let count = check_extent(&wqe, available, self.ring.depth)?;
         let malformed = QueueError::Malformed { wr_id: wqe.wr_id };
         if count as usize > RECV_UNITS || wqe.flags != 0 || wqe.opcode != 0 {
-            self.ring.take(count);
+            self.ring.take(cursor, count);
             return Err(malformed);
         }
         for i in 1..count {
             self.ring
-                .copy_unit(first.wrapping_add(i), &mut self.current[i as usize]);
+                .copy_unit(first.wrapping_add(i), &mut current[i as usize]);
         }
-        self.ring.take(count);
-        match total_length(&wqe, |i| self.current[i as usize]) {
+        self.ring.take(cursor, count);
+        match total_length(&wqe, |i| current[i as usize]) {
             Some(capacity) => Ok(Some(AcceptedRecv {
                 wr_id: wqe.wr_id,
                 capacity,
@@ -419,27 +415,26 @@ impl RecvQueue {
 
     /// The bytes `offset..offset + len` of the WQE in progress.
     #[inline]
-    pub fn segments(&self, mrs: &MrTable, pd: u32, offset: u32, len: u32) -> Result<Segments, KeyError> {
-        let count = usize::from(self.current[0].head().num_sge);
-        resolve_sges(
-            mrs,
-            pd,
-            Access::LOCAL_WRITE,
-            count,
-            |i| self.current[i as usize],
-            offset,
-            len,
-        )
+    pub fn segments(
+        current: &[Unit; RECV_UNITS],
+        mrs: &MrTable,
+        pd: u32,
+        offset: u32,
+        len: u32,
+    ) -> Result<Segments, KeyError> {
+        let count = usize::from(current[0].head().num_sge);
+        let unit = |i| current[i as usize];
+        resolve_sges(mrs, pd, Access::LOCAL_WRITE, count, unit, offset, len)
     }
 
     /// Forgets what was posted (RESET).
-    pub fn discard(&mut self) {
-        self.ring.discard();
+    pub fn discard(&self, cursor: &mut Cursor) {
+        self.ring.discard(cursor);
     }
 
     /// Asks to be kicked (a QP in error flushes what is posted later) and tells whether nothing is there now.
     #[inline]
-    pub fn release(&self) -> bool {
-        protocol::drop_queue(&self.ring.tail, self.ring.next, &self.ring.need_kick)
+    pub fn release(&self, cursor: &Cursor) -> bool {
+        protocol::drop_queue(&self.ring.tail, cursor.next, &self.ring.need_kick)
     }
 }

@@ -4,8 +4,9 @@ use rnic_transport::{
 };
 
 use super::{
-    qp::{BadWr, Qp},
+    qp::Qp,
     queue::{Accepted, QueueError},
+    records::BadWr,
     run::Core,
     shared::RESERVED,
 };
@@ -94,7 +95,7 @@ impl Core {
             return false;
         }
         // In the error state receives posted later are flushed too.
-        if qp.sq.release() && (!qp.in_error() || qp.rq.release()) {
+        if qp.release_send() && (!qp.in_error() || qp.release_recv()) {
             return true;
         }
         qp.idle_passes = 0;
@@ -108,11 +109,11 @@ impl Core {
         if let Some(deadline) = qp.deadline() {
             self.timers.arm(slot, deadline);
         }
-        if qp.pending.kinds != 0 && !qp.pending.listed {
-            qp.pending.listed = true;
+        if qp.rec.pending.kinds != 0 && !qp.listed {
+            qp.listed = true;
             self.eventful.push_back(slot);
         }
-        if !qp.active && (qp.rc.has_work() || qp.bad.is_some()) {
+        if !qp.active && (qp.rec.rc.has_work() || qp.rec.bad.set) {
             qp.idle_passes = 0;
             qp.active = true;
             self.active.push_back(slot);
@@ -132,25 +133,26 @@ impl Core {
     /// Moves posted WQEs into the transport's ring, while there is room.
     #[inline]
     fn intake(&mut self, qp: &mut Qp) -> usize {
-        if !qp.rc.state().sends() && !qp.in_error() {
+        if !qp.rec.rc.state().sends() && !qp.in_error() {
             return 0;
         }
         for count in 0..PACKET_BUDGET {
-            if let Some(bad) = qp.bad {
+            if qp.rec.bad.set {
                 if qp.outstanding() > 0 {
                     return count;
                 }
-                qp.bad = None;
+                let bad = std::mem::take(&mut qp.rec.bad);
                 self.fail(qp, &bad);
             }
-            match qp.sq.take(qp.oldest()) {
+            match qp.take_send() {
                 Ok(None) => return count,
                 Ok(Some(wqe)) => self.post(qp, &wqe),
                 Err(QueueError::Malformed { wr_id }) => {
-                    qp.bad = Some(BadWr {
+                    qp.rec.bad = BadWr {
+                        set: true,
                         wr_id,
                         cause: Cause::of(Check::SendQueue),
-                    });
+                    };
                 }
                 Err(QueueError::Forged) => {
                     if !qp.in_error() {
@@ -158,7 +160,7 @@ impl Core {
                         qp.with(&mut self.env, |rc, ctx| rc.fatal(ctx, cause));
                     }
                     // Nothing in the ring can be trusted any more.
-                    qp.sq.discard();
+                    qp.discard_send();
                     return count + 1;
                 }
             }
@@ -170,30 +172,29 @@ impl Core {
     fn post(&mut self, qp: &mut Qp, accepted: &Accepted) {
         let wqe = &accepted.wqe;
         let mut flags = SendFlags::from_bits(u32::from(wqe.flags)).unwrap_or_default();
-        if qp.id.sig_all {
+        if qp.rec.id.sig_all {
             flags = flags.union(SendFlags::SIGNALED);
         }
-        let bad = |check| {
-            Some(BadWr {
-                wr_id: wqe.wr_id,
-                cause: Cause::of(check),
-            })
+        let bad = |check| BadWr {
+            set: true,
+            wr_id: wqe.wr_id,
+            cause: Cause::of(check),
         };
         let Some(opcode) = WrOpcode::from_verbs(wqe.opcode) else {
-            qp.bad = bad(Check::UnsupportedOpcode);
+            qp.rec.bad = bad(Check::UnsupportedOpcode);
             return;
         };
         // A READ stores into its buffers; inline data is no place for that.
         if opcode == WrOpcode::Read && wqe.flags & rnic_abi::wqe_flags::INLINE != 0 {
-            qp.bad = bad(Check::SendQueue);
+            qp.rec.bad = bad(Check::SendQueue);
             return;
         }
         let wr = request(accepted, opcode, flags);
         match qp.with(&mut self.env, |rc, ctx| rc.post_send(ctx, wr)) {
-            Ok(()) => qp.posted = qp.posted.wrapping_add(1),
+            Ok(()) => {}
             Err(error) => {
                 use rnic_transport::PostError::*;
-                qp.bad = bad(match error {
+                qp.rec.bad = bad(match error {
                     Unsupported { .. } => Check::UnsupportedOpcode,
                     TooLong { .. } => Check::Length,
                     NoReadResources => Check::ReadResources,
@@ -248,7 +249,7 @@ impl Core {
             bytes += payload.iter().map(|r| r.len).sum::<usize>();
             if emit.retransmitted {
                 self.env.counters.retransmitted += 1;
-                qp.counters.retries += 1;
+                qp.rec.counters.retries += 1;
             }
             if path.direct {
                 self.deliver(qp, &emit, &payload);
@@ -287,10 +288,10 @@ impl Core {
                 self.env.touched.swap_remove(i);
                 continue;
             };
-            if cq.fresh {
+            if cq.is_fresh() {
                 cq.notify();
             }
-            if cq.error_pending {
+            if cq.error_pending() {
                 let event = ObjectEvent {
                     client: cq.client(),
                     handle: cq.handle(),
@@ -303,7 +304,7 @@ impl Core {
                     continue;
                 }
                 self.control_called = true;
-                cq.error_pending = false;
+                cq.error_told();
             }
             cq.listed = false;
             self.env.touched.swap_remove(i);
@@ -360,12 +361,13 @@ fn activate(slot: u32, qp: &mut Qp, active: &mut std::collections::VecDeque<u32>
 
 /// The events of a QP that were not told yet.
 pub(super) fn take_event(qp: &mut Qp) -> Option<ObjectEvent> {
-    let pending = std::mem::take(&mut qp.pending);
+    qp.listed = false;
+    let pending = std::mem::take(&mut qp.rec.pending);
     (pending.kinds != 0).then_some(ObjectEvent {
-        client: qp.id.client,
-        handle: qp.id.handle,
+        client: qp.rec.id.client,
+        handle: qp.rec.id.handle,
         kinds: pending.kinds,
-        number: qp.id.qpn,
+        number: qp.rec.id.qpn,
         cause: pending.cause,
     })
 }

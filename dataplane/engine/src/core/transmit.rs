@@ -17,12 +17,12 @@ impl Qp {
                 data, offset, len, ..
             } => self
                 .sq
-                .segments(&env.mrs, self.id.pd, Access::NONE, data, offset, len),
+                .segments(&env.mrs, self.rec.id.pd, Access::NONE, data, offset, len),
             Source::Remote { len: 0, .. } => Ok(Segments::new()),
             Source::Remote { rkey, addr, len } => {
-                let range = env
-                    .mrs
-                    .resolve(rkey, self.id.pd, addr, u64::from(len), Access::REMOTE_READ)?;
+                let range =
+                    env.mrs
+                        .resolve(rkey, self.rec.id.pd, addr, u64::from(len), Access::REMOTE_READ)?;
                 let mut segments = Segments::new();
                 segments.push(range);
                 Ok(segments)
@@ -44,8 +44,8 @@ impl Core {
         let state = &mut self.ports[port];
         let mut frame = state.spare.pop()?;
         let template = qp.template.as_ref()?;
-        qp.ident = qp.ident.wrapping_add(1);
-        let built = build_frame(&mut frame, template, emit, qp.ident, payload, &self.env.crc);
+        qp.rec.ident = qp.rec.ident.wrapping_add(1);
+        let built = build_frame(&mut frame, template, emit, qp.rec.ident, payload, &self.env.crc);
         if !built {
             state.spare.push(frame);
             self.env.counters.gather_errors += 1;

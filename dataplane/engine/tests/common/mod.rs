@@ -10,7 +10,7 @@ use rnic_abi::{Cqe, Handle, RegionLayout, RingIndices, Sge, Wqe, protocol};
 use rnic_engine::{
     CoreConfig, Engine, EngineConfig, Limits,
     command::{Command, Message, ObjectEvent, Path, QpChange, QpStatus, Token},
-    core::{ClientDoorbells, CompletionQueue, CqInit, Idle, Qp, QpInit},
+    core::{ClientDoorbells, CqInit, Idle, QpInit},
     mem::{ClientMem, FaultCell, MrDescriptor, MrTable},
     port::OpenPort,
     view::{QpLeaf, number, slot_of},
@@ -172,7 +172,7 @@ impl Rig {
         let (sq, rq, cq) = (base, base + (64 << 10), base + (128 << 10));
         let handle = Handle::new(slot, 1).0;
         for core in 0..cores {
-            let queue = CompletionQueue::new(CqInit {
+            let init = CqInit {
                 handle: 1000 + slot,
                 client: 0,
                 number: slot,
@@ -181,8 +181,8 @@ impl Rig {
                 depth: DEPTH,
                 subring: core,
                 channel: None,
-            })
-            .unwrap();
+            };
+            let queue = self.engine.make_cq(init).unwrap();
             let token = self.token();
             self.engine.submit(
                 core as usize,
@@ -197,7 +197,7 @@ impl Rig {
         let need_kick = self.region.u32(sq as usize + RingIndices::NEED_KICK).unwrap();
         need_kick.store(1, Ordering::Release);
         let qpn = number(slot, 5);
-        let qp = Qp::new(QpInit {
+        let init = QpInit {
             qpn,
             handle,
             client: 0,
@@ -210,8 +210,8 @@ impl Rig {
             rq_offset: rq,
             rq_depth: DEPTH,
             sig_all: true,
-        })
-        .unwrap();
+        };
+        let qp = self.engine.make_qp(init).unwrap();
         let core = self.engine.publisher().owner(qpn);
         let token = self.token();
         self.engine

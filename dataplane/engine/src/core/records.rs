@@ -1,0 +1,252 @@
+//! What survives the process of a poll core: plain records in its arenas (DESIGN I13).
+//!
+//! Everything else a core keeps (tables, timers, lists, templates, pointers into client regions) is rebuilt from
+//! these.
+use rnic_transport::{Cause, FieldPath, RcQp, Record, record};
+
+use super::queue::{RECV_UNITS, Unit};
+use crate::{
+    arena::{ArenaError, ArenaId, RangeArena, SlotArena},
+    command::Path,
+};
+
+/// Bytes of variable parts one core may have: address space, not memory.
+const RINGS: usize = 1 << 36;
+
+/// The arenas of one core. Owned by the control thread; the core holds owners of records.
+pub struct CoreArenas {
+    pub(crate) qps: SlotArena<QpRecord>,
+    pub(crate) cqs: SlotArena<CqRecord>,
+    /// Send records and private WQE copies.
+    pub(crate) rings: RangeArena,
+}
+
+/// Names of the arenas of a core, in the order in which they are handed over.
+pub(crate) fn ids(core: u32, epoch: u64) -> [ArenaId; 3] {
+    ["qps", "cqs", "rings"].map(|kind| ArenaId {
+        kind,
+        owner: core,
+        epoch,
+    })
+}
+
+impl CoreArenas {
+    /// Empty arenas for `qps` QPs and `cqs` CQs.
+    pub(crate) fn create(core: u32, epoch: u64, qps: u32, cqs: u32) -> Result<Self, ArenaError> {
+        let [qp, cq, ring] = ids(core, epoch);
+        Ok(CoreArenas {
+            qps: SlotArena::create(qp, qps)?,
+            cqs: SlotArena::create(cq, cqs)?,
+            rings: RangeArena::create(ring, RINGS)?,
+        })
+    }
+}
+
+record! {
+    /// Who a QP is.
+    #[derive(Copy, Clone, Debug)]
+    pub(crate) struct Identity {
+        pub qpn: u32,
+        pub handle: u32,
+        pub client: u32,
+        pub pd: u32,
+        pub send_cq: u32,
+        pub recv_cq: u32,
+        pub sig_all: bool,
+    }
+}
+
+record! {
+    /// A work queue of the client's region, and how far it was consumed.
+    #[derive(Copy, Clone, Debug)]
+    pub(crate) struct Cursor {
+        /// Where the queue stands in the region.
+        pub offset: u64,
+        /// Units, a power of two.
+        pub depth: u32,
+        /// Next unit to take.
+        pub next: u32,
+    }
+}
+
+record! {
+    /// A path, or none: [`Path`] in a form that is the same in every process.
+    #[derive(Copy, Clone, Debug, Default)]
+    pub(crate) struct PathRecord {
+        set: bool,
+        direct: bool,
+        has_vlan: bool,
+        hop_limit: u8,
+        traffic_class: u8,
+        pub port: u16,
+        vlan: u16,
+        udp_source: u16,
+        flow_label: u32,
+        local_ip: [u8; 16],
+        remote_ip: [u8; 16],
+        local_mac: [u8; 6],
+        remote_mac: [u8; 6],
+    }
+}
+
+impl From<&Path> for PathRecord {
+    fn from(path: &Path) -> Self {
+        let Path {
+            port,
+            local_ip,
+            remote_ip,
+            local_mac,
+            remote_mac,
+            vlan,
+            hop_limit,
+            traffic_class,
+            flow_label,
+            udp_source,
+            direct,
+        } = *path;
+        PathRecord {
+            set: true,
+            direct,
+            has_vlan: vlan.is_some(),
+            hop_limit,
+            traffic_class,
+            port,
+            vlan: vlan.unwrap_or(0),
+            udp_source,
+            flow_label,
+            local_ip,
+            remote_ip,
+            local_mac,
+            remote_mac,
+        }
+    }
+}
+
+impl PathRecord {
+    /// The path, if there is one.
+    pub fn path(&self) -> Option<Path> {
+        self.set.then_some(Path {
+            port: self.port,
+            local_ip: self.local_ip,
+            remote_ip: self.remote_ip,
+            local_mac: self.local_mac,
+            remote_mac: self.remote_mac,
+            vlan: self.has_vlan.then_some(self.vlan),
+            hop_limit: self.hop_limit,
+            traffic_class: self.traffic_class,
+            flow_label: self.flow_label,
+            udp_source: self.udp_source,
+            direct: self.direct,
+        })
+    }
+}
+
+record! {
+    /// Events that the control thread has not been told of yet.
+    #[derive(Copy, Clone, Debug, Default)]
+    pub(crate) struct Pending {
+        /// Bits of [`rnic_abi::event_kind`].
+        pub kinds: u32,
+        /// Cause of the first.
+        pub cause: Cause,
+    }
+}
+
+record! {
+    /// What a QP has counted.
+    #[derive(Copy, Clone, Debug, Default)]
+    pub(crate) struct QpCounters {
+        pub sent_messages: u64,
+        pub received_packets: u64,
+        pub dropped_packets: u64,
+        pub retries: u64,
+    }
+}
+
+record! {
+    /// A send WQE that cannot be executed; its turn comes when all before it are complete.
+    #[derive(Copy, Clone, Debug, Default)]
+    pub(crate) struct BadWr {
+        /// There is one.
+        pub set: bool,
+        pub wr_id: u64,
+        pub cause: Cause,
+    }
+}
+
+record! {
+    /// The position of the sub-ring at which the QP's last completion stands: written before the completion is, so
+    /// that whoever finds the record knows where it must be.
+    #[derive(Copy, Clone, Debug, Default)]
+    pub(crate) struct Placed {
+        pub send: u32,
+        pub recv: u32,
+    }
+}
+
+record! {
+    /// A QP: what of it outlives the process.
+    ///
+    /// The order of stores in a pass is: payload; [`Placed`]; the CQE at that position; the tail of the CQ, which
+    /// commits it; the transport's record; and in a later call, perhaps a later pass, the ACK. Whoever takes over
+    /// between two passes finds a QP that has done all of it or nothing. (Between the commit and the transport's
+    /// record lie a few instructions: a daemon killed there finds the committed position in `placed`, one beyond
+    /// which the tail stands.)
+    #[derive(Copy, Clone, Debug)]
+    pub(crate) struct QpRecord {
+        pub rc: RcQp,
+        pub id: Identity,
+        pub sq: Cursor,
+        pub rq: Cursor,
+        /// Where the send records lie in the core's `rings`; `sq.depth` of them.
+        pub sends: u64,
+        /// Where the private WQE copies lie; `sq.depth` units.
+        pub units: u64,
+        pub bad: BadWr,
+        pub pending: Pending,
+        /// Why it is in the error state.
+        pub cause: Cause,
+        pub placed: Placed,
+        pub counters: QpCounters,
+        /// IPv4 identification of the next frame.
+        pub ident: u16,
+        pub path: PathRecord,
+        /// Private copy of the receive WQE in progress.
+        pub recv: [Unit; RECV_UNITS],
+    }
+}
+
+impl Record for Unit {
+    fn invalid(_bytes: &[u8]) -> Option<FieldPath> {
+        // Sixty-four bytes, whatever they are: a client wrote them. They are checked as a WQE.
+        None
+    }
+}
+
+record! {
+    /// One core's sub-ring of a CQ: what of it outlives the process.
+    #[derive(Copy, Clone, Debug)]
+    pub(crate) struct CqRecord {
+        /// Where the CQ stands in the region.
+        pub offset: u64,
+        pub depth: u32,
+        pub subring: u32,
+        pub handle: u32,
+        pub client: u32,
+        pub number: u32,
+        /// Position of the next completion.
+        pub next: u32,
+        /// The consumer's index when it was last looked at.
+        pub seen_head: u32,
+        /// Overflown; reported once.
+        pub broken: bool,
+        /// CQ_ERR is to be raised.
+        pub error_pending: bool,
+        /// Completions since the last look at the arm word.
+        pub fresh: bool,
+        /// One of them was solicited.
+        pub solicited: bool,
+        /// It has a completion channel.
+        pub channel: bool,
+    }
+}
