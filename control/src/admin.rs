@@ -5,7 +5,10 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use rnic_engine::command::{Command, QpStatus};
+use rnic_engine::{
+    command::{Command, QpStatus},
+    view,
+};
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags},
@@ -183,7 +186,7 @@ impl Control {
                 // One that is being destroyed is found no more, and its core may not have it.
                 What::Qp(qp) => self
                     .objects
-                    .find(IdKind::Qpn, qp.qpn)
+                    .find(IdKind::Number(view::Kind::Qp), qp.qpn)
                     .map(|_| (key, qp.core, qp.slot())),
                 _ => None,
             })

@@ -262,12 +262,17 @@ impl Control {
     pub(crate) fn publish(&mut self, object: Object, other: Option<Id>) {
         let (conn, handle, kind) = (object.owner, object.handle, object.kind());
         let Ok(client) = self.client_mut(conn) else { return };
-        let mut ids = vec![(IdKind::Handle(client.index), handle.0)];
-        if kind == Kind::Qp {
-            ids.push((IdKind::Doorbell(client.index), handle.slot()));
-        }
-        ids.extend(other);
-        let key = self.objects.add(object, ids);
+        let index = client.index;
+        let own = [(IdKind::Handle(index), handle.0)];
+        // Both queues of a QP ring the same bit, which is the slot of its handle.
+        let bits = [IdKind::SendDoorbell(index), IdKind::RecvDoorbell(index)];
+        let doorbells = bits
+            .into_iter()
+            .filter(|_| kind == Kind::Qp)
+            .map(|bit| (bit, handle.0));
+        let key = self
+            .objects
+            .add(object, own.into_iter().chain(doorbells).chain(other));
         if let Ok(client) = self.client_mut(conn) {
             client.objects.insert(key);
             client.usage.add(kind);

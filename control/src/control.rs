@@ -8,7 +8,7 @@ use std::{
 };
 
 use rnic_config::Config;
-use rnic_engine::{Engine, command::Message};
+use rnic_engine::{Engine, command::Message, view::SLOT_BITS};
 
 use crate::{
     admin::AdminConnection,
@@ -121,7 +121,7 @@ impl Control {
         let pds = config.limits.clients.saturating_mul(config.limits.per_client.pds);
         let numbers = AllNumbers {
             clients: Numbers::new(0, limits.clients),
-            pds: Numbers::new(1, pds.saturating_add(1)),
+            pds: Numbers::new(1, pds.saturating_add(1).min(1 << SLOT_BITS)),
             // A key of zero reads like none.
             keys: Numbers::new(1, limits.mrs),
             cqs: Numbers::new(0, limits.cqs),

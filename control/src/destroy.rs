@@ -13,7 +13,7 @@
 //! The death of a client is the same for all its objects: those that others depend on come last.
 
 use rnic_abi::{DestroyReply, HandleArg};
-use rnic_engine::command::Command;
+use rnic_engine::{command::Command, view};
 use rnic_qsbr::Epoch;
 use rustix::io::Errno;
 
@@ -167,7 +167,7 @@ impl Control {
         for key in objects {
             match self.objects.peek(*key).map(|object| &object.what) {
                 Some(What::Qp(qp)) => {
-                    self.engine.publisher().remove_qp(qp.qpn);
+                    self.engine.publisher().remove(view::Kind::Qp, qp.qpn);
                 }
                 Some(What::Mr(mr)) => {
                     self.engine.mrs().invalidate(mr.key);
@@ -190,7 +190,7 @@ impl Control {
                     commands.push((qp.core, Box::new(move |token| Command::RemoveQp { slot, token })));
                 }
                 Some(What::Cq(cq)) => {
-                    let cq = cq.number;
+                    let cq = cq.slot();
                     for core in 0..self.engine.core_count() {
                         commands.push((core, Box::new(move |token| Command::RemoveCq { cq, token })));
                     }
@@ -213,9 +213,9 @@ impl Control {
     /// Step 6.
     fn give_numbers(&mut self, object: &Object) {
         match &object.what {
-            What::Pd(pd) => self.numbers.pds.give(pd.number),
+            What::Pd(pd) => self.numbers.pds.give(view::slot_of(pd.number)),
             What::Mr(mr) => self.numbers.keys.give(mr.slot),
-            What::Cq(cq) => self.numbers.cqs.give(cq.number),
+            What::Cq(cq) => self.numbers.cqs.give(cq.slot()),
             What::Qp(qp) => self.numbers.qpns.give(qp.slot()),
             What::Channel(_) => {}
         }

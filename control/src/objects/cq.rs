@@ -3,9 +3,9 @@
 use rnic_abi::{
     CreateCq, CreateCqReply, Handle, LINE, RingIndices, completion_queue_size, cq_subring_offset,
 };
-use rnic_engine::{command::Command, core::CqInit};
+use rnic_engine::{command::Command, core::CqInit, view};
 
-use super::{IdKind, Key, Kind, Object, What};
+use super::{IdKind, Key, Kind, Number, Object, What};
 use crate::{
     control::Control,
     dispatch::Outcome,
@@ -18,7 +18,7 @@ use crate::{
 /// A completion queue: a sub-ring on every poll core.
 #[derive(Debug)]
 pub struct Cq {
-    /// Its slot, the same on every core.
+    /// Its number. The slot is the same on every core.
     pub number: u32,
     /// Where it stands in the region.
     pub slice: Slice,
@@ -28,6 +28,13 @@ pub struct Cq {
     pub channel: Option<Key>,
     /// It has overflowed: completions are lost, and no QP may be made on it any more.
     pub failed: bool,
+}
+
+impl Cq {
+    /// Its slot: index on every core.
+    pub fn slot(&self) -> u32 {
+        view::slot_of(self.number)
+    }
 }
 
 /// A completion queue that poll cores are taking in.
@@ -72,14 +79,14 @@ impl Control {
             _ => None,
         });
         let full = || Refusal::exhausted("no CQ number is free in the daemon; destroy CQs first");
-        let number = self.numbers.cqs.take().ok_or_else(full)?.slot;
+        let Number { slot, generation } = self.numbers.cqs.take().ok_or_else(full)?;
         let placed = self.take_handle(conn).and_then(|handle| {
             let slice = self.take_queue_space(conn, completion_queue_size(depth, cores));
             slice
                 .map(|slice| (handle, slice))
                 .inspect_err(|_| self.give_handle(conn, handle))
         });
-        let (handle, slice) = placed.inspect_err(|_| self.numbers.cqs.give(number))?;
+        let (handle, slice) = placed.inspect_err(|_| self.numbers.cqs.give(slot))?;
         let client = self.client_mut(conn)?;
         let (region, index) = (client.region.clone(), client.index);
         region.copy_in(slice.offset, &[0; LINE]);
@@ -94,7 +101,7 @@ impl Control {
                 self.engine.make_cq(CqInit {
                     handle: handle.0,
                     client: index,
-                    number,
+                    number: slot,
                     region: region.clone(),
                     offset: slice.offset as u64,
                     depth,
@@ -108,12 +115,12 @@ impl Control {
             Err(error) => {
                 self.give_queue_space(conn, slice);
                 self.give_handle(conn, handle);
-                self.numbers.cqs.give(number);
+                self.numbers.cqs.give(slot);
                 return Err(Refusal::invalid(format!("create_cq: {error}")));
             }
         };
         let cq = Cq {
-            number,
+            number: view::number(slot, generation),
             slice,
             depth,
             channel,
@@ -122,7 +129,7 @@ impl Control {
         let op = self.begin(conn, Work::CreateCq(CqCreation { device, handle, cq }));
         for (core, queue) in queues.into_iter().enumerate() {
             self.command(op, core, |token| Command::AddCq {
-                cq: number,
+                cq: slot,
                 queue,
                 token,
             });
@@ -140,7 +147,7 @@ impl Control {
             reserved: 0,
             offset: cq.slice.offset as u64,
         };
-        let id = (IdKind::Cq, cq.number);
+        let id = (IdKind::Number(view::Kind::Cq), cq.number);
         let what = What::Cq(cq);
         self.publish(Object::new(conn, handle, device, what), Some(id));
         Reply::new(&reply)

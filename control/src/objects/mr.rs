@@ -3,7 +3,10 @@
 use std::os::fd::OwnedFd;
 
 use rnic_abi::{RegMr, RegMrReply};
-use rnic_engine::mem::{ClientMem, MapError, MrDescriptor, MrTable};
+use rnic_engine::{
+    mem::{ClientMem, MapError, MrDescriptor, MrTable},
+    view,
+};
 use rnic_transport::Access;
 use rustix::io::Errno;
 
@@ -189,7 +192,8 @@ impl Control {
             length,
             mem,
         });
-        self.publish(Object::new(conn, handle, device, what), Some((IdKind::Key, key)));
+        let id = (IdKind::Number(view::Kind::Mr), view::number(slot, generation));
+        self.publish(Object::new(conn, handle, device, what), Some(id));
         Ok(Reply::new(&RegMrReply {
             handle: handle.0,
             lkey: key,

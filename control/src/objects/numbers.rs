@@ -17,9 +17,16 @@ pub struct Number {
 pub struct Numbers {
     first: u32,
     limit: u32,
-    /// Generation of each slot that was ever used.
-    generations: Vec<u32>,
+    /// Each slot that was ever used.
+    slots: Vec<Slot>,
     free: VecDeque<u32>,
+}
+
+/// The slot of a number.
+#[derive(Copy, Clone, Debug, Default)]
+struct Slot {
+    generation: u32,
+    taken: bool,
 }
 
 /// Slots that wait, as long as there are fresh ones.
@@ -31,21 +38,22 @@ impl Numbers {
         Numbers {
             first,
             limit,
-            generations: Vec::new(),
+            slots: Vec::new(),
             free: VecDeque::new(),
         }
     }
 
     /// The next slot; `None` when all are in use.
     pub fn take(&mut self) -> Option<Number> {
-        let fresh = self.first + self.generations.len() as u32;
+        let fresh = self.first + self.slots.len() as u32;
         let slot = if self.free.len() > WAITING || fresh >= self.limit {
             self.free.pop_front()?
         } else {
-            self.generations.push(0);
+            self.slots.push(Slot::default());
             fresh
         };
-        let generation = &mut self.generations[(slot - self.first) as usize];
+        let Slot { generation, taken } = &mut self.slots[(slot - self.first) as usize];
+        *taken = true;
         // Zero stays free for numbers of another sort, whatever width the generation is cut to.
         *generation = generation.wrapping_add(1);
         if generation.is_multiple_of(64) {
@@ -57,15 +65,21 @@ impl Numbers {
         })
     }
 
-    /// Takes a slot back, a grace period after its object was unpublished.
+    /// Takes a slot back, a grace period after its object was unpublished. One that is not out stays where it is: given
+    /// twice it would have two owners.
     pub fn give(&mut self, slot: u32) {
-        debug_assert!(!self.free.contains(&slot), "slot {slot} came back twice");
-        self.free.push_back(slot);
+        let place = slot.checked_sub(self.first).map(|index| index as usize);
+        let taken = place.and_then(|index| self.slots.get_mut(index));
+        let was_taken = taken.is_some_and(|slot| std::mem::take(&mut slot.taken));
+        debug_assert!(was_taken, "slot {slot} came back twice, or was never out");
+        if was_taken {
+            self.free.push_back(slot);
+        }
     }
 
     #[cfg(test)]
     pub fn used(&self) -> usize {
-        self.generations.len() - self.free.len()
+        self.slots.len() - self.free.len()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Protection domains.
 
 use rnic_abi::{DeviceArg, HandleReply};
+use rnic_engine::view;
 
 use super::{IdKind, Kind, Object, What};
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
 /// A protection domain. No poll core knows it, only its number.
 #[derive(Debug)]
 pub struct Pd {
-    /// Number, unique in the daemon.
+    /// Number, unique in the daemon, generation included: what belonged to an earlier PD of its slot does not fit.
     pub number: u32,
 }
 
@@ -33,9 +34,10 @@ impl Control {
                 return Err(refusal);
             }
         };
-        let what = What::Pd(Pd { number: number.slot });
+        let number = view::number(number.slot, number.generation);
+        let what = What::Pd(Pd { number });
         let object = Object::new(conn, handle, arg.device, what);
-        self.publish(object, Some((IdKind::Pd, number.slot)));
+        self.publish(object, Some((IdKind::Number(view::Kind::Pd), number)));
         Ok(Outcome::Done(Reply::new(&HandleReply {
             handle: handle.0,
             reserved: 0,

@@ -232,12 +232,8 @@ impl Control {
             qp,
         } = creation;
         let (qpn, core) = (qp.qpn, qp.core);
-        let leaf = view::QpLeaf {
-            qpn,
-            core: core as u16,
-            slot: qp.slot(),
-        };
-        self.engine.publisher().add_qp(leaf);
+        let leaf = view::Leaf::new(qpn, core as u16, qp.slot());
+        self.engine.publisher().add(view::Kind::Qp, qpn, leaf);
         self.engine.commit();
         let reply = CreateQpReply {
             handle: handle.0,
@@ -250,15 +246,16 @@ impl Control {
             reserved: 0,
         };
         let what = What::Qp(qp);
-        self.publish(Object::new(conn, handle, device, what), Some((IdKind::Qpn, qpn)));
+        let id = (IdKind::Number(view::Kind::Qp), qpn);
+        self.publish(Object::new(conn, handle, device, what), Some(id));
         Reply::new(&reply)
     }
 
-    /// Number of a PD or CQ that is held.
+    /// What cores know a PD or CQ by that is held.
     fn number_of(&self, key: Key) -> u32 {
         match self.objects.peek(key).map(|object| &object.what) {
             Some(What::Pd(pd)) => pd.number,
-            Some(What::Cq(cq)) => cq.number,
+            Some(What::Cq(cq)) => cq.slot(),
             _ => 0,
         }
     }

@@ -8,7 +8,7 @@ use rnic_engine::{
     command::{Command, Message, QpChange},
     core::Idle,
     nonblocking::CheckedAllocator,
-    view::slot_of,
+    view::{Kind, slot_of},
 };
 use rnic_transport::{QpAttr, QpAttrMask};
 
@@ -43,7 +43,7 @@ fn a_core_whose_pages_are_all_under_way_gives_up_objects_all_the_same() {
     });
     // Objects of other kinds go the same way; each is answered when it has arrived.
     let qpn = rig.qps[qp].qpn;
-    rig.engine.publisher().remove_qp(qpn).unwrap();
+    rig.engine.publisher().remove(Kind::Qp, qpn).unwrap();
     rig.engine.commit();
     let token = rig.token();
     rig.engine.submit(0, Command::RemoveQp { slot, token });

@@ -13,7 +13,7 @@ use std::{
 
 use clap::Parser;
 use rnic_bench_lifetimes::{Random, Samples, clock_overhead, cycles, pace, pin, print, rounded};
-use rnic_engine::view::{Publisher, QpLeaf, ViewCache, number, slot_of};
+use rnic_engine::view::{Kind, Leaf, Publisher, ViewCache, number, slot_of};
 use rnic_qsbr::{Participant, Qsbr, Reclaimer};
 use serde::Serialize;
 
@@ -49,8 +49,8 @@ struct Line {
 struct Bench {
     args: Args,
     qpns: Vec<u32>,
-    slice: Vec<QpLeaf>,
-    map: RwLock<HashMap<u32, QpLeaf>>,
+    slice: Vec<Leaf>,
+    map: RwLock<HashMap<u32, Leaf>>,
     view: ViewCache,
     participant: Participant,
     overhead: u64,
@@ -62,14 +62,13 @@ fn main() -> anyhow::Result<()> {
     let qsbr = Arc::new(Qsbr::new(1));
     let mut publisher = Publisher::new(qsbr.clone(), 1);
     let mut random = Random::new(1);
-    let leaf = |slot: u32, random: &mut Random| QpLeaf {
-        qpn: number(slot, 1 + random.below(63)),
-        core: 0,
-        slot,
-    };
-    let slice: Vec<_> = (0..args.ids).map(|slot| leaf(slot, &mut random)).collect();
-    for leaf in &slice {
-        publisher.add_qp(*leaf);
+    let qpns: Vec<_> = (0..args.ids)
+        .map(|slot| number(slot, 1 + random.below(63)))
+        .collect();
+    let leaf = |qpn: u32| Leaf::new(qpn, 0, slot_of(qpn));
+    let slice: Vec<_> = qpns.iter().map(|qpn| leaf(*qpn)).collect();
+    for qpn in &qpns {
+        publisher.add(Kind::Qp, *qpn, leaf(*qpn));
     }
     publisher.commit(|_, _| {});
     let mut participant = qsbr.register(0)?;
@@ -77,9 +76,9 @@ fn main() -> anyhow::Result<()> {
     participant.online();
     view.acquire();
     let mut bench = Bench {
-        qpns: slice.iter().map(|leaf| leaf.qpn).collect(),
-        map: RwLock::new(slice.iter().map(|leaf| (leaf.qpn, *leaf)).collect()),
+        map: RwLock::new(qpns.iter().map(|qpn| (*qpn, leaf(*qpn))).collect()),
         slice,
+        qpns,
         view,
         participant,
         overhead: clock_overhead(),
@@ -87,7 +86,7 @@ fn main() -> anyhow::Result<()> {
     };
     bench.run(0)?;
     let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
-    let last = *bench.slice.last().unwrap_or(&leaf(0, &mut random));
+    let last = bench.qpns.last().copied().unwrap_or_default();
     let rate = bench.args.publications;
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -95,8 +94,8 @@ fn main() -> anyhow::Result<()> {
             let mut waiting = Reclaimer::new();
             pace(rate, || {
                 // One QP goes and comes back: a destroy and a create in one publication.
-                publisher.remove_qp(last.qpn);
-                publisher.add_qp(last);
+                publisher.remove(Kind::Qp, last);
+                publisher.add(Kind::Qp, last, leaf(last));
                 publisher.commit(|view, epoch| waiting.retire(view, epoch, 0));
                 waiting.poll(&qsbr, |view| view.try_free());
                 count.fetch_add(1, Ordering::Relaxed);
@@ -169,6 +168,9 @@ impl Bench {
         let start = cycles();
         let observed = self.participant.observe();
         let view = self.view.refresh();
+        for qpn in burst {
+            view.prefetch(Kind::Qp, *qpn);
+        }
         let sum: u32 = burst
             .iter()
             .filter_map(|qpn| view.qp(*qpn))

@@ -1,17 +1,24 @@
-//! A persistent radix tree of fixed depth: three levels of 64.
+//! A persistent radix tree of fixed depth: a root, inner nodes and leaves, the latter two of 64 entries.
 //!
-//! A change copies the nodes on one path that other trees still share, and no others; a lookup is three
-//! dependent loads and touches no reference count.
+//! A change copies the nodes on one path that other trees still share, and no others; a lookup is three dependent loads
+//! and touches no reference count.
 use std::{array, fmt, sync::Arc};
 
 const BITS: u32 = 6;
 const FANOUT: usize = 1 << BITS;
 const MASK: u32 = FANOUT as u32 - 1;
 
+/// Aligned, so that the reference count before it has a cache line of its own: copying a node's parent writes the count,
+/// and must not take the first entries away from the cores that read them.
 #[derive(Clone)]
+#[repr(align(64))]
 struct Leaf<V>([Option<V>; FANOUT]);
+
 #[derive(Clone)]
-struct Inner<N>([Option<Arc<N>>; FANOUT]);
+#[repr(align(64))]
+struct Inner<N, const WIDTH: usize>([Option<Arc<N>>; WIDTH]);
+
+type Root<V, const WIDTH: usize> = Inner<Inner<Leaf<V>, FANOUT>, WIDTH>;
 
 impl<V: Copy> Default for Leaf<V> {
     fn default() -> Self {
@@ -19,45 +26,78 @@ impl<V: Copy> Default for Leaf<V> {
     }
 }
 
-impl<N> Default for Inner<N> {
+impl<N, const WIDTH: usize> Default for Inner<N, WIDTH> {
     fn default() -> Self {
         Inner(array::from_fn(|_| None))
     }
 }
 
-/// A map from small integers to `Copy` values. Cloning is one reference count.
-pub struct Radix<V> {
-    root: Arc<Inner<Inner<Leaf<V>>>>,
+/// A map from small integers to `Copy` values. Cloning is one reference count; a clone is a snapshot.
+///
+/// `WIDTH` entries in the root make keys of 12 bits more than the root has: 18 bits with the 64 of the default.
+pub struct Radix<V, const WIDTH: usize = FANOUT> {
+    root: Arc<Root<V, WIDTH>>,
+    len: usize,
 }
 
-impl<V> Clone for Radix<V> {
+impl<V, const WIDTH: usize> Clone for Radix<V, WIDTH> {
     fn clone(&self) -> Self {
         Radix {
             root: self.root.clone(),
+            len: self.len,
         }
     }
 }
 
-impl<V> Radix<V> {
+impl<V, const WIDTH: usize> Radix<V, WIDTH> {
     /// Bits of a key; larger keys are in no tree.
-    pub const KEY_BITS: u32 = 3 * BITS;
+    pub const KEY_BITS: u32 = 2 * BITS + WIDTH.ilog2();
+
+    /// How many values are in it.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    #[inline]
+    fn entry(&self, key: u32) -> Option<&Option<V>> {
+        let top = (key >> (2 * BITS)) as usize;
+        let inner = self.root.0.get(top)?.as_deref()?;
+        let leaf = inner.0[(key >> BITS & MASK) as usize].as_deref()?;
+        Some(&leaf.0[(key & MASK) as usize])
+    }
+
+    /// Begins to load the value at `key` into the cache of this core, for a [`Radix::get`] soon after.
+    #[inline]
+    pub fn prefetch(&self, key: u32) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(entry) = self.entry(key) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: every x86-64 processor has PREFETCHT0, which changes nothing but caches.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(entry).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = key;
+    }
 }
 
-impl<V: Copy> Radix<V> {
+impl<V: Copy, const WIDTH: usize> Radix<V, WIDTH> {
     /// An empty tree.
     pub fn new() -> Self {
         Radix {
             root: Arc::new(Inner::default()),
+            len: 0,
         }
     }
 
-    /// The value at `key`.
+    /// The value at `key`. Any thread; no lock, no count, no allocation.
     #[inline]
     pub fn get(&self, key: u32) -> Option<V> {
-        let top = (key >> (2 * BITS)) as usize;
-        let inner = self.root.0.get(top)?.as_deref()?;
-        let leaf = inner.0[(key >> BITS & MASK) as usize].as_deref()?;
-        leaf.0[(key & MASK) as usize]
+        *self.entry(key)?
     }
 
     /// Puts a value at `key` and returns the one that was there.
@@ -65,17 +105,29 @@ impl<V: Copy> Radix<V> {
     /// # Panics
     /// When `key` has more than [`Radix::KEY_BITS`] bits: numbers are made by the control thread itself.
     pub fn insert(&mut self, key: u32, value: V) -> Option<V> {
-        self.slot(key).replace(value)
+        let before = self.slot(key).replace(value);
+        self.len += usize::from(before.is_none());
+        before
     }
 
-    /// Takes the value at `key` out. Nodes that become empty stay: their numbers come back.
+    /// Takes the value at `key` out. Nodes that become empty stay, since their numbers come back, until the last value
+    /// is gone.
     pub fn remove(&mut self, key: u32) -> Option<V> {
         self.get(key)?;
-        self.slot(key).take()
+        let before = self.slot(key).take();
+        self.len -= usize::from(before.is_some());
+        if self.len == 0 {
+            *self = Self::new();
+        }
+        before
     }
 
     fn slot(&mut self, key: u32) -> &mut Option<V> {
-        assert!(key < 1 << Self::KEY_BITS, "key {key} does not fit the tree");
+        assert!(
+            key >> Self::KEY_BITS == 0,
+            "key {key} does not fit a tree of {} bits",
+            Self::KEY_BITS
+        );
         let root = Arc::make_mut(&mut self.root);
         let inner = Arc::make_mut(root.0[(key >> (2 * BITS)) as usize].get_or_insert_default());
         let leaf = Arc::make_mut(inner.0[(key >> BITS & MASK) as usize].get_or_insert_default());
@@ -93,13 +145,13 @@ impl<V: Copy> Radix<V> {
     }
 }
 
-impl<V: Copy> Default for Radix<V> {
+impl<V: Copy, const WIDTH: usize> Default for Radix<V, WIDTH> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<V: Copy + fmt::Debug> fmt::Debug for Radix<V> {
+impl<V: Copy + fmt::Debug, const WIDTH: usize> fmt::Debug for Radix<V, WIDTH> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
     }
@@ -111,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_tree_finds_what_was_inserted_and_nothing_else() {
-        let mut tree = Radix::new();
+        let mut tree = Radix::<u32>::new();
         for key in [0, 1, 63, 64, 4095, 4096, 262_143] {
             assert_eq!(tree.insert(key, key * 2), None);
         }
@@ -119,13 +171,26 @@ mod tests {
         assert_eq!(tree.get(2), None);
         assert_eq!(tree.get(262_144), None);
         assert_eq!(tree.remove(64), Some(128));
+        assert_eq!(tree.remove(64), None);
         assert_eq!(tree.get(64), None);
         assert_eq!(tree.iter().count(), 6);
+        assert_eq!(tree.len(), 6);
+        tree.prefetch(4096);
+        tree.prefetch(u32::MAX);
+    }
+
+    #[test]
+    fn a_wider_root_makes_longer_keys() {
+        let mut tree = Radix::<u32, 256>::new();
+        assert_eq!(Radix::<u32, 256>::KEY_BITS, 20);
+        tree.insert((1 << 20) - 1, 7);
+        assert_eq!(tree.get((1 << 20) - 1), Some(7));
+        assert_eq!(tree.get(1 << 20), None);
     }
 
     #[test]
     fn a_change_leaves_older_snapshots_as_they_were_and_copies_one_path() {
-        let mut tree = Radix::new();
+        let mut tree = Radix::<char>::new();
         tree.insert(5, 'a');
         tree.insert(70_000, 'b');
         let old = tree.clone();
@@ -138,5 +203,24 @@ mod tests {
             old.root.0[untouched].as_ref().unwrap(),
             tree.root.0[untouched].as_ref().unwrap()
         ));
+    }
+
+    #[test]
+    fn nodes_go_with_the_last_value() {
+        let mut tree = Radix::<u8>::new();
+        for key in [1, 5_000, 200_000] {
+            tree.insert(key, 0);
+        }
+        for key in [1, 5_000, 200_000] {
+            tree.remove(key);
+        }
+        assert!(tree.is_empty());
+        assert_eq!(tree.root.0.iter().flatten().count(), 0);
+    }
+
+    #[test]
+    fn counts_share_no_cache_line_with_entries() {
+        assert_eq!(align_of::<Leaf<u64>>(), 64);
+        assert_eq!(align_of::<Root<u64, FANOUT>>(), 64);
     }
 }

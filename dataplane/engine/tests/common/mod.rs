@@ -13,7 +13,7 @@ use rnic_engine::{
     core::{ClientDoorbells, CqInit, Idle, QpInit},
     mem::{ClientMem, FaultCell, MrDescriptor, MrTable},
     port::OpenPort,
-    view::{QpLeaf, number, slot_of},
+    view::{Kind, Leaf, number, slot_of},
 };
 use rnic_transport::{Access, ModifyError, QpAttr, QpAttrMask, QpState};
 use rnic_wire::Mtu;
@@ -217,7 +217,9 @@ impl Rig {
         self.engine
             .submit(core.into(), Command::AddQp { slot, qp, token });
         self.answer(token);
-        self.engine.publisher().add_qp(QpLeaf { qpn, core, slot });
+        self.engine
+            .publisher()
+            .add(Kind::Qp, qpn, Leaf::new(qpn, core, slot));
         self.engine.commit();
         self.qps.push(ClientQp {
             qpn,
@@ -431,7 +433,7 @@ impl Rig {
     /// Removes a QP in the order of a destroy: when this returns it is freed.
     pub fn destroy_qp(&mut self, qp: usize) {
         let (qpn, core) = (self.qps[qp].qpn, self.qps[qp].core);
-        self.engine.publisher().remove_qp(qpn).unwrap();
+        self.engine.publisher().remove(Kind::Qp, qpn).unwrap();
         self.engine.commit();
         let token = self.token();
         self.engine.submit(
