@@ -1,6 +1,5 @@
 //! The control thread's handle on the data path.
 use std::{
-    any::Any,
     collections::VecDeque,
     io,
     os::fd::{AsFd, BorrowedFd},
@@ -18,10 +17,12 @@ use crate::{
     core::{
         CompletionQueue, Core, CoreArenas, CoreInit, CoreStatus, CqInit, Idle, InitError, Qp, QpInit, Shared,
     },
+    grace::Garbage,
     mem::MrTable,
     port::{OpenPort, PortStats},
     retire::{self, Retired},
     view::{Publisher, RetiredView, SLOT_BITS},
+    watch::{Traffic, Watch},
 };
 
 mod ports;
@@ -92,36 +93,32 @@ pub enum StartError {
     Arena(#[from] ArenaError),
 }
 
-struct Handle {
-    shared: Arc<Shared>,
+pub(crate) struct Handle {
+    pub(crate) shared: Arc<Shared>,
     thread: Option<JoinHandle<Core>>,
     /// Commands that did not fit the queue yet.
     waiting: VecDeque<Command>,
     /// Where what the core gives up comes in.
-    retired: RetireCollector<Retired>,
-}
-
-enum Garbage {
-    View(RetiredView),
-    Object(#[allow(dead_code, reason = "kept only to be dropped")] Retired),
-    Other(#[allow(dead_code, reason = "kept only to be dropped")] Box<dyn Any + Send>),
+    pub(crate) retired: RetireCollector<Retired>,
+    pub(crate) traffic: Traffic,
 }
 
 /// The data path: poll cores, views, memory regions, and what waits for a grace period. Owned by the control
 /// thread; no method waits for a core, except [`Engine::stop`].
 pub struct Engine {
-    qsbr: Arc<Qsbr>,
+    pub(crate) qsbr: Arc<Qsbr>,
     publisher: Publisher,
     mrs: Arc<MrTable>,
     boot_epoch: u64,
     arenas: Vec<CoreArenas>,
-    cores: Vec<Handle>,
+    pub(crate) cores: Vec<Handle>,
     /// By index; `None` where there is no port.
     ports: Vec<Option<PortInfo>>,
     control: Arc<crate::core::ControlWake>,
-    reclaimer: Reclaimer<Garbage>,
+    pub(crate) reclaimer: Reclaimer<Garbage>,
     /// Scratch of `collect`, kept for its capacity.
-    batch: Vec<(usize, Retired)>,
+    pub(crate) batch: Vec<(usize, Retired)>,
+    pub(crate) watch: Watch,
     limits: Limits,
 }
 
@@ -174,9 +171,11 @@ impl Engine {
                 thread: Some(thread),
                 waiting: VecDeque::new(),
                 retired,
+                traffic: Traffic::default(),
             });
         }
         let ports = infos;
+        let watch = Watch::new(handles.len(), Instant::now());
         let reclaimer = Reclaimer::new();
         Ok(Engine {
             qsbr,
@@ -189,6 +188,7 @@ impl Engine {
             control,
             reclaimer,
             batch: Vec::new(),
+            watch,
             limits,
         })
     }
@@ -248,6 +248,9 @@ impl Engine {
                 epoll::EventFlags::IN,
             );
         }
+        if !matches!(command, Command::Transmit { .. } | Command::Stop) {
+            handle.traffic.asked += 1;
+        }
         handle.waiting.push_back(command);
         handle.push_waiting();
     }
@@ -263,49 +266,14 @@ impl Engine {
                 let Some(message) = core.shared.messages.pop() else {
                     break;
                 };
+                if !matches!(message, Message::Event(_) | Message::Frame { .. }) {
+                    core.traffic.answered += 1;
+                }
                 f(id, message);
             }
         }
         self.collect(&mut f);
         self.reclaim();
-    }
-
-    /// Takes in what cores gave up. The epoch it waits for is begun after it was collected (DESIGN I7).
-    fn collect(&mut self, f: &mut impl FnMut(usize, Message)) {
-        let mut batch = std::mem::take(&mut self.batch);
-        for (id, core) in self.cores.iter_mut().enumerate() {
-            core.retired.collect(|object| batch.push((id, object)));
-        }
-        if !batch.is_empty() {
-            let epoch = self.qsbr.advance();
-            for (id, mut object) in batch.drain(..) {
-                let token = object.take_token();
-                if object.is_private() {
-                    drop(object);
-                } else {
-                    let bytes = object.bytes();
-                    self.reclaimer.retire(Garbage::Object(object), epoch, bytes);
-                }
-                if let Some(token) = token {
-                    f(id, Message::Removed { token, found: true });
-                }
-            }
-        }
-        self.batch = batch;
-    }
-
-    fn reclaim(&mut self) {
-        self.reclaimer.poll(&self.qsbr, |garbage| match garbage {
-            Garbage::View(view) => view.try_free().map_err(Garbage::View),
-            Garbage::Object(what) => {
-                drop(what);
-                Ok(())
-            }
-            Garbage::Other(what) => {
-                drop(what);
-                Ok(())
-            }
-        });
     }
 
     /// Readable when messages wait.
@@ -319,41 +287,6 @@ impl Engine {
         let reclaimer = &mut self.reclaimer;
         self.publisher
             .commit(|view, epoch| reclaimer.retire(Garbage::View(view), epoch, RetiredView::BYTES))
-    }
-
-    /// Begins a grace period without a publication.
-    pub fn start_grace(&mut self) -> Epoch {
-        self.qsbr.advance()
-    }
-
-    /// Whether every core has passed a quiescent state since `epoch` began. If so, everything that was retired before
-    /// is freed when this returns.
-    pub fn passed(&mut self, epoch: Epoch) -> bool {
-        let passed = self.qsbr.check(epoch);
-        if passed {
-            self.reclaim();
-        }
-        passed
-    }
-
-    /// Drops `what` on this thread when `epoch` has passed.
-    pub fn retire(&mut self, what: Box<dyn Any + Send>, epoch: Epoch, bytes: usize) {
-        self.reclaimer.retire(Garbage::Other(what), epoch, bytes);
-    }
-
-    /// Bytes that wait for a grace period.
-    pub fn bytes_awaiting_grace(&self) -> usize {
-        self.reclaimer.bytes_waiting()
-    }
-
-    /// How long the oldest of them has waited.
-    pub fn oldest_grace(&self) -> Option<Duration> {
-        self.reclaimer.oldest(Instant::now()).map(|oldest| oldest.age)
-    }
-
-    /// Cores that hold up the grace period of `epoch`.
-    pub fn laggards(&self, epoch: Epoch) -> Vec<usize> {
-        self.qsbr.laggards(epoch).collect()
     }
 
     /// State of a core.

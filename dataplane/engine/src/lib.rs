@@ -7,10 +7,14 @@ pub mod command;
 pub mod core;
 pub mod engine;
 pub mod frame;
+mod grace;
 pub mod mem;
 pub mod nonblocking;
 pub mod port;
 pub mod retire;
 pub mod view;
+mod watch;
 
 pub use engine::{AddPortError, CoreConfig, Engine, EngineConfig, Limits, PORT_SLOTS, PortInfo, StartError};
+pub use grace::HeldUp;
+pub use watch::STALLED_AFTER;

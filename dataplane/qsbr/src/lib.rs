@@ -56,5 +56,5 @@ mod spsc;
 
 pub use link::{EmbeddedList, Linked};
 pub use qsbr::{Epoch, Participant, ParticipantState, Qsbr, RegisterError};
-pub use reclaimer::{Oldest, Reclaimer};
+pub use reclaimer::{Oldest, Reclaimer, Waiting};
 pub use retire::{NoPage, RetireCache, RetireCollector, RetirePage, Retirer, retire_channel};

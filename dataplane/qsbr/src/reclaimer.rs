@@ -22,6 +22,19 @@ pub struct Oldest {
     pub age: Duration,
 }
 
+/// An item that waits; see [`Reclaimer::iter`].
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting<'a, T> {
+    /// The item.
+    pub item: &'a T,
+    /// The epoch it waits for.
+    pub epoch: Epoch,
+    /// What freeing it gives back.
+    pub bytes: usize,
+    /// Since when it has waited.
+    pub since: Instant,
+}
+
 /// Items waiting for their grace period, in order of epoch. Owned by one thread, which may block and allocate: the
 /// control thread. Dropping it drops what still waits, without regard to readers: they must be gone.
 #[derive(Debug)]
@@ -115,6 +128,16 @@ impl<T> Reclaimer<T> {
         Some(Oldest {
             epoch: first.epoch,
             age: now.saturating_duration_since(first.since),
+        })
+    }
+
+    /// What waits, in order of epoch: for reports.
+    pub fn iter(&self) -> impl Iterator<Item = Waiting<'_, T>> {
+        self.queue.iter().map(|retired| Waiting {
+            item: &retired.item,
+            epoch: retired.epoch,
+            bytes: retired.bytes,
+            since: retired.since,
         })
     }
 

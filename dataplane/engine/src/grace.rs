@@ -1,0 +1,136 @@
+//! The reclaimer: what waits for a grace period, what is freed after it, and who holds it up.
+use std::{
+    any::Any,
+    time::{Duration, Instant},
+};
+
+use rnic_qsbr::{Epoch, ParticipantState};
+
+use crate::{command::Message, engine::Engine, retire::Retired, view::RetiredView};
+
+/// What waits for one core; see [`Engine::held_up_by`].
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldUp {
+    /// Replaced views.
+    pub views: usize,
+    /// Everything else.
+    pub others: usize,
+    /// Bytes of them.
+    pub bytes: usize,
+    /// How long the oldest has waited.
+    pub oldest: Duration,
+}
+
+pub(crate) enum Garbage {
+    View(RetiredView),
+    Object(#[allow(dead_code, reason = "kept only to be dropped")] Retired),
+    Other(#[allow(dead_code, reason = "kept only to be dropped")] Box<dyn Any + Send>),
+}
+
+impl Engine {
+    /// Takes in what cores gave up. The epoch it waits for is begun after it was collected (DESIGN I7).
+    pub(crate) fn collect(&mut self, f: &mut impl FnMut(usize, Message)) {
+        let mut batch = std::mem::take(&mut self.batch);
+        for (id, core) in self.cores.iter_mut().enumerate() {
+            core.retired.collect(|object| batch.push((id, object)));
+        }
+        if !batch.is_empty() {
+            let epoch = self.qsbr.advance();
+            for (id, mut object) in batch.drain(..) {
+                let token = object.take_token();
+                // What a command asked for is on the account of whoever gave the command.
+                let bytes = if token.is_none() { object.bytes() } else { 0 };
+                if object.is_private() {
+                    drop(object);
+                } else {
+                    self.reclaimer.retire(Garbage::Object(object), epoch, bytes);
+                }
+                if let Some(token) = token {
+                    self.cores[id].traffic.answered += 1;
+                    f(id, Message::Removed { token, found: true });
+                }
+            }
+        }
+        self.batch = batch;
+    }
+
+    pub(crate) fn reclaim(&mut self) {
+        self.reclaimer.poll(&self.qsbr, |garbage| match garbage {
+            Garbage::View(view) => view.try_free().map_err(Garbage::View),
+            Garbage::Object(what) => {
+                drop(what);
+                Ok(())
+            }
+            Garbage::Other(what) => {
+                drop(what);
+                Ok(())
+            }
+        });
+    }
+
+    /// Begins a grace period without a publication.
+    pub fn start_grace(&mut self) -> Epoch {
+        self.qsbr.advance()
+    }
+
+    /// Whether every core has passed a quiescent state since `epoch` began. If so, everything that was retired before
+    /// is freed when this returns.
+    pub fn passed(&mut self, epoch: Epoch) -> bool {
+        let passed = self.qsbr.check(epoch);
+        if passed {
+            self.reclaim();
+        }
+        passed
+    }
+
+    /// Drops `what` on this thread when `epoch` has passed.
+    pub fn retire(&mut self, what: Box<dyn Any + Send>, epoch: Epoch, bytes: usize) {
+        self.reclaimer.retire(Garbage::Other(what), epoch, bytes);
+    }
+
+    /// Bytes that wait for a grace period: replaced views and whatever else was given up. Not what commands removed,
+    /// which whoever gave the commands has to account for.
+    pub fn bytes_awaiting_grace(&self) -> usize {
+        self.reclaimer.bytes_waiting()
+    }
+
+    /// How long the oldest of them has waited.
+    pub fn oldest_grace(&self) -> Option<Duration> {
+        self.reclaimer.oldest(Instant::now()).map(|oldest| oldest.age)
+    }
+
+    /// Cores that hold up the grace period of `epoch`.
+    pub fn laggards(&self, epoch: Epoch) -> Vec<usize> {
+        self.qsbr.laggards(epoch).collect()
+    }
+
+    /// Looks whether the cores go on. To be called every 100 ms or so; [`Engine::stalled`] then tells.
+    pub fn watch(&mut self, now: Instant) {
+        self.watch
+            .look(&self.qsbr, self.cores.iter().map(|core| core.traffic), now);
+    }
+
+    /// For how long a core has neither passed a quiescent state nor answered a command, when that is longer than
+    /// [`STALLED_AFTER`](crate::STALLED_AFTER). `now` as for the last [`Engine::watch`], or later.
+    pub fn stalled(&self, core: usize, now: Instant) -> Option<Duration> {
+        self.watch.stalled(core, now)
+    }
+
+    /// What waits in the reclaimer for this core: number and bytes of replaced views and of others that
+    /// [`Engine::bytes_awaiting_grace`] counts, and the age of the oldest.
+    pub fn held_up_by(&self, core: usize, now: Instant) -> HeldUp {
+        let mut held = HeldUp::default();
+        let ParticipantState::Online { reported } = self.qsbr.state(core) else {
+            return held;
+        };
+        for waiting in self.reclaimer.iter().filter(|w| w.epoch > reported) {
+            match waiting.item {
+                Garbage::View(_) => held.views += 1,
+                Garbage::Object(_) | Garbage::Other(_) => held.others += 1,
+            }
+            held.bytes += waiting.bytes;
+            held.oldest = held.oldest.max(now.saturating_duration_since(waiting.since));
+        }
+        held
+    }
+}
