@@ -139,11 +139,14 @@ impl Control {
                 Ok(AdminRequest::Status) => ok(&self.status()),
                 Ok(AdminRequest::Dev) => ok(&self.device_states()),
                 Ok(AdminRequest::Gid) => ok(&self.gid_states()),
-                Ok(AdminRequest::Qp) => {
-                    admin.busy = true;
-                    self.list_qps(id);
-                    continue;
-                }
+                Ok(AdminRequest::Qp) => match self.all_answer() {
+                    Ok(()) => {
+                        self.list_qps(id);
+                        continue;
+                    }
+                    // The cores know what is to be listed, and this one would not answer.
+                    Err(refusal) => AdminResponse::Error(refusal.text().to_owned()),
+                },
                 Err(error) => AdminResponse::Error(format!("{error}; requests are status, dev, qp and gid")),
             };
             self.respond(id, &response);
@@ -179,6 +182,9 @@ impl Control {
 
     /// Asks the cores for every QP.
     fn list_qps(&mut self, admin: u32) {
+        if let Some(admin) = self.admins.get_mut(&admin) {
+            admin.busy = true;
+        }
         let qps: Vec<_> = self
             .objects
             .iter()

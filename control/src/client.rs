@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
+    time::Instant,
 };
 
 use rnic_abi::{Handle, Hello, HelloReply, LINE, RegionLayout};
@@ -50,6 +51,10 @@ pub struct Client {
     memfd: Arc<OwnedFd>,
     /// Free queue space of the region.
     space: RegionSpace,
+    /// Where the queue space begins in the region.
+    fixed: usize,
+    /// What the cores keep for it, in bytes.
+    core_bytes: usize,
     /// Producer of its asynchronous events.
     pub events: EventRing,
     /// The daemon's end of its event socket.
@@ -62,7 +67,7 @@ pub struct Client {
     pub usage: Usage,
     /// Set when its memory was not there.
     pub fault: Arc<FaultCell>,
-    /// Bytes of its destroyed objects that wait for a grace period.
+    /// Bytes of its destroyed objects that await a grace period.
     pub awaiting_grace: usize,
 }
 
@@ -70,6 +75,19 @@ impl Client {
     /// Tells it that there are events.
     pub fn wake(&self) {
         socket::wake(&self.event_socket);
+    }
+
+    /// Gives the whole queue space back to the kernel: no queue is left. Tells what the client still takes, in bytes.
+    pub fn shrink(&self) -> usize {
+        let len = self.region.len() - self.fixed;
+        self.punch(self.fixed, len);
+        self.fixed + self.core_bytes
+    }
+
+    /// Gives a part of the region back to the kernel. Without it the pages merely stay.
+    fn punch(&self, offset: usize, len: usize) {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let _ = rustix::fs::fallocate(self.memfd.as_fd(), flags, offset as u64, len as u64);
     }
 }
 
@@ -90,6 +108,7 @@ impl Control {
                 "the client knows features this rnicd does not have"
             );
         }
+        self.all_answer()?;
         let limit = self.config.limits.clients;
         let full = || {
             Refusal::again(format!(
@@ -155,6 +174,8 @@ impl Control {
         connection.client = Some(Box::new(Client {
             index,
             memfd,
+            fixed: layout.queues,
+            core_bytes: doorbells.iter().map(|doorbells| doorbells.bytes()).sum(),
             space: RegionSpace::new(layout.queues.next_multiple_of(LINE), layout.size),
             events,
             event_socket,
@@ -188,11 +209,11 @@ impl Control {
 
     /// Checks that the client may make one more object of a kind.
     pub(crate) fn allow(&mut self, conn: u32, kind: Kind) -> Verb<()> {
-        let total = self.bytes_awaiting_grace() as u64;
-        let limit = self.config.limits.bytes_awaiting_grace.bytes();
+        let (total, gate) = (self.bytes_awaiting_grace() as u64, self.grace_gate() as u64);
         let client = self.client_mut(conn)?;
         let (own, usage) = (client.awaiting_grace as u64, client.usage.clone());
-        self.quota.check_grace(own, total, limit)?;
+        let who = || self.who_holds_up(Instant::now());
+        self.quota.check_grace(own, total, gate, who)?;
         self.quota.check(&usage, kind)
     }
 
@@ -227,9 +248,7 @@ impl Control {
     pub(crate) fn give_queue_space(&mut self, conn: u32, slice: Slice) {
         let Ok(client) = self.client_mut(conn) else { return };
         if slice.len >= PUNCH {
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            // Without it the pages merely stay.
-            let _ = rustix::fs::fallocate(client.memfd.as_fd(), flags, slice.offset as u64, slice.len as u64);
+            client.punch(slice.offset, slice.len);
         }
         client.space.give(slice);
     }

@@ -14,6 +14,7 @@ use crate::{
     admin::AdminConnection,
     client::Connection,
     device::Device,
+    grace::GraceAccount,
     mapper::Mapper,
     neighbour::Neighbours,
     notify::Notifier,
@@ -24,6 +25,7 @@ use crate::{
     session::Session,
     slowpath::SlowPath,
     socket::{Listener, Packet},
+    stall::StallRecord,
 };
 
 /// How long a stop waits for what clients own to be destroyed in order.
@@ -58,7 +60,9 @@ pub struct Control {
     /// Connection of each client by its index on the cores.
     pub(crate) by_index: HashMap<u32, u32>,
     pub(crate) ops: Ops,
-    pub(crate) grace_bytes: usize,
+    pub(crate) grace: GraceAccount,
+    /// What is remembered of each core's stalls.
+    pub(crate) stalls: Vec<StallRecord>,
     pub(crate) neighbours: Neighbours,
     pub(crate) slow: SlowPath,
     pub(crate) mapper: Mapper,
@@ -143,7 +147,8 @@ impl Control {
             connections: BTreeMap::new(),
             by_index: HashMap::new(),
             ops: Ops::default(),
-            grace_bytes: 0,
+            grace: GraceAccount::default(),
+            stalls: vec![StallRecord::default(); engine.core_count()],
             mapper,
             packet: Packet::new(),
             admins: BTreeMap::new(),
@@ -370,11 +375,6 @@ impl Control {
             timeout = timeout.min(Duration::from_millis(10));
         }
         Some(timeout)
-    }
-
-    /// Bytes of destroyed objects that cores may still look at.
-    pub(crate) fn bytes_awaiting_grace(&self) -> usize {
-        self.engine.bytes_awaiting_grace() + self.grace_bytes
     }
 
     /// The byte of a key that its owner cannot foretell.

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use crate::{
     control::Control,
     dispatch::Outcome,
+    grace::Cost,
     objects::{Key, Kind, Object, What},
     ops::{Op, Work},
     refusal::{Refusal, Verb},
@@ -30,19 +31,43 @@ use crate::{
 /// between.
 #[derive(Debug)]
 pub struct Destroy {
-    objects: Vec<Key>,
+    pub(crate) objects: Vec<Key>,
     step: Step,
-    /// Their bytes, which count as awaiting grace.
-    bytes: usize,
+    /// What of them counts as awaiting grace.
+    pub(crate) cost: Cost,
     then: Then,
 }
 
 #[derive(Debug)]
 enum Step {
+    /// After step 1: too much awaits grace for now.
+    Line,
     /// Step 3: cores are giving the objects back.
     Stop,
     /// Step 4: cores pass quiescent states.
     Grace(Epoch),
+    /// Step 7: so many large regions are still being unmapped.
+    Unmap { left: u32, reply: Reply },
+}
+
+impl Destroy {
+    /// Whether it has not begun.
+    pub(crate) fn is_in_line(&self) -> bool {
+        matches!(self.step, Step::Line)
+    }
+
+    /// Whether cores are giving its objects up.
+    pub(crate) fn is_stopping(&self) -> bool {
+        matches!(self.step, Step::Stop)
+    }
+
+    /// The epoch it waits for, if it does.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        match self.step {
+            Step::Grace(epoch) => Some(epoch),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -52,9 +77,6 @@ pub(crate) enum Then {
     /// There is nobody to answer: the client is leaving.
     Leave,
 }
-
-/// What the control thread and a core keep for an object, roughly: counts as awaiting grace beside its queues.
-const BOOKKEEPING: usize = 512;
 
 impl Control {
     /// Destroys one object at its client's request.
@@ -71,34 +93,40 @@ impl Control {
         Ok(Outcome::Pending)
     }
 
-    /// Destroys objects that [`Control::refuse_new_work`] was called for.
+    /// Destroys objects that [`Control::refuse_new_work`] was called for, as soon as there is room for them among what
+    /// awaits grace.
     pub(crate) fn destroy_all(&mut self, conn: u32, objects: Vec<Key>, then: Then) {
-        let bytes = objects
-            .iter()
-            .filter_map(|key| self.objects.peek(*key))
-            .map(bytes_of)
-            .sum();
-        if let Ok(client) = self.client_mut(conn) {
-            client.awaiting_grace += bytes;
-        }
-        self.grace_bytes += bytes;
-        self.unpublish(&objects);
-        let commands = self.stop_commands(&objects);
-        let stopped = commands.is_empty();
+        let cost = self.cost_of(&objects);
         let op = self.begin(
             conn,
             Work::Destroy(Destroy {
                 objects,
-                step: Step::Stop,
-                bytes,
+                step: Step::Line,
+                cost,
                 then,
             }),
         );
+        self.begin_in_turn(op);
+    }
+
+    /// Steps 2 and 3. It is on the account already.
+    pub(crate) fn begin_destroy(&mut self, number: u64) {
+        let Some(mut op) = self.ops.take(number) else {
+            return;
+        };
+        let Work::Destroy(destroy) = &mut op.work else {
+            return;
+        };
+        destroy.step = Step::Stop;
+        self.unpublish(&destroy.objects);
+        let commands = self.stop_commands(&destroy.objects);
+        let stopped = commands.is_empty();
+        self.ops.put_back(number, op);
         for (core, make) in commands {
-            self.command(op, core, make);
+            self.command(number, core, make);
         }
         if stopped {
-            self.resume(op);
+            self.resume(number);
         }
     }
 
@@ -113,12 +141,12 @@ impl Control {
                 object.is_some_and(|o| !matches!(o.kind(), Kind::Pd | Kind::Channel))
             };
             if !destroy.objects.iter().any(known_to_cores) {
-                return self.finish(op);
+                return self.finish(number, op);
             }
             destroy.step = Step::Grace(self.engine.start_grace());
         }
         match destroy.step {
-            Step::Grace(epoch) if self.engine.passed(epoch) => self.finish(op),
+            Step::Grace(epoch) if self.engine.passed(epoch) => self.finish(number, op),
             _ => {
                 self.ops.in_grace.push(number);
                 self.ops.put_back(number, op);
@@ -126,8 +154,46 @@ impl Control {
         }
     }
 
-    /// The grace period is over.
-    fn finish(&mut self, op: Op) {
+    /// The grace period is over: steps 5 to 7.
+    fn finish(&mut self, number: u64, mut op: Op) {
+        let Work::Destroy(destroy) = &mut op.work else {
+            return;
+        };
+        let mut reply = Reply::default();
+        let mut left = 0;
+        for key in std::mem::take(&mut destroy.objects) {
+            let Some(mut object) = self.objects.remove(key) else {
+                continue;
+            };
+            self.withdraw_events(&mut object);
+            self.give_numbers(&object);
+            reply = answer_to(&object);
+            left += u32::from(self.free(number, key, object));
+        }
+        destroy.step = Step::Unmap { left, reply };
+        if left > 0 {
+            return self.ops.put_back(number, op);
+        }
+        self.destroyed(op);
+    }
+
+    /// A large region of a destruction is unmapped.
+    pub(crate) fn unmapped(&mut self, number: u64, mut op: Op) {
+        if let Work::Destroy(Destroy {
+            step: Step::Unmap { left, .. },
+            ..
+        }) = &mut op.work
+        {
+            *left = left.saturating_sub(1);
+            if *left > 0 {
+                return self.ops.put_back(number, op);
+            }
+        }
+        self.destroyed(op);
+    }
+
+    /// Everything is freed.
+    fn destroyed(&mut self, op: Op) {
         let Op {
             conn,
             work: Work::Destroy(destroy),
@@ -136,20 +202,14 @@ impl Control {
         else {
             return;
         };
-        let mut reply = Reply::default();
-        for key in destroy.objects {
-            let Some(mut object) = self.objects.remove(key) else {
-                continue;
-            };
-            self.withdraw_events(&mut object);
-            self.give_numbers(&object);
-            reply = answer_to(&object);
-            self.free(key, object);
-        }
-        self.grace_bytes = self.grace_bytes.saturating_sub(destroy.bytes);
+        self.settle_grace(conn, destroy.cost);
         if let Ok(client) = self.client_mut(conn) {
-            client.awaiting_grace = client.awaiting_grace.saturating_sub(destroy.bytes);
+            client.usage.deregister(destroy.cost.mapped);
         }
+        let reply = match destroy.step {
+            Step::Unmap { reply, .. } => reply,
+            _ => Reply::default(),
+        };
         match destroy.then {
             Then::Answer => self.answer(conn, Ok(reply)),
             Then::Leave => self.settle(conn),
@@ -222,8 +282,8 @@ impl Control {
         self.give_handle(object.owner, object.handle);
     }
 
-    /// Step 7.
-    fn free(&mut self, key: Key, object: Object) {
+    /// Step 7. Tells whether a region will be unmapped only later.
+    fn free(&mut self, number: u64, key: Key, object: Object) -> bool {
         let conn = object.owner;
         for dependency in object.depends_on() {
             self.objects.put(dependency);
@@ -231,12 +291,9 @@ impl Control {
         if let Ok(client) = self.client_mut(conn) {
             client.objects.remove(&key);
             client.usage.remove(object.kind());
-            if let What::Mr(mr) = &object.what {
-                client.usage.deregister(mr.length);
-            }
         }
         match object.what {
-            What::Mr(mr) => self.mapper.unmap(mr.mem),
+            What::Mr(mr) => return self.mapper.unmap(number, mr.mem),
             What::Cq(cq) => self.give_queue_space(conn, cq.slice),
             What::Qp(qp) => {
                 self.give_queue_space(conn, qp.sq);
@@ -244,6 +301,7 @@ impl Control {
             }
             What::Pd(_) | What::Channel(_) => {}
         }
+        false
     }
 }
 
@@ -258,14 +316,4 @@ fn answer_to(object: &Object) -> Reply {
         }),
         Kind::Pd | Kind::Mr | Kind::Channel => Reply::default(),
     }
-}
-
-/// Memory of the daemon that an object keeps; a region's pages are its client's.
-pub(crate) fn bytes_of(object: &Object) -> usize {
-    BOOKKEEPING
-        + match &object.what {
-            What::Qp(qp) => qp.sq.len + qp.rq.len,
-            What::Cq(cq) => cq.slice.len,
-            What::Pd(_) | What::Mr(_) | What::Channel(_) => 0,
-        }
 }

@@ -220,6 +220,7 @@ impl Control {
             return Err(Refusal::invalid("handle is of no QP"));
         };
         let (core, slot) = (qp.core, qp.slot());
+        self.answers(core)?;
         let op = self.begin(conn, Work::Query(key));
         self.command(op, core, |token| Command::QueryQp { slot, token });
         Ok(Outcome::Pending)

@@ -7,18 +7,48 @@ use rnic_transport::{Cause, Check};
 
 use crate::{
     control::Control,
-    destroy::{Then, bytes_of},
+    destroy::Then,
+    grace::Cost,
     objects::{Key, Kind, What},
     ops::{Op, Work},
 };
 
 /// A client that owns nothing any more, on its way out.
 #[derive(Debug)]
-pub enum Departure {
-    /// Cores are giving its doorbells back.
+pub struct Departure {
+    step: Step,
+    /// What of it counts as awaiting grace: its region.
+    pub(crate) cost: Cost,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// Too much awaits grace for now.
+    Line,
+    /// Cores are giving its doorbells up.
     Stop,
     /// Cores pass quiescent states.
     Grace(Epoch),
+}
+
+impl Departure {
+    /// Whether it has not begun.
+    pub(crate) fn is_in_line(&self) -> bool {
+        matches!(self.step, Step::Line)
+    }
+
+    /// Whether cores are giving its doorbells up.
+    pub(crate) fn is_stopping(&self) -> bool {
+        matches!(self.step, Step::Stop)
+    }
+
+    /// The epoch it waits for, if it does.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        match self.step {
+            Step::Grace(epoch) => Some(epoch),
+            _ => None,
+        }
+    }
 }
 
 impl Control {
@@ -67,7 +97,7 @@ impl Control {
                 let mut room = self.quota.limits.bytes_awaiting_grace.bytes() as usize / 2;
                 let mut free = Vec::new();
                 for key in batch {
-                    let bytes = self.objects.peek(key).map_or(0, bytes_of);
+                    let bytes = self.cost_of(&[key]).bytes;
                     if !free.is_empty() && bytes > room {
                         break;
                     }
@@ -88,8 +118,22 @@ impl Control {
 
     fn depart(&mut self, conn: u32) {
         let Ok(client) = self.client_mut(conn) else { return };
+        let cost = Cost {
+            bytes: client.shrink(),
+            mapped: 0,
+        };
+        let step = Step::Line;
+        let op = self.begin(conn, Work::Depart(Departure { step, cost }));
+        self.begin_in_turn(op);
+    }
+
+    /// Its turn has come, and it is on the account.
+    pub(crate) fn begin_departure(&mut self, op: u64, conn: u32) {
+        let Ok(client) = self.client_mut(conn) else { return };
         let client = client.index;
-        let op = self.begin(conn, Work::Depart(Departure::Stop));
+        if let Some(Work::Depart(departure)) = self.ops.work_mut(op) {
+            departure.step = Step::Stop;
+        }
         for core in 0..self.engine.core_count() {
             self.command(op, core, |token| Command::RemoveClient { client, token });
         }
@@ -100,17 +144,19 @@ impl Control {
         let Work::Depart(departure) = &mut op.work else {
             return;
         };
-        let epoch = match *departure {
-            Departure::Stop => self.engine.start_grace(),
-            Departure::Grace(epoch) => epoch,
+        let epoch = match departure.step {
+            Step::Line | Step::Stop => self.engine.start_grace(),
+            Step::Grace(epoch) => epoch,
         };
         if !self.engine.passed(epoch) {
-            *departure = Departure::Grace(epoch);
+            departure.step = Step::Grace(epoch);
             self.ops.in_grace.push(number);
             self.ops.put_back(number, op);
             return;
         }
-        // The region goes with the client and the last of the cores' parts.
+        let cost = departure.cost;
+        self.settle_grace(op.conn, cost);
+        // The region goes with the client: the cores' parts have gone already.
         if let Some(client) = self.connections.remove(&op.conn).and_then(|c| c.client) {
             self.by_index.remove(&client.index);
             self.numbers.clients.give(client.index);

@@ -15,6 +15,7 @@ mod device;
 mod dispatch;
 mod events;
 mod gid;
+mod grace;
 mod leave;
 pub mod lock_order;
 mod machine;
@@ -36,6 +37,7 @@ mod route;
 mod session;
 mod slowpath;
 pub mod socket;
+pub mod stall;
 pub mod status;
 #[cfg(test)]
 mod testing;

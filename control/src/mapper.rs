@@ -40,15 +40,22 @@ impl MapRequest {
 
 enum Job {
     Map(u64, MapRequest),
-    Unmap(ClientMem),
+    Unmap(u64, ClientMem),
 }
 
-type Mapped = (u64, Result<ClientMem, MapError>);
+/// What was done, under the number it was asked for.
+#[derive(Debug)]
+pub enum Done {
+    /// A region was mapped, or not.
+    Mapped(Result<ClientMem, MapError>),
+    /// A region was unmapped.
+    Unmapped,
+}
 
 /// The threads, and the results that wait.
 pub struct Mapper {
     jobs: Option<Sender<Job>>,
-    results: Receiver<Mapped>,
+    results: Receiver<(u64, Done)>,
     bell: Arc<OwnedFd>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -79,15 +86,19 @@ impl Mapper {
         self.submit(Job::Map(number, request));
     }
 
-    /// Has a region unmapped that nobody uses any more. Small ones are unmapped at once.
-    pub fn unmap(&self, mem: ClientMem) {
-        if mem.len() as u64 > AT_ONCE {
-            self.submit(Job::Unmap(mem));
+    /// Has a region unmapped that nobody uses any more. Small ones are unmapped at once; that of others comes by
+    /// [`Mapper::results`] under the same number, which is told by `true`.
+    #[must_use]
+    pub fn unmap(&self, number: u64, mem: ClientMem) -> bool {
+        let later = mem.len() as u64 > AT_ONCE;
+        if later {
+            self.submit(Job::Unmap(number, mem));
         }
+        later
     }
 
-    /// What was mapped since the last call.
-    pub fn results(&self) -> Vec<Mapped> {
+    /// What was done since the last call.
+    pub fn results(&self) -> Vec<(u64, Done)> {
         let _ = rustix::io::read(&self.bell, &mut [0u8; 8]);
         self.results.try_iter().collect()
     }
@@ -100,17 +111,19 @@ impl Mapper {
     }
 }
 
-fn work(queue: &Mutex<Receiver<Job>>, done: &Sender<Mapped>, bell: &OwnedFd) {
+fn work(queue: &Mutex<Receiver<Job>>, done: &Sender<(u64, Done)>, bell: &OwnedFd) {
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        match job {
-            Ok(Job::Map(number, request)) => {
-                let _ = done.send((number, request.run()));
-                let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
+        let result = match job {
+            Ok(Job::Map(number, request)) => (number, Done::Mapped(request.run())),
+            Ok(Job::Unmap(number, mem)) => {
+                drop(mem);
+                (number, Done::Unmapped)
             }
-            Ok(Job::Unmap(mem)) => drop(mem),
             Err(_) => return,
-        }
+        };
+        let _ = done.send(result);
+        let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
     }
 }
 
@@ -158,8 +171,13 @@ mod tests {
             results.extend(mapper.results());
         }
         results.sort_by_key(|(number, _)| *number);
-        assert!(matches!(results[1].1, Err(MapError::Range { .. })));
-        let (_, mem) = results.pop().unwrap();
-        mapper.unmap(mem.unwrap());
+        assert!(matches!(results[1].1, Done::Mapped(Err(MapError::Range { .. }))));
+        let Some((_, Done::Mapped(Ok(mem)))) = results.pop() else {
+            panic!("the third fits")
+        };
+        assert!(mapper.unmap(4, mem));
+        let mut fds = [rustix::event::PollFd::new(&mapper, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut fds, None).unwrap();
+        assert!(matches!(mapper.results()[..], [(4, Done::Unmapped)]));
     }
 }

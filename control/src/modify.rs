@@ -118,6 +118,7 @@ impl Control {
             qp.state
         };
         check_modify(QpType::Rc, qp.state, next, mask).map_err(refused)?;
+        self.answers(qp.core)?;
         let owner = &self.devices[device as usize];
         if mask.contains(QpAttrMask::PATH_MTU) && attr.path_mtu > owner.path_mtu {
             return Err(Refusal::invalid(format!(

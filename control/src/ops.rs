@@ -10,7 +10,9 @@ use crate::{
     admin::QpListing,
     control::Control,
     destroy::Destroy,
+    grace::Cost,
     leave::Departure,
+    mapper::Done,
     modify::Modify,
     objects::{CqCreation, Key, Mapping, QpCreation},
     refusal::{Refusal, Verb},
@@ -96,13 +98,14 @@ impl Ops {
             .map(|(number, _)| *number)
     }
 
-    /// When the oldest request that waits for a grace period began.
+    /// When the oldest destruction under way began.
     pub fn oldest_in_grace(&self) -> Option<Instant> {
-        self.in_grace
-            .iter()
-            .filter_map(|number| self.ops.get(number))
-            .map(|op| op.started)
-            .min()
+        let under_way = |op: &&Op| match &op.work {
+            Work::Destroy(destroy) => !destroy.is_in_line(),
+            Work::Depart(departure) => !departure.is_in_line(),
+            _ => false,
+        };
+        self.ops.values().filter(under_way).map(|op| op.started).min()
     }
 
     /// Whether a request is a modify that no core knows of: it waits for a neighbour.
@@ -110,6 +113,34 @@ impl Ops {
         self.ops
             .get(&number)
             .is_some_and(|op| op.waiting == 0 && matches!(op.work, Work::Modify(_)))
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Op> {
+        self.ops.values()
+    }
+
+    /// What a request does.
+    pub fn work_of(&self, number: u64) -> Option<&Work> {
+        self.ops.get(&number).map(|op| &op.work)
+    }
+
+    /// The same, to change.
+    pub fn work_mut(&mut self, number: u64) -> Option<&mut Work> {
+        self.ops.get_mut(&number).map(|op| &mut op.work)
+    }
+
+    /// Connection and cost of a request that destroys.
+    pub fn cost_of(&self, number: u64) -> Option<(u32, Cost)> {
+        let op = self.ops.get(&number)?;
+        Some((op.conn, op.work.cost()?))
+    }
+
+    /// A request begins only now to hold what it destroys.
+    pub fn restart_clock(&mut self, number: u64) {
+        if let Some(op) = self.ops.get_mut(&number) {
+            op.started = Instant::now();
+        }
     }
 
     fn get_mut(&mut self, number: u64) -> Option<&mut Op> {
@@ -195,20 +226,28 @@ impl Control {
         }
     }
 
-    /// Takes the results of mappings.
+    /// Takes what the mapper has done.
     pub(crate) fn mapped(&mut self) {
-        for (number, result) in self.mapper.results() {
+        for (number, done) in self.mapper.results() {
             let Some(op) = self.ops.take(number) else { continue };
-            let Work::Map(mapping) = op.work else { continue };
-            let reply = self.region_mapped(op.conn, mapping, result);
-            self.answer(op.conn, reply);
+            match (op.work, done) {
+                (Work::Map(mapping), Done::Mapped(result)) => {
+                    let reply = self.region_mapped(op.conn, mapping, result);
+                    self.answer(op.conn, reply);
+                }
+                (work @ Work::Destroy(_), Done::Unmapped) => self.unmapped(number, Op { work, ..op }),
+                (work, _) => self.ops.put_back(number, Op { work, ..op }),
+            }
         }
     }
 
-    /// Resumes what waited for a grace period that is over.
+    /// Resumes what waited for a grace period that is over, and begins what waited for room.
     pub(crate) fn check_grace(&mut self) {
         for number in std::mem::take(&mut self.ops.in_grace) {
             self.resume(number);
+        }
+        if self.grace.in_line() > 0 {
+            self.serve_line();
         }
     }
 

@@ -61,15 +61,25 @@ impl Quota {
         )))
     }
 
-    /// Checks that not too much of what was destroyed still waits for poll cores: `own` bytes of this client and
-    /// `total` of all, of which there may be `limit`.
-    pub fn check_grace(&self, own: u64, total: u64, limit: u64) -> Verb<()> {
-        if total <= limit && own <= self.limits.bytes_awaiting_grace.bytes() {
+    /// Checks that not too much of what was destroyed still awaits grace: `own` bytes of this client and `total` of
+    /// all, of which there may be `limit`. `who` holds it up.
+    pub fn check_grace(&self, own: u64, total: u64, limit: u64, who: impl Fn() -> String) -> Verb<()> {
+        let own_limit = self.limits.bytes_awaiting_grace.bytes();
+        let (bytes, of, limit, key) = if own > own_limit {
+            (
+                own,
+                "this client's ",
+                own_limit,
+                "limits.per_client.bytes_awaiting_grace",
+            )
+        } else if total > limit {
+            (total, "", limit, "limits.bytes_awaiting_grace")
+        } else {
             return Ok(());
-        }
+        };
         Err(Refusal::again(format!(
-            "{total} bytes of destroyed objects ({own} of this client) wait for poll cores; try again in a moment \
-             (limits.bytes_awaiting_grace)"
+            "{bytes} bytes of {of}destroyed objects wait for {}; nothing is made beyond {limit} ({key}); try again",
+            who()
         )))
     }
 
@@ -144,10 +154,19 @@ mod tests {
             limits: PerClient::default(),
         };
         let own_limit = quota.limits.bytes_awaiting_grace.bytes();
-        assert!(quota.check_grace(own_limit, own_limit, own_limit).is_ok());
-        for (own, total) in [(own_limit + 1, own_limit + 1), (0, (64 << 20) + 1)] {
-            let refusal = quota.check_grace(own, total, 64 << 20).unwrap_err();
+        let who = || "poll core 3".to_owned();
+        assert!(quota.check_grace(own_limit, own_limit, own_limit, who).is_ok());
+        for (own, total, key) in [
+            (
+                own_limit + 1,
+                own_limit + 1,
+                "limits.per_client.bytes_awaiting_grace",
+            ),
+            (0, (64 << 20) + 1, "(limits.bytes_awaiting_grace)"),
+        ] {
+            let refusal = quota.check_grace(own, total, 64 << 20, who).unwrap_err();
             assert_eq!(refusal.errno(), rustix::io::Errno::AGAIN);
+            assert!(refusal.text().contains(key) && refusal.text().contains("poll core 3"));
         }
     }
 

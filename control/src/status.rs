@@ -1,6 +1,6 @@
 //! What `rnicctl` is told. The field names are part of the interface: scripts read them.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
 use rnic_engine::{command::QpStatus, port::PortStats};
 use rnic_transport::Check;
@@ -11,6 +11,7 @@ use crate::{
     device::Device,
     gid::GidTable,
     objects::{Kind, Object, What},
+    stall::HeldUp,
 };
 
 /// `rnicctl status`.
@@ -26,9 +27,17 @@ pub struct Status {
     pub cqs: usize,
     /// Queue pairs.
     pub qps: usize,
-    /// Bytes of destroyed objects that poll cores may still look at.
+    /// Bytes of destroyed objects, departed clients and replaced views that poll cores may still look at.
     pub bytes_awaiting_grace: usize,
-    /// How long the oldest of them has waited, in microseconds.
+    /// What that never exceeds: `limits.bytes_awaiting_grace`, unless one object that may be made is larger.
+    pub bytes_awaiting_grace_bound: usize,
+    /// Bytes of memory regions whose deregistration waits for poll cores, or for being unmapped.
+    pub mapped_bytes_awaiting_grace: u64,
+    /// What that never exceeds: what all clients together may register.
+    pub mapped_bytes_awaiting_grace_bound: u64,
+    /// Destructions that wait for room below the bounds, their objects still whole.
+    pub destructions_in_line: usize,
+    /// How long the oldest of what awaits grace has waited, in microseconds.
     pub oldest_grace_us: u64,
     /// The poll cores.
     pub cores: Vec<CoreState>,
@@ -43,6 +52,12 @@ pub struct CoreState {
     pub id: usize,
     /// `running`, `sleeping` or `stopped`.
     pub state: String,
+    /// For how long it has not gone on, in milliseconds, when that is too long; else 0.
+    pub stalled_ms: u64,
+    /// Stalls so far, a present one included.
+    pub stalls: u64,
+    /// What it holds up, while it is stalled.
+    pub held_up: Option<HeldUp>,
     /// The epoch it last reported.
     pub epoch: u64,
     /// TSC cycles of passes that found work.
@@ -184,6 +199,10 @@ impl Control {
             cqs: counts[Kind::Cq as usize],
             qps: counts[Kind::Qp as usize],
             bytes_awaiting_grace: self.bytes_awaiting_grace(),
+            bytes_awaiting_grace_bound: self.grace_bound(),
+            mapped_bytes_awaiting_grace: self.mapped_awaiting_grace(),
+            mapped_bytes_awaiting_grace_bound: self.mapped_bound(),
+            destructions_in_line: self.grace.in_line(),
             oldest_grace_us: oldest.into_iter().flatten().max().unwrap_or_default().as_micros() as u64,
             cores: (0..self.engine.core_count())
                 .map(|id| self.core_state(id))
@@ -193,11 +212,16 @@ impl Control {
     }
 
     fn core_state(&self, id: usize) -> CoreState {
+        let now = Instant::now();
+        let stalled = self.engine.stalled(id, now);
         let status = self.engine.core_status(id);
         let counters = status.counters.named().filter(|(_, value)| *value != 0);
         CoreState {
             id,
             state: status.state.into(),
+            stalled_ms: stalled.map_or(0, |quiet| quiet.as_millis() as u64),
+            stalls: self.stalls[id].count(),
+            held_up: stalled.map(|_| self.held_up_by(id, now)),
             epoch: status.epoch,
             busy_cycles: status.busy_cycles,
             idle_cycles: status.idle_cycles,

@@ -19,6 +19,7 @@ impl Control {
         self.ask_neighbours(now);
         if now >= self.next_check {
             self.next_check = now + CHECK_EVERY;
+            self.watch_cores(now);
             self.check_links();
             self.check_memory();
             for source in [Source::Listener, Source::AdminListener] {

@@ -108,9 +108,13 @@ fn rnicd_tells_systemd_serves_rnicctl_and_stops_on_sigterm_and_sigint() {
         keys.sort_unstable();
         let wanted = [
             "bytes_awaiting_grace",
+            "bytes_awaiting_grace_bound",
             "clients",
             "cores",
             "cqs",
+            "destructions_in_line",
+            "mapped_bytes_awaiting_grace",
+            "mapped_bytes_awaiting_grace_bound",
             "mrs",
             "oldest_grace_us",
             "pds",
@@ -122,7 +126,16 @@ fn rnicd_tells_systemd_serves_rnicctl_and_stops_on_sigterm_and_sigint() {
             (status["clients"].as_u64(), status["ports"][1]["name"].as_str()),
             (Some(0), Some("rnic1"))
         );
-        for key in ["id", "state", "epoch", "busy_cycles", "idle_cycles"] {
+        let keys = [
+            "id",
+            "state",
+            "epoch",
+            "busy_cycles",
+            "idle_cycles",
+            "stalled_ms",
+            "stalls",
+        ];
+        for key in keys {
             assert!(!status["cores"][0][key].is_null(), "{key}");
         }
         for (command, wanted) in [("status", "rnic0"), ("dev", "GID 0"), ("qp", "LAST-CAUSE")] {

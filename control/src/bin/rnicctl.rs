@@ -15,7 +15,8 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use rnic_control::{
     AdminRequest, AdminResponse, request_line,
-    status::{DeviceState, GidState, QpState, Status},
+    stall::HeldUp,
+    status::{CoreState, DeviceState, GidState, QpState, Status},
 };
 use serde_json::Value;
 
@@ -126,12 +127,24 @@ fn status(status: &Status) -> String {
         cqs,
         qps,
         bytes_awaiting_grace,
+        bytes_awaiting_grace_bound,
+        mapped_bytes_awaiting_grace,
+        mapped_bytes_awaiting_grace_bound,
+        destructions_in_line,
         oldest_grace_us,
         cores,
         ports,
     } = status;
     let mut text = format!("clients {clients}   PDs {pds}   MRs {mrs}   CQs {cqs}   QPs {qps}\n");
-    text += &format!("awaiting grace: {bytes_awaiting_grace} bytes, the oldest for {oldest_grace_us} us\n\n");
+    text += &format!(
+        "awaiting grace: {bytes_awaiting_grace} bytes of at most {bytes_awaiting_grace_bound}, and of memory regions \
+         {mapped_bytes_awaiting_grace} of at most {mapped_bytes_awaiting_grace_bound}; the oldest for \
+         {oldest_grace_us} us; {destructions_in_line} destructions in line\n"
+    );
+    for core in cores {
+        text += &stall(core);
+    }
+    text.push('\n');
     let mut table = Table::new(&["CORE", "STATE", "EPOCH", "BUSY", "COUNTERS"]);
     for core in cores {
         let total = core.busy_cycles + core.idle_cycles;
@@ -147,7 +160,10 @@ fn status(status: &Status) -> String {
             .collect();
         table.row([
             core.id.to_string(),
-            core.state.clone(),
+            match core.stalled_ms {
+                0 => core.state.clone(),
+                _ => "STALLED".into(),
+            },
             core.epoch.to_string(),
             format!("{busy:.1}%"),
             counters.join(" "),
@@ -165,6 +181,30 @@ fn status(status: &Status) -> String {
         ]);
     }
     text + &table.text()
+}
+
+/// What is to be said of a core that does not go on.
+fn stall(core: &CoreState) -> String {
+    let Some(held) = &core.held_up else {
+        return String::new();
+    };
+    let HeldUp {
+        objects,
+        bytes,
+        mapped_bytes,
+        oldest_us,
+        commands,
+    } = held;
+    let objects: Vec<_> = objects.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+    let objects = match objects.is_empty() {
+        true => "nothing".into(),
+        false => objects.join(", "),
+    };
+    format!(
+        "poll core {} has not gone on for {} ms and holds up {objects}: {bytes} bytes, {mapped_bytes} of memory regions, \
+         the oldest for {oldest_us} us; {commands} commands unanswered\n",
+        core.id, core.stalled_ms
+    )
 }
 
 fn devices(devices: &[DeviceState]) -> String {

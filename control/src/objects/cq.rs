@@ -49,6 +49,7 @@ impl Control {
     pub(crate) fn create_cq(&mut self, conn: u32, arg: &CreateCq) -> Verb<Outcome> {
         self.device(arg.device)?;
         self.allow(conn, Kind::Cq)?;
+        self.all_answer()?;
         let limit = self.quota.cq_depth();
         let depth = match arg.depth.checked_next_power_of_two() {
             Some(depth) if arg.depth > 0 && depth <= limit => depth,

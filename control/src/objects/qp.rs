@@ -32,6 +32,8 @@ pub struct Qp {
     pub sq: Slice,
     /// Its receive queue.
     pub rq: Slice,
+    /// What its core keeps for it, in bytes.
+    pub core_bytes: usize,
     /// The state it was last told to be in. Its core may have moved it to ERR since.
     pub state: QpState,
     /// The address vector given last.
@@ -142,9 +144,12 @@ impl Control {
         let full =
             || Refusal::exhausted("no QP number is free in the daemon (limits.qps); destroy QPs first");
         let Number { slot, generation } = self.numbers.qpns.take().ok_or_else(full)?;
-        let placed = self.place_qp(conn, sq_depth, rq_depth);
-        let (handle, sq, rq) = placed.inspect_err(|_| self.numbers.qpns.give(slot))?;
         let qpn = view::number(slot, generation);
+        let core = usize::from(self.engine.publisher().owner(qpn));
+        let placed = self
+            .answers(core)
+            .and_then(|()| self.place_qp(conn, sq_depth, rq_depth));
+        let (handle, sq, rq) = placed.inspect_err(|_| self.numbers.qpns.give(slot))?;
         let client = self.client_mut(conn)?;
         let region = client.region.clone();
         for queue in [sq, rq] {
@@ -178,7 +183,7 @@ impl Control {
                 return Err(Refusal::invalid(format!("create_qp: {error}")));
             }
         };
-        let core = usize::from(self.engine.publisher().owner(qpn));
+        let core_bytes = engine_qp.bytes();
         let state = QpState::Reset;
         let qp = Qp {
             qpn,
@@ -188,6 +193,7 @@ impl Control {
             core,
             sq,
             rq,
+            core_bytes,
             state,
             av: None,
             gid: None,

@@ -116,6 +116,12 @@ impl Engine {
         self.watch.stalled(core, now)
     }
 
+    /// Commands that a core has not answered.
+    pub fn unanswered(&self, core: usize) -> u64 {
+        let traffic = self.cores[core].traffic;
+        traffic.asked - traffic.answered
+    }
+
     /// What waits in the reclaimer for this core: number and bytes of replaced views and of others that
     /// [`Engine::bytes_awaiting_grace`] counts, and the age of the oldest.
     pub fn held_up_by(&self, core: usize, now: Instant) -> HeldUp {

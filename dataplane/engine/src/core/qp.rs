@@ -127,6 +127,12 @@ impl Qp {
         size_of::<Self>() + size_of::<QpRecord>() + size_of_val(&*self.records) + self.sq.bytes()
     }
 
+    /// The same for a QP that may be made, of `sq_depth` units.
+    pub const fn bytes_for(sq_depth: u32) -> usize {
+        let depth = sq_depth as usize;
+        size_of::<Self>() + size_of::<QpRecord>() + depth * size_of::<SendWr>() + SendQueue::bytes_for(depth)
+    }
+
     /// Its number.
     pub fn qpn(&self) -> u32 {
         self.rec.id.qpn

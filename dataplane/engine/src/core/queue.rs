@@ -239,7 +239,12 @@ impl SendQueue {
 
     /// Memory of the daemon behind it, in bytes.
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.units)
+        Self::bytes_for(self.units.len())
+    }
+
+    /// The same for a queue of `depth` units.
+    pub(super) const fn bytes_for(depth: usize) -> usize {
+        depth * size_of::<Unit>()
     }
 
     /// Copies the next WQE, if there is one and if its units do not overwrite those from `oldest` on, the
