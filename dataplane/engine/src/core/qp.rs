@@ -124,7 +124,7 @@ impl Qp {
 
     /// Memory of the daemon that it takes, in bytes.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + size_of::<QpRecord>() + size_of_val(&*self.records) + self.sq.bytes()
+        Self::bytes_for(self.records.len() as u32)
     }
 
     /// The same for a QP that may be made, of `sq_depth` units.

@@ -237,12 +237,7 @@ impl SendQueue {
         SendQueue { ring, units }
     }
 
-    /// Memory of the daemon behind it, in bytes.
-    pub fn bytes(&self) -> usize {
-        Self::bytes_for(self.units.len())
-    }
-
-    /// The same for a queue of `depth` units.
+    /// Memory of the daemon behind a queue of `depth` units, in bytes.
     pub(super) const fn bytes_for(depth: usize) -> usize {
         depth * size_of::<Unit>()
     }
