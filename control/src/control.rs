@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     os::fd::OwnedFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,14 +15,17 @@ use crate::{
     admin::AdminConnection,
     client::Connection,
     device::Device,
+    gid::GidManager,
     grace::GraceAccount,
     mapper::Mapper,
     neighbour::Neighbours,
+    netlink::{self, Monitor},
     notify::Notifier,
     objects::{Numbers, Object, Table},
     ops::Ops,
     poller::{Interest, Poller, Ready, Source},
     quota::Quota,
+    registry::{DeviceId, Registry},
     session::Session,
     slowpath::SlowPath,
     socket::{Listener, Packet},
@@ -66,6 +70,9 @@ pub struct Control {
     pub(crate) neighbours: Neighbours,
     pub(crate) slow: SlowPath,
     pub(crate) mapper: Mapper,
+    pub(crate) registry: Arc<Registry<Control>>,
+    pub(crate) gids: Arc<GidManager>,
+    pub(crate) netlink: Option<Monitor>,
     pub(crate) packet: Packet,
     pub(crate) admins: BTreeMap<u32, AdminConnection>,
     pub(crate) listener: Option<Listener>,
@@ -115,6 +122,13 @@ impl Control {
         poller.add(&mapper, Source::Mapper, Interest::Read)?;
         poller.add(&listener, Source::Listener, Interest::Read)?;
         poller.add(&admin_listener, Source::AdminListener, Interest::Read)?;
+        let gids = GidManager::start()?;
+        poller.add(&*gids, Source::Gids, Interest::Read)?;
+        // Before anything is looked at, so that no change after the look is missed.
+        let netlink = netlink::watch();
+        if let Some(monitor) = &netlink {
+            poller.add(monitor, Source::Netlink, Interest::Read)?;
+        }
         let devices: Vec<_> = config
             .ports
             .iter()
@@ -133,7 +147,7 @@ impl Control {
             qpns: Numbers::new(2, limits.qps),
         };
         let boot_epoch = engine.boot_epoch();
-        Ok(Control {
+        let mut control = Control {
             quota: Quota {
                 limits: config.limits.per_client.clone(),
             },
@@ -150,6 +164,9 @@ impl Control {
             grace: GraceAccount::default(),
             stalls: vec![StallRecord::default(); engine.core_count()],
             mapper,
+            registry: Arc::default(),
+            gids,
+            netlink,
             packet: Packet::new(),
             admins: BTreeMap::new(),
             listener: Some(listener),
@@ -166,7 +183,23 @@ impl Control {
             notifier: Notifier::new(now),
             config,
             engine,
-        })
+        };
+        control.announce_devices();
+        Ok(control)
+    }
+
+    /// Puts the devices of the configuration into the registry, for those who follow them.
+    fn announce_devices(&mut self) {
+        let registry = self.registry.clone();
+        registry.add_client(self, self.gids.clone());
+        for slot in 0..self.devices.len() as u16 {
+            let id = DeviceId { slot, generation: 0 };
+            let name = self.devices[usize::from(slot)].name.clone();
+            let netdev = self.config.ports[usize::from(slot)].device.netdev();
+            let if_index = netdev.and_then(netlink::index_of);
+            registry.add_device(self, id, &name, if_index);
+        }
+        self.await_first_looks();
     }
 
     /// Runs until it is told to stop, then destroys what clients own and stops the poll cores. `false` when it
@@ -219,6 +252,8 @@ impl Control {
             Source::Client(conn) => self.serve(conn),
             Source::AdminListener => self.accept_admins(),
             Source::Admin(id) => self.serve_admin(id, event.closed),
+            Source::Netlink => self.hear_kernel(),
+            Source::Gids => self.interfaces_looked_at(),
         }
     }
 

@@ -6,7 +6,7 @@ use rnic_config::{Loopback, Port};
 use rnic_engine::PortInfo;
 use rnic_wire::Mtu;
 
-use crate::gid::GidTable;
+use crate::gid::{GidTable, Sources};
 
 /// A GID of RoCE v2: an IPv6 address, or an IPv4 address mapped into one (A17.4.1).
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
@@ -72,43 +72,47 @@ pub struct Device {
     pub name: String,
     /// MAC address.
     pub mac: [u8; 6],
-    /// Link MTU in bytes.
+    /// Link MTU in bytes: that of the port, or of the kernel interface behind it if that is less.
     pub mtu: u16,
+    /// What the port was opened with.
+    pub port_mtu: u16,
     /// Largest path MTU that fits the link.
     pub path_mtu: Mtu,
     /// The GID table: the addresses of the configuration first, in its order.
     pub gids: GidTable,
+    /// Where its addresses come from.
+    pub sources: Sources,
     /// Next hops out of the port's networks.
     pub gateways: Vec<IpAddr>,
     /// QPs of this appliance reach each other without frames.
     pub direct: bool,
     /// Whether the link is up.
     pub up: bool,
+    /// Whether the kernel interface behind the port is up; `true` where there is none.
+    pub netdev_up: bool,
     /// Megabits a second, when known.
     pub speed_mbps: Option<u32>,
-    /// Counts the changes of `up`: even while it is up, odd while it is down.
+    /// Counts the changes of `up` and of the GID table: even while it is up, odd while it is down.
     pub sequence: u32,
 }
 
 impl Device {
     /// The device of an opened port.
     pub fn new(config: &Port, port: &PortInfo) -> Self {
-        let gids = config.addresses.iter().map(|a| GidEntry {
-            ip: a.address.ip(),
-            prefix_len: a.address.prefix_len(),
-            vlan: config.vlan_of(a),
-            kernel_answers: false,
-        });
+        let sources = Sources::new(config);
         let up = port.link.is_up();
         Device {
             name: config.name.to_string(),
             mac: port.mac,
             mtu: port.mtu,
+            port_mtu: port.mtu,
             path_mtu: Mtu::fitting(port.mtu.into()).unwrap_or(Mtu::M256),
-            gids: GidTable::of(gids),
+            gids: sources.table(),
+            sources,
             gateways: config.gateways.clone(),
             direct: config.loopback == Loopback::Direct,
             up,
+            netdev_up: true,
             speed_mbps: port.link.speed_mbps(),
             sequence: u32::from(!up),
         }
@@ -138,11 +142,14 @@ pub(crate) fn sample(name: &str, mac: u8, addresses: &[(&str, u8)]) -> Device {
         name: name.into(),
         mac: [2, 0, 0, 0, 0, mac],
         mtu: 1500,
+        port_mtu: 1500,
         path_mtu: Mtu::M1024,
         gids: GidTable::of(addresses.iter().map(entry)),
+        sources: Sources::default(),
         gateways: vec![],
         direct: true,
         up: true,
+        netdev_up: true,
         speed_mbps: None,
         sequence: 0,
     }

@@ -22,6 +22,7 @@ mod machine;
 mod mapper;
 mod modify;
 mod neighbour;
+mod netlink;
 mod notify;
 mod objects;
 mod ops;

@@ -28,6 +28,10 @@ pub enum Source {
     AdminListener,
     /// A connection of `rnicctl`.
     Admin(u32),
+    /// The kernel tells of changes of its network interfaces.
+    Netlink,
+    /// Network interfaces were looked at.
+    Gids,
 }
 
 impl Source {
@@ -40,6 +44,8 @@ impl Source {
             Source::Client(id) => (4, id),
             Source::AdminListener => (5, 0),
             Source::Admin(id) => (6, id),
+            Source::Netlink => (7, 0),
+            Source::Gids => (8, 0),
         };
         tag << 32 | id as u64
     }
@@ -54,6 +60,8 @@ impl Source {
             4 => Source::Client(id),
             5 => Source::AdminListener,
             6 => Source::Admin(id),
+            7 => Source::Netlink,
+            8 => Source::Gids,
             _ => return None,
         })
     }
@@ -165,6 +173,8 @@ mod tests {
             Source::Client(u32::MAX),
             Source::AdminListener,
             Source::Admin(7),
+            Source::Netlink,
+            Source::Gids,
         ];
         for source in all {
             assert_eq!(Source::decode(source.encode()), Some(source));

@@ -86,6 +86,11 @@ impl TestDaemon {
 
     /// With one port, whose other end the test holds. The configuration names a ring, but that is not opened.
     pub fn with_wire(port: &str) -> (Self, OpenPort) {
+        Self::with_wire_at("net_null0", port)
+    }
+
+    /// The same as if the port were this virtual device.
+    pub fn with_wire_at(vdev: &str, port: &str) -> (Self, OpenPort) {
         let end = |name: &str| RingEnd {
             name: name.into(),
             mac: None,
@@ -93,7 +98,7 @@ impl TestDaemon {
             pool: HeapPool::for_mtu(512, 1500),
         };
         let (ours, theirs) = ring_pair_of(end("rnic0"), end("wire"), 1, RING_FRAMES);
-        let ports = format!("ports:\n  - {{name: rnic0, device: {{vdev: net_null0}}, {port}}}\n{LIMITS}");
+        let ports = format!("ports:\n  - {{name: rnic0, device: {{vdev: '{vdev}'}}, {port}}}\n{LIMITS}");
         (Self::open(1, &ports, move |_| vec![ours]), theirs)
     }
 

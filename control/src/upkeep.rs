@@ -20,6 +20,7 @@ impl Control {
         if now >= self.next_check {
             self.next_check = now + CHECK_EVERY;
             self.watch_cores(now);
+            self.gids.retry();
             self.check_links();
             self.check_memory();
             for source in [Source::Listener, Source::AdminListener] {
@@ -37,13 +38,13 @@ impl Control {
         self.notifier.tick(now, || format!("{clients} clients"));
     }
 
-    fn check_links(&mut self) {
+    pub(crate) fn check_links(&mut self) {
         for port in 0..self.devices.len() {
             let Some(link) = self.engine.port(port as u16).map(|info| &info.link) else {
                 continue;
             };
             let device = &mut self.devices[port];
-            let up = link.is_up();
+            let up = link.is_up() && device.netdev_up;
             device.speed_mbps = link.speed_mbps();
             if up == device.up {
                 continue;

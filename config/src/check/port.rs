@@ -177,13 +177,32 @@ fn queues(checks: &mut Checks<'_>, key: &KeyPath, port: &Port) {
 }
 
 fn addresses(checks: &mut Checks<'_>, key: &KeyPath, port: &Port) {
-    if port.addresses.is_empty() {
+    follow_netdev(checks, &key.key("follow_netdev"), port);
+    if port.addresses.is_empty() && !port.follow_netdev {
         let message = format!("{} has no address and so no GID: no peer can reach it", port.name);
         checks.warn(
             key.key("addresses"),
             message,
             "add `addresses: [\"10.0.0.1/24\"]`",
         );
+    }
+}
+
+fn follow_netdev(checks: &mut Checks<'_>, key: &KeyPath, port: &Port) {
+    if !port.follow_netdev {
+        return;
+    }
+    if port.device.netdev().is_none() {
+        let message = format!(
+            "the device of {} has no kernel interface whose addresses it could take",
+            port.name
+        );
+        let help = "remove it and list the `addresses`; net_af_packet, net_af_xdp and net_tap with `remote` have one";
+        checks.error(key.clone(), message, help);
+    } else if port.device.vdev_driver() == Some("net_tap") && port.device.vdev_arg("remote").is_none() {
+        let message = "the interface of a tap is the station at its other end, not the port itself";
+        let help = "remove it and list the port's own `addresses`, in the network of the tap's";
+        checks.error(key.clone(), message, help);
     }
 }
 
@@ -200,7 +219,7 @@ fn gateways(checks: &mut Checks<'_>, key: &KeyPath, port: &Port) {
                 format!("{gateway} is the port itself"),
                 "give the address of a router on the link",
             );
-        } else if !link_local && !on_link(*gateway) {
+        } else if !link_local && !port.follow_netdev && !on_link(*gateway) {
             let help = "give an address inside one of the networks of `addresses`";
             checks.error(
                 key,

@@ -31,6 +31,13 @@ pub struct Port {
     #[serde(default)]
     #[schemars(length(max = 64))]
     pub addresses: Vec<PortAddress>,
+    /// Take the addresses of the kernel interface behind the device too, those it has and those that come and go
+    /// later. They follow those of `addresses` in the GID table, are untagged, and are left out of `gateways`'
+    /// checks. For net_af_packet and net_af_xdp, and net_tap with `remote`. On net_af_packet the kernel sees the
+    /// port's frames: it goes on answering ARP, neighbour discovery and ping for its addresses, and the port does
+    /// not; so do not list such an address in `addresses` as well. Default false.
+    #[serde(default)]
+    pub follow_netdev: bool,
     /// VLAN of all addresses that do not name their own. 1 to 4094. Default: untagged.
     #[serde(default)]
     #[schemars(range(min = 1, max = 4094))]
@@ -184,6 +191,21 @@ impl Device {
         let Self::Vdev(vdev) = self else { return None };
         let name = vdev.split(',').next().unwrap_or_default();
         Some(name.trim_end_matches(|c: char| c.is_ascii_digit()))
+    }
+
+    /// The kernel interface behind the device: that of net_af_packet and net_af_xdp, and the one that net_tap makes,
+    /// or is made `remote` of.
+    pub fn netdev(&self) -> Option<&str> {
+        match self.vdev_driver()? {
+            "net_af_packet" | "net_af_xdp" => self.vdev_arg("iface"),
+            "net_tap" => self.vdev_arg("remote").or_else(|| self.vdev_arg("iface")),
+            _ => None,
+        }
+    }
+
+    /// Whether the kernel's own stack sees the frames the port receives, and answers them.
+    pub fn shares_frames_with_kernel(&self) -> bool {
+        self.vdev_driver() == Some("net_af_packet")
     }
 
     /// The argument `key` of a virtual device: `veth0` for `iface`.

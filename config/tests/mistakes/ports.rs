@@ -101,6 +101,48 @@ fn device_strings_that_cannot_carry_the_mtu_are_warned_about() {
     );
 }
 
+#[test]
+fn only_an_interface_that_is_the_port_can_be_followed() {
+    let port = |device: &str, keys: &str| {
+        format!(
+            "version: 1\nports:\n  - name: rnic0\n    device: {{ {device} }}\n    {keys}\n    follow_netdev: true\n"
+        )
+    };
+    for vdev in [
+        "net_af_packet0,iface=e",
+        "net_af_xdp0,iface=e",
+        "net_tap0,iface=t,remote=e",
+    ] {
+        let config = parse(&port(&format!("vdev: \"{vdev}\""), "gateways: [10.0.0.254]")).unwrap();
+        assert_eq!(config.ports[0].device.netdev(), Some("e"), "{vdev}");
+        assert!(
+            config.warnings().is_empty(),
+            "no address is needed, and gateways are not checked: {vdev}"
+        );
+    }
+    let config = parse(&port("vdev: \"net_af_packet0,iface=e\"", "gateways: []")).unwrap();
+    assert!(config.ports[0].device.shares_frames_with_kernel());
+    for device in ["pci: 01:00.0", "vdev: net_null0"] {
+        let text = port(device, "addresses: [10.0.0.1/24]");
+        one_error(&text, (6, 20), "ports[0].follow_netdev", "no kernel interface");
+    }
+    let tap = port("vdev: \"net_tap0,iface=t\"", "addresses: [10.0.0.1/24]");
+    one_error(
+        &tap,
+        (6, 20),
+        "ports[0].follow_netdev",
+        "the station at its other end",
+    );
+    assert_eq!(
+        parse(&tap.replace("follow_netdev: true", "mtu: 1500"))
+            .unwrap()
+            .ports[0]
+            .device
+            .netdev(),
+        Some("t")
+    );
+}
+
 /// Ports rnic0 and rnic1 on lines 3 and 4; `{}` of a port are its further keys.
 fn pair(first: &str, second: &str) -> String {
     format!(

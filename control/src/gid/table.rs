@@ -67,13 +67,11 @@ pub struct Changes {
 }
 
 impl Changes {
-    #[cfg(test)]
     /// Whether clients see another table than before.
     pub fn is_visible(&self) -> bool {
         !self.added.is_empty() || !self.removed.is_empty()
     }
 
-    #[cfg(test)]
     /// Whether nothing at all is different.
     pub fn is_empty(&self) -> bool {
         !self.is_visible() && self.updated.is_empty()
@@ -94,6 +92,7 @@ impl GidTable {
         GidTable { slots }
     }
 
+    #[cfg(test)]
     /// A table just long enough for these addresses, at their places.
     pub fn of(entries: impl IntoIterator<Item = GidEntry>) -> Self {
         let entries: Vec<_> = entries.into_iter().collect();

@@ -92,6 +92,24 @@ fn addresses_of_others_are_not_answered_for() {
 }
 
 #[test]
+fn addresses_that_the_kernel_answers_for_are_left_to_it_and_new_ones_are_answered_for() {
+    let now = Instant::now();
+    let mut slow = SlowPath::new(&[device(None, true)], now);
+    let answered = |slow: &mut SlowPath| {
+        let pairs = [("10.0.0.1", "10.0.0.9"), ("fd00::1", "fd00::9")];
+        pairs.map(|(ours, theirs)| {
+            slow.receive(0, &asked(ours, theirs), None, now);
+            told(&sent(slow)).iter().any(|heard| heard.ip == ip(ours))
+        })
+    };
+    assert_eq!(answered(&mut slow), [false, false]);
+    slow.set_addresses(0, &device(None, false));
+    assert_eq!(answered(&mut slow), [true, true]);
+    slow.set_addresses(0, &sample("rnic0", 1, &[("fd00::1", 64)]));
+    assert_eq!(answered(&mut slow), [false, true]);
+}
+
+#[test]
 fn an_echo_request_is_answered() {
     let (mut slow, now) = slow(None);
     slow.receive(0, &asked("10.0.0.1", "10.0.0.9"), None, now);
