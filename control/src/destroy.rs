@@ -293,7 +293,10 @@ impl Control {
             client.usage.remove(object.kind());
         }
         match object.what {
-            What::Mr(mr) => return self.mapper.unmap(number, mr.mem),
+            What::Mr(mr) => {
+                self.engine.mrs().release(mr.key);
+                return self.mapper.unmap(number, mr.mem);
+            }
             What::Cq(cq) => self.give_queue_space(conn, cq.slice),
             What::Qp(qp) => {
                 self.give_queue_space(conn, qp.sq);

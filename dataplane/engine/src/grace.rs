@@ -6,7 +6,7 @@ use std::{
 
 use rnic_qsbr::{Epoch, ParticipantState};
 
-use crate::{command::Message, engine::Engine, retire::Retired, view::RetiredView};
+use crate::{command::Message, engine::Engine, quarantine, retire::Retired, view::RetiredView};
 
 /// What waits for one core; see [`Engine::held_up_by`].
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct HeldUp {
 
 pub(crate) enum Garbage {
     View(RetiredView),
-    Object(#[allow(dead_code, reason = "kept only to be dropped")] Retired),
+    Object(Retired),
     Other(#[allow(dead_code, reason = "kept only to be dropped")] Box<dyn Any + Send>),
 }
 
@@ -58,7 +58,7 @@ impl Engine {
         self.reclaimer.poll(&self.qsbr, |garbage| match garbage {
             Garbage::View(view) => view.try_free().map_err(Garbage::View),
             Garbage::Object(what) => {
-                drop(what);
+                quarantine::bury(what);
                 Ok(())
             }
             Garbage::Other(what) => {

@@ -11,6 +11,7 @@ mod grace;
 pub mod mem;
 pub mod nonblocking;
 pub mod port;
+mod quarantine;
 pub mod retire;
 pub mod view;
 mod watch;

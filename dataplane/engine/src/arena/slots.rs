@@ -52,7 +52,14 @@ struct Free {
     slots: Vec<u32>,
     /// The first slot never used.
     fresh: u32,
+    /// Debug builds: those of `slots` that were filled with [`POISON`] as they were freed.
+    #[cfg(debug_assertions)]
+    poisoned: std::collections::HashSet<u32>,
 }
+
+/// What freed records are filled with in debug builds.
+#[cfg(debug_assertions)]
+const POISON: u8 = 0xDB;
 
 impl Slots {
     pub fn new(map: Mapping, stride: usize, limit: u32) -> Self {
@@ -102,6 +109,10 @@ impl Slots {
     fn take(&self) -> Result<u32, ArenaError> {
         let mut free = self.lock();
         if let Some(slot) = free.slots.pop() {
+            #[cfg(debug_assertions)]
+            if free.poisoned.remove(&slot) {
+                self.check_poison(slot);
+            }
             return Ok(slot);
         }
         self.reach(free.fresh)?;
@@ -117,7 +128,45 @@ impl Slots {
         if let Some(word) = self.word(slot) {
             word.store(0, Ordering::Release);
         }
-        self.lock().slots.push(slot);
+        let mut free = self.lock();
+        #[cfg(debug_assertions)]
+        {
+            self.poison(slot);
+            free.poisoned.insert(slot);
+        }
+        free.slots.push(slot);
+    }
+
+    #[cfg(debug_assertions)]
+    fn poison(&self, slot: u32) {
+        if let Some((at, len)) = self.behind_word(slot) {
+            // SAFETY: the record's bytes; its owner is being dropped and was the only way to them.
+            unsafe { at.write_bytes(POISON, len) };
+        }
+    }
+
+    /// Nobody has written to the record of a slot since it was freed.
+    #[cfg(debug_assertions)]
+    fn check_poison(&self, slot: u32) {
+        let Some((at, len)) = self.behind_word(slot) else {
+            return;
+        };
+        for i in 0..len {
+            // SAFETY: the record's bytes; whoever writes them at this moment is what is looked for.
+            let byte = unsafe { at.add(i).read_volatile() };
+            let arena = self.map.id;
+            assert!(
+                byte == POISON,
+                "{arena}: the freed record in slot {slot} was written to, {i} bytes from its start: {byte:#04x}"
+            );
+        }
+    }
+
+    /// The bytes of a slot after its word.
+    #[cfg(debug_assertions)]
+    fn behind_word(&self, slot: u32) -> Option<(NonNull<u8>, usize)> {
+        let len = self.stride - size_of::<u64>();
+        Some((self.map.at(self.offset(slot) + size_of::<u64>(), len)?, len))
     }
 
     /// The bytes of the record in a slot that nobody owns.
@@ -162,8 +211,8 @@ impl<T: Record> SlotArena<T> {
         let slots = Slots::new(map, stride, limit);
         let mut found = Vec::new();
         let mut free = Free {
-            slots: Vec::new(),
             fresh: slots.count(),
+            ..Free::default()
         };
         for slot in 0..free.fresh {
             match slots.word(slot).map_or(0, |word| word.load(Ordering::Acquire)) {

@@ -229,3 +229,16 @@ fn a_contradiction_is_told_with_its_place() {
         "arena samples.3, slot 2: req.tail is 0x7; it must be less"
     );
 }
+
+#[test]
+#[cfg(debug_assertions)]
+#[should_panic(expected = "the freed record in slot 1 was written to")]
+fn a_write_to_a_freed_record_is_found_out() {
+    let arena = SlotArena::<Sample>::create(ID, 100).unwrap();
+    let [_first, second] = [1, 2].map(|number| arena.put(sample(number)).unwrap());
+    let at = (&raw const *second).cast_mut();
+    drop(second);
+    // SAFETY: the arena is still mapped; the write is what is to be found.
+    unsafe { at.cast::<u8>().write_volatile(1) };
+    let _ = arena.put(sample(3));
+}

@@ -139,6 +139,12 @@ impl Core {
     /// Step 3 of destroy: no work request, timer or event of the QP is left on this core.
     fn remove_qp(&mut self, slot: u32) -> Option<Box<Qp>> {
         let qp = self.qps.get_mut(slot as usize)?.take()?;
+        // A newer view than this pass began with takes nothing from what the pass will report.
+        debug_assert!(
+            self.view.refresh().qp(qp.qpn()).is_none(),
+            "QP {:#x} is to be stopped and can still be found",
+            qp.qpn()
+        );
         self.timers.cancel(slot);
         let bit = rnic_abi::Handle(qp.rec.id.handle).slot() as usize;
         if let Some(client) = self

@@ -17,6 +17,8 @@ use rustix::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::quarantine;
+
 use super::sigbus::{self, FaultCell, RangeGuard};
 
 /// Why a client's descriptor cannot be used as memory.
@@ -241,7 +243,7 @@ impl Drop for ClientMem {
         // SAFETY: the mapping is ours and nothing that points into it survives its owner: words and ranges are
         // handed out to objects that hold an `Arc` of this mapping, or are used within one pass of the poll
         // loop, which the grace period waits for.
-        let _ = unsafe { munmap(self.base.as_ptr().cast::<c_void>(), self.mapped) };
+        unsafe { quarantine::unmap(self.base, self.mapped) };
     }
 }
 

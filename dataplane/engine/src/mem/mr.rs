@@ -37,6 +37,9 @@ struct Slot {
     len: AtomicU64,
     pd: AtomicU32,
     access: AtomicU32,
+    /// Debug builds: it was invalidated, and its grace period is not known to be over.
+    #[cfg(debug_assertions)]
+    dying: std::sync::atomic::AtomicBool,
 }
 
 const VALID: u64 = 1 << 32;
@@ -88,6 +91,11 @@ impl MrTable {
         let Some(base) = descriptor.mem.range(0, descriptor.len) else {
             return false;
         };
+        #[cfg(debug_assertions)]
+        assert!(
+            !slot.dying.load(Ordering::Relaxed),
+            "the slot of key {key:#x} is used again before the grace period of its last owner is over"
+        );
         slot.base.store(base.as_ptr() as usize, Ordering::Relaxed);
         slot.iova.store(descriptor.iova, Ordering::Relaxed);
         slot.len.store(descriptor.len, Ordering::Relaxed);
@@ -103,10 +111,34 @@ impl MrTable {
     pub fn invalidate(&self, key: u32) -> bool {
         let valid = VALID | u64::from(key);
         self.slots.get(Self::slot_of_key(key)).is_some_and(|slot| {
-            slot.word
+            let was_valid = slot
+                .word
                 .compare_exchange(valid, 0, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
+                .is_ok();
+            #[cfg(debug_assertions)]
+            slot.dying.fetch_or(was_valid, Ordering::Relaxed);
+            was_valid
         })
+    }
+
+    /// The grace period of an invalidated key is over: its slot may be used again. Control thread. Debug builds check
+    /// that no slot is used again without, and leave an address in it that nobody can use.
+    pub fn release(&self, key: u32) {
+        #[cfg(debug_assertions)]
+        if let Some(slot) = self.slots.get(Self::slot_of_key(key)) {
+            assert_eq!(
+                slot.word.load(Ordering::Relaxed),
+                0,
+                "key {key:#x} is still valid"
+            );
+            slot.base.store(
+                usize::from_ne_bytes([0xDB; size_of::<usize>()]),
+                Ordering::Relaxed,
+            );
+            slot.dying.store(false, Ordering::Relaxed);
+        }
+        #[cfg(not(debug_assertions))]
+        let _ = key;
     }
 
     /// Checks key, PD, right and range, and resolves them. Poll cores, within one pass of the loop.

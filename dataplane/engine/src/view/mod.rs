@@ -9,6 +9,7 @@
 mod cache;
 mod publisher;
 mod radix;
+mod reuse;
 mod table;
 
 pub use cache::ViewCache;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rnic_qsbr::{Epoch, Qsbr};
 
-use super::{CoreView, Entry as _, Kind, Leaf, Radix, Tables, ViewCache, generation_of, slot_of};
+use super::{
+    CoreView, Entry as _, Kind, Leaf, Radix, Tables, ViewCache, generation_of, reuse::ReuseCheck, slot_of,
+};
 
 struct Slot {
     published: Arc<ArcSwap<CoreView>>,
@@ -26,6 +28,7 @@ pub struct Publisher {
     steering: [u16; 256],
     empty: Arc<ArcSwap<CoreView>>,
     commits: u64,
+    reuse: ReuseCheck,
 }
 
 /// A view that was replaced: to be kept until its epoch has passed *and* [`RetiredView::try_free`] succeeds.
@@ -65,6 +68,7 @@ impl Publisher {
             steering,
             empty,
             commits: 0,
+            reuse: ReuseCheck::default(),
         }
     }
 
@@ -81,6 +85,7 @@ impl Publisher {
     /// Makes a completely initialised object findable with the next commit. A QP is found by the core of its leaf, which
     /// is the [`Publisher::owner`] of its number; everything else by all. Returns the leaf whose place it took.
     pub fn add(&mut self, kind: Kind, number: u32, leaf: Leaf) -> Option<Leaf> {
+        self.reuse.added(kind, slot_of(number), &self.qsbr);
         if kind.is_sharded() {
             debug_assert_eq!(leaf.core, self.owner(number), "{kind:?} {number:#x}");
             let core = &mut self.cores[usize::from(leaf.core)];
@@ -105,6 +110,7 @@ impl Publisher {
     /// Makes an object unfindable with the next commit. A number of an earlier user of the slot removes nothing.
     pub fn remove(&mut self, kind: Kind, number: u32) -> Option<Leaf> {
         let leaf = self.get(kind, number)?;
+        self.reuse.removed(kind, slot_of(number));
         if kind.is_sharded() {
             let core = &mut self.cores[usize::from(leaf.core)];
             core.changed = true;
@@ -142,6 +148,7 @@ impl Publisher {
             replaced.push(core.published.swap(view));
         }
         let epoch = self.qsbr.advance();
+        self.reuse.committed(epoch);
         for view in replaced {
             retire(RetiredView(view), epoch);
         }
