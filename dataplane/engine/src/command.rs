@@ -59,6 +59,12 @@ pub enum Command {
         /// For the answer.
         token: Token,
     },
+    /// Look at every QP: those that were taken over from another process have timers, events and work. Once all cores
+    /// have theirs, so that nobody sends to a peer that is not there yet. Answered by `Done`.
+    Begin {
+        /// For the answer.
+        token: Token,
+    },
     /// Stop a QP that was unpublished and give it up: its work requests are discarded without completions,
     /// its timers cancelled. Answered by `Removed`.
     RemoveQp {

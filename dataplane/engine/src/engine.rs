@@ -26,9 +26,11 @@ use crate::{
 };
 
 mod ports;
+mod relocate;
 
 use ports::split_ports;
 pub use ports::{AddPortError, PORT_SLOTS, PortInfo};
+pub use relocate::{EngineImage, Inheritance, Rebuilt, Regions, ResumeError};
 
 /// How many objects there can be at once. Everything is allocated for them at start.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -125,23 +127,25 @@ pub struct Engine {
 impl Engine {
     /// Starts the poll threads `rnic-poll-0` and so on.
     pub fn start(config: EngineConfig) -> Result<Engine, StartError> {
-        let EngineConfig { cores, limits, ports } = config;
-        if cores.is_empty() || cores.len() > 256 {
-            return Err(StartError::Cores(cores.len()));
-        }
-        for (what, value) in [("qps", limits.qps), ("mrs", limits.mrs)] {
-            let max = 1 << SLOT_BITS;
-            if value > max {
-                return Err(StartError::Limit { what, value, max });
-            }
-        }
-        let boot_epoch = boot_epoch();
-        let arenas = (0..cores.len() as u32)
+        check_sizes(&config)?;
+        let (count, limits, boot_epoch) = (config.cores.len() as u32, config.limits, boot_epoch());
+        let arenas = (0..count)
             .map(|core| CoreArenas::create(core, boot_epoch, limits.qps, limits.cqs))
             .collect::<Result<_, _>>()?;
+        let mrs = MrTable::create(boot_epoch, limits.mrs)?;
+        Self::launch(config, boot_epoch, arenas, mrs)
+    }
+
+    fn launch(
+        config: EngineConfig,
+        boot_epoch: u64,
+        arenas: Vec<CoreArenas>,
+        mrs: MrTable,
+    ) -> Result<Engine, StartError> {
+        let EngineConfig { cores, limits, ports } = config;
         let qsbr = Arc::new(Qsbr::new(cores.len()));
         let publisher = Publisher::new(qsbr.clone(), cores.len());
-        let mrs = Arc::new(MrTable::new(limits.mrs));
+        let mrs = Arc::new(mrs);
         let control = Arc::new(crate::core::ControlWake::new()?);
         let shared = (0..cores.len())
             .map(|_| Shared::new(control.clone(), PORT_SLOTS).map(Arc::new))
@@ -330,6 +334,12 @@ impl Engine {
 
     /// Stops and joins the cores, frees everything, closes the ports.
     pub fn stop(mut self) {
+        let stopped = self.halt();
+        self.close(stopped);
+    }
+
+    /// Stops and joins the cores.
+    fn halt(&mut self) -> Vec<Core> {
         crate::nonblocking::might_block();
         for core in 0..self.cores.len() {
             self.submit(core, Command::Stop);
@@ -342,6 +352,11 @@ impl Engine {
             }
             stopped.extend(core.thread.take().and_then(|t| t.join().ok()));
         }
+        stopped
+    }
+
+    /// Frees everything, closes the ports.
+    fn close(mut self, stopped: Vec<Core>) {
         // The cores' queues go before their ports, and their views before the tables.
         drop(stopped);
         for core in &self.cores {
@@ -370,6 +385,20 @@ impl Handle {
             self.shared.kick();
         }
     }
+}
+
+fn check_sizes(config: &EngineConfig) -> Result<(), StartError> {
+    let EngineConfig { cores, limits, .. } = config;
+    if cores.is_empty() || cores.len() > 256 {
+        return Err(StartError::Cores(cores.len()));
+    }
+    for (what, value) in [("qps", limits.qps), ("mrs", limits.mrs)] {
+        let max = 1 << SLOT_BITS;
+        if value > max {
+            return Err(StartError::Limit { what, value, max });
+        }
+    }
+    Ok(())
 }
 
 /// Differs at every start, and is never zero.

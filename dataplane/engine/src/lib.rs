@@ -16,6 +16,9 @@ pub mod retire;
 pub mod view;
 mod watch;
 
-pub use engine::{AddPortError, CoreConfig, Engine, EngineConfig, Limits, PORT_SLOTS, PortInfo, StartError};
+pub use engine::{
+    AddPortError, CoreConfig, Engine, EngineConfig, EngineImage, Inheritance, Limits, PORT_SLOTS, PortInfo,
+    Rebuilt, Regions, ResumeError, StartError,
+};
 pub use grace::HeldUp;
 pub use watch::STALLED_AFTER;

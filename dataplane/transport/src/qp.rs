@@ -6,7 +6,7 @@ use crate::record::record;
 use crate::requester::Requester;
 use crate::responder::Responder;
 use crate::types::{Cause, Check, Event, EventKind, QpState, Time};
-use crate::work::{SendWr, WrOpcode};
+use crate::work::{RecvWqe, SendWr, WrOpcode};
 use rnic_wire::{Bth, Headers, Opcode, Operation, Psn, Transport};
 
 /// The longest message of any operation, in bytes (9.7.8).
@@ -255,6 +255,15 @@ impl RcQp {
     #[inline]
     pub const fn sq_oldest(&self) -> u32 {
         self.req.head
+    }
+
+    /// The receive WQE of the message under way.
+    pub const fn receiving(&self) -> Option<RecvWqe> {
+        if self.resp.has_wqe {
+            Some(self.resp.wqe)
+        } else {
+            None
+        }
     }
 
     /// Records free in a send ring of `ring_len`.

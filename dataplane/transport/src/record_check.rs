@@ -7,7 +7,7 @@ use crate::requester::Requester;
 use crate::responder::{Answer, Responder};
 use crate::types::{Access, QpState, Time};
 use crate::work::{SendFlags, SendWr, WrOpcode};
-use rnic_wire::{Mtu, Psn};
+use rnic_wire::{MessageKind, Mtu, Psn};
 
 type Checked = Result<(), BadField>;
 
@@ -40,7 +40,7 @@ impl RcQp {
         }
         self.attrs.check()?;
         self.limits.check()?;
-        self.resp.check(self.attrs.mtu)?;
+        self.resp.check(self.state, self.attrs.mtu)?;
         self.req.check(self.state, &self.attrs, ring)
     }
 }
@@ -89,8 +89,15 @@ impl Attrs {
 }
 
 impl Responder {
-    fn check(&self, mtu: Mtu) -> Checked {
+    fn check(&self, state: QpState, mtu: Mtu) -> Checked {
         psn("resp.epsn", self.epsn)?;
+        let receiving = self.message == MessageKind::Send && state.receives();
+        BadField::unless(
+            !receiving || self.has_wqe,
+            "resp.has_wqe",
+            self.has_wqe,
+            "set inside a SEND",
+        )?;
         BadField::unless(self.msn <= BITS_24, "resp.msn", self.msn, "24 bits")?;
         if let Answer::Nak { psn: at, .. } = self.answer {
             psn("resp.answer.psn", at)?;

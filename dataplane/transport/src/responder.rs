@@ -37,13 +37,13 @@ record! {
         pub(crate) msn: u32,
         pub(crate) answer: Answer,
         /// The message under way.
-        message: MessageKind,
+        pub(crate) message: MessageKind,
         /// A sequence-error or RNR NAK stands until the expected PSN arrives.
         nak_stands: bool,
         /// COMM_EST was raised.
         established: bool,
         /// `wqe` is in use by the message under way.
-        has_wqe: bool,
+        pub(crate) has_wqe: bool,
         /// Bytes of the message that have arrived.
         received: u32,
         /// Announced length of the WRITE under way.

@@ -54,7 +54,11 @@ impl Core {
                 let what = self.clients[client as usize].take();
                 return self.give_up(what.map(Retired::Client), token);
             }
-            Command::AddCq { cq, queue, token } => {
+            Command::AddCq { cq, mut queue, token } => {
+                queue.listed = queue.is_touched();
+                if queue.listed {
+                    self.env.touched.push(cq);
+                }
                 if let Some(old) = self.env.cqs[cq as usize].replace(queue) {
                     self.retire(Retired::Cq(old));
                 }
@@ -69,6 +73,15 @@ impl Core {
                 self.bind_doorbell(&qp, slot);
                 if let Some(old) = self.qps[slot as usize].replace(qp) {
                     self.retire(Retired::Qp(old));
+                }
+                Message::Done { token }
+            }
+            Command::Begin { token } => {
+                for slot in 0..self.qps.len() as u32 {
+                    if let Some(mut qp) = self.qps[slot as usize].take() {
+                        self.look_at(slot, &mut qp);
+                        self.qps[slot as usize] = Some(qp);
+                    }
                 }
                 Message::Done { token }
             }
@@ -182,7 +195,14 @@ impl Core {
                 qp.forget_queues();
             }
         }
-        // What was posted before RTS, or is to be flushed, is looked at now; the doorbell was rung long ago.
+        self.look_at(slot, &mut qp);
+        let result = result.map(|()| qp.rec.rc.state());
+        self.qps[slot as usize] = Some(qp);
+        Message::Modified { token, result }
+    }
+
+    /// What was posted before RTS, or is to be flushed, is looked at now; the doorbell was rung long ago.
+    fn look_at(&mut self, slot: u32, qp: &mut Qp) {
         if qp.rec.rc.state().sends() || qp.in_error() {
             qp.sq.keep();
             if !qp.active {
@@ -191,10 +211,7 @@ impl Core {
                 self.active.push_back(slot);
             }
         }
-        self.after(slot, &mut qp);
-        let result = result.map(|()| qp.rec.rc.state());
-        self.qps[slot as usize] = Some(qp);
-        Message::Modified { token, result }
+        self.after(slot, qp);
     }
 
     /// Queues a frame of the slow path, on the core that has a queue of its port.

@@ -5,13 +5,14 @@ use std::{
 };
 
 use rnic_abi::{Cqe, RING_ENTRIES, RingIndices, protocol};
+use rnic_transport::BadField;
 
 use super::{
     queue::InitError,
     records::{CoreArenas, CqRecord},
 };
 use crate::{
-    arena::ArenaBox,
+    arena::{ArenaBox, ArenaError, ArenaId},
     mem::{ClientMem, SharedU32},
     retire::RetireLink,
 };
@@ -103,6 +104,35 @@ impl CompletionQueue {
             rec,
             mem,
         }))
+    }
+
+    /// The queue of a record that was found in an opened arena. Control thread.
+    pub(crate) fn resume(
+        rec: ArenaBox<CqRecord>,
+        arena: ArenaId,
+        region: Arc<ClientMem>,
+        channel: Option<Arc<OwnedFd>>,
+    ) -> Result<Box<Self>, ArenaError> {
+        let (slot, value) = (rec.slot(), rec.offset);
+        Self::over(rec, region, channel).map_err(|_| ArenaError::Contradiction {
+            arena,
+            slot,
+            error: BadField {
+                field: "offset",
+                value,
+                must: "where a queue of its depth and sub-ring fits the client's region",
+            },
+        })
+    }
+
+    /// Whether something of it is to be told: completions the arm word was not looked at for, or an error.
+    pub(super) fn is_touched(&self) -> bool {
+        self.rec.fresh || self.rec.error_pending
+    }
+
+    /// What of it is the same before and after a restart, in words.
+    pub(crate) fn describe(&self) -> String {
+        format!("{:?}", *self.rec)
     }
 
     /// Client's handle.

@@ -24,6 +24,7 @@ pub use port::PortPart;
 pub use qp::{Qp, QpInit};
 pub use queue::InitError;
 pub use records::CoreArenas;
+pub(crate) use records::Found;
 pub use shared::{CoreCounters, CoreStatus};
 
 pub(crate) use run::{Core, CoreInit};

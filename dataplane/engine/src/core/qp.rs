@@ -1,7 +1,7 @@
 //! A QP on its core: the transport's record, the queues behind it, its path.
 use std::sync::Arc;
 
-use rnic_transport::{Cause, Ctx, QpState, RcQp, SendWr, Time};
+use rnic_transport::{BadField, Cause, Ctx, QpState, RcQp, SendWr, Time};
 use rnic_wire::{Ecn, FrameTemplate, Ipv4, Ipv6, Link, MacAddr, Net, VlanTag, VlanTags};
 
 use super::{
@@ -10,8 +10,9 @@ use super::{
     records::{BadWr, CoreArenas, Cursor, Identity, PathRecord, Pending, Placed, QpCounters, QpRecord},
 };
 use crate::{
-    arena::{ArenaBox, ArenaSlice},
+    arena::{ArenaBox, ArenaError, ArenaSlice},
     command::Path,
+    engine::PORT_SLOTS,
     mem::ClientMem,
     retire::RetireLink,
 };
@@ -122,6 +123,82 @@ impl Qp {
         }
     }
 
+    /// The QP of a record that was found in an opened arena. Control thread.
+    ///
+    /// # Errors
+    /// What of it contradicts itself, its queues or the region.
+    pub(crate) fn resume(
+        rec: ArenaBox<QpRecord>,
+        arenas: &CoreArenas,
+        region: &Arc<ClientMem>,
+    ) -> Result<Box<Self>, ArenaError> {
+        let slot = rec.slot();
+        let place = |error| ArenaError::Contradiction {
+            arena: arenas.qps.id(),
+            slot,
+            error,
+        };
+        let misplaced = |field, cursor: &Cursor| {
+            let value = cursor.offset;
+            let must = "where a queue of its depth fits the client's region";
+            place(BadField { field, value, must })
+        };
+        let send_ring = Ring::new(region, &rec.sq).map_err(|_| misplaced("sq.offset", &rec.sq))?;
+        let recv_ring = Ring::new(region, &rec.rq).map_err(|_| misplaced("rq.offset", &rec.rq))?;
+        let depth = rec.sq.depth as usize;
+        let records = arenas.rings.claim(rec.sends, depth, slot)?;
+        let units = arenas.rings.claim(rec.units, depth, slot)?;
+        let qp = Qp::over(
+            rec,
+            records,
+            SendQueue::new(send_ring, units),
+            RecvQueue::new(recv_ring),
+        );
+        qp.check().map_err(place)?;
+        Ok(Box::new(qp))
+    }
+
+    /// Checks what its record says against the rest of it.
+    fn check(&self) -> Result<(), BadField> {
+        let rec = &*self.rec;
+        BadField::unless(
+            rec.id.qpn == rec.rc.qpn(),
+            "id.qpn",
+            rec.id.qpn,
+            "the number in rc.qpn",
+        )?;
+        let port = rec.path.path().map_or(0, |path| path.port);
+        BadField::unless(
+            usize::from(port) < PORT_SLOTS,
+            "path.port",
+            port,
+            "the index of a port",
+        )?;
+        rec.rc.check(&self.records)?;
+        let oldest = rec.rc.sq_oldest();
+        for i in 0..self.outstanding() {
+            let index = oldest.wrapping_add(i) as usize & (self.records.len() - 1);
+            let wr = &self.records[index];
+            let sound = self.sq.is_sound(&rec.sq, wr);
+            BadField::unless(
+                sound,
+                "sq.data",
+                wr.data,
+                "the first unit of the request's own WQE",
+            )?;
+        }
+        let sound = rec
+            .rc
+            .receiving()
+            .is_none_or(|wqe| RecvQueue::is_sound(&rec.recv, &wqe));
+        BadField::unless(sound, "recv", 0u8, "the WQE that the message under way uses")
+    }
+
+    /// What of it is the same before and after a restart, in words: for tests and for whoever compares two dumps.
+    pub(crate) fn describe(&self) -> String {
+        format!("{:?} {:?} {:?}", *self.rec, self.records, self.template)
+    }
+
     /// Memory of the daemon that it takes, in bytes.
     pub fn bytes(&self) -> usize {
         Self::bytes_for(self.records.len() as u32)
@@ -180,6 +257,7 @@ impl Qp {
     /// Forgets the path; the next one is given with RTR.
     pub(super) fn forget_path(&mut self) {
         (self.path, self.template) = (None, None);
+        self.rec.path = PathRecord::default();
     }
 
     /// Send work requests in progress.

@@ -9,7 +9,7 @@ use std::{
 
 use arrayvec::ArrayVec;
 use rnic_abi::{MAX_SGE, RING_ENTRIES, RingIndices, Sge, WQE_UNIT, Wqe, protocol, wqe_flags};
-use rnic_transport::{Access, KeyError};
+use rnic_transport::{Access, KeyError, RecvWqe, SendWr, WrOpcode};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::records::Cursor;
@@ -338,6 +338,17 @@ impl SendQueue {
         }
     }
 
+    /// Whether the private copy of a work request is what was accepted once, as whoever uses it takes for granted.
+    pub fn is_sound(&self, cursor: &Cursor, wr: &SendWr) -> bool {
+        let wqe = self.unit(wr.data, 0).head();
+        let held = cursor.next.wrapping_sub(wr.data);
+        let inline_read = wr.opcode == WrOpcode::Read && wqe.flags & wqe_flags::INLINE != 0;
+        check_extent(&wqe, held, self.ring.depth).is_ok()
+            && held <= self.ring.depth
+            && total_length(&wqe, |i| self.unit(wr.data, i)) == Some(wr.length)
+            && !inline_read
+    }
+
     /// Forgets what was posted (RESET).
     pub fn discard(&self, cursor: &mut Cursor) {
         self.ring.discard(cursor);
@@ -411,6 +422,13 @@ impl RecvQueue {
             })),
             None => Err(malformed),
         }
+    }
+
+    /// Whether the private copy of the WQE in progress is what was accepted once.
+    pub fn is_sound(current: &[Unit; RECV_UNITS], wqe: &RecvWqe) -> bool {
+        let head = current[0].head();
+        check_extent(&head, RECV_UNITS as u32, RECV_UNITS as u32).is_ok()
+            && total_length(&head, |i| current[i as usize]) == Some(wqe.capacity)
     }
 
     /// The bytes `offset..offset + len` of the WQE in progress.

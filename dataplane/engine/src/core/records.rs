@@ -2,12 +2,15 @@
 //!
 //! Everything else a core keeps (tables, timers, lists, templates, pointers into client regions) is rebuilt from
 //! these.
+use std::{io, os::fd::OwnedFd};
+
 use rnic_transport::{Cause, FieldPath, RcQp, Record, record};
 
 use super::queue::{RECV_UNITS, Unit};
 use crate::{
-    arena::{ArenaError, ArenaId, RangeArena, SlotArena},
+    arena::{ArenaBox, ArenaError, ArenaId, RangeArena, SlotArena},
     command::Path,
+    engine::Limits,
 };
 
 /// Bytes of variable parts one core may have: address space, not memory.
@@ -30,7 +33,54 @@ pub(crate) fn ids(core: u32, epoch: u64) -> [ArenaId; 3] {
     })
 }
 
+/// What was found in the arenas of one core.
+pub(crate) struct Found {
+    pub qps: Vec<ArenaBox<QpRecord>>,
+    pub cqs: Vec<ArenaBox<CqRecord>>,
+}
+
 impl CoreArenas {
+    /// Arenas that another process has left, in the order of [`ids`], and the owners of what is in them.
+    pub(crate) fn open(
+        core: u32,
+        epoch: u64,
+        [qps, cqs, rings]: [OwnedFd; 3],
+        limits: &Limits,
+    ) -> Result<(Self, Found), ArenaError> {
+        let [qp, cq, ring] = ids(core, epoch);
+        let (qps, found_qps) = SlotArena::open(qp, qps, limits.qps)?;
+        let (cqs, found_cqs) = SlotArena::open(cq, cqs, limits.cqs)?;
+        let rings = RangeArena::open(ring, rings, RINGS)?;
+        let found = Found {
+            qps: found_qps,
+            cqs: found_cqs,
+        };
+        Ok((CoreArenas { qps, cqs, rings }, found))
+    }
+
+    /// From now on everything stays when its owners are dropped.
+    pub(crate) fn seal(&self) {
+        self.qps.seal();
+        self.cqs.seal();
+        self.rings.seal();
+    }
+
+    /// Everything was taken over: dropping an owner frees its record again.
+    pub(crate) fn unseal(&self) {
+        self.qps.unseal();
+        self.cqs.unseal();
+        self.rings.unseal();
+    }
+
+    /// The files, in the order of [`ids`].
+    pub(crate) fn files(&self) -> io::Result<[OwnedFd; 3]> {
+        Ok([
+            self.qps.fd().try_clone_to_owned()?,
+            self.cqs.fd().try_clone_to_owned()?,
+            self.rings.fd().try_clone_to_owned()?,
+        ])
+    }
+
     /// Empty arenas for `qps` QPs and `cqs` CQs.
     pub(crate) fn create(core: u32, epoch: u64, qps: u32, cqs: u32) -> Result<Self, ArenaError> {
         let [qp, cq, ring] = ids(core, epoch);

@@ -174,6 +174,13 @@ impl Core {
         after
     }
 
+    /// A line for each object of this core, the same in every process that has it.
+    pub(crate) fn describe(&self) -> Vec<String> {
+        let cqs = self.env.cqs.iter().flatten().map(|cq| cq.describe());
+        let qps = self.qps.iter().flatten().map(|qp| qp.describe());
+        cqs.chain(qps).collect()
+    }
+
     /// Shows counters and cycles to the control thread.
     pub(super) fn publish(&mut self) {
         self.me.busy_cycles.store(self.busy_cycles, Ordering::Relaxed);

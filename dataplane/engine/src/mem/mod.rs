@@ -4,5 +4,5 @@ mod mr;
 mod sigbus;
 
 pub use client_mem::{ClientMem, MapError, SharedU32, SharedU64};
-pub use mr::{MrDescriptor, MrTable, RemoteRange};
+pub use mr::{MrDescriptor, MrRecord, MrTable, RemoteRange};
 pub use sigbus::{FaultCell, install as install_sigbus_handler};

@@ -4,14 +4,18 @@
 //! word first, so that later packets fail; the mapping goes after a grace period, so that the copy of a packet
 //! in progress ends in mapped memory.
 use std::{
+    os::fd::{BorrowedFd, OwnedFd},
     ptr::NonNull,
     sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
-use rnic_transport::{Access, KeyError};
+use rnic_transport::{Access, BadField, KeyError, record};
 
 use super::ClientMem;
-use crate::view::{SLOT_BITS, number};
+use crate::{
+    arena::{ArenaError, ArenaId, WordTable},
+    view::{SLOT_BITS, number},
+};
 
 /// What a key stands for.
 #[derive(Debug)]
@@ -42,11 +46,42 @@ struct Slot {
     dying: std::sync::atomic::AtomicBool,
 }
 
+impl Slot {
+    /// Makes the key valid.
+    fn set(&self, key: u32, record: &MrRecord, base: NonNull<u8>) {
+        self.base.store(base.as_ptr() as usize, Ordering::Relaxed);
+        self.iova.store(record.iova, Ordering::Relaxed);
+        self.len.store(record.len, Ordering::Relaxed);
+        self.pd.store(record.pd, Ordering::Relaxed);
+        self.access.store(record.access.bits().into(), Ordering::Relaxed);
+        self.word.store(VALID | u64::from(key), Ordering::Release);
+    }
+}
+
 const VALID: u64 = 1 << 32;
 
+record! {
+    /// What of a region outlives the process: everything but where it is mapped.
+    #[derive(Copy, Clone, Debug)]
+    pub struct MrRecord {
+        /// Address by which work requests name the first byte.
+        pub iova: u64,
+        /// Bytes.
+        pub len: u64,
+        /// Protection domain, unique in the daemon.
+        pub pd: u32,
+        /// Rights.
+        pub access: Access,
+    }
+}
+
 /// All regions of the daemon, in slots made at start.
+///
+/// What a key stands for lies in an arena, with the word that makes it valid. The slots are what poll cores look
+/// at: the same, and the address of the mapping, which is another in each process.
 pub struct MrTable {
     slots: Box<[Slot]>,
+    records: WordTable<MrRecord>,
 }
 
 /// A range of a region that was checked. Use it within the pass of the poll loop that made it.
@@ -59,13 +94,73 @@ pub struct RemoteRange {
 }
 
 impl MrTable {
-    /// Room for `capacity` regions.
-    pub fn new(capacity: u32) -> Self {
-        MrTable {
-            slots: (0..capacity.min(1 << SLOT_BITS))
-                .map(|_| Slot::default())
-                .collect(),
+    fn arena(epoch: u64) -> ArenaId {
+        ArenaId {
+            kind: "mrs",
+            owner: 0,
+            epoch,
         }
+    }
+
+    /// Room for `capacity` regions of the daemon whose boot epoch is `epoch`.
+    pub fn create(epoch: u64, capacity: u32) -> Result<Self, ArenaError> {
+        WordTable::create(Self::arena(epoch), capacity).map(|records| Self::over(records, capacity))
+    }
+
+    /// The table another process has left. No key is valid before [`MrTable::resume`].
+    pub(crate) fn open(epoch: u64, fd: OwnedFd, capacity: u32) -> Result<Self, ArenaError> {
+        WordTable::open(Self::arena(epoch), fd, capacity).map(|records| Self::over(records, capacity))
+    }
+
+    fn over(records: WordTable<MrRecord>, capacity: u32) -> Self {
+        let capacity = capacity.min(1 << SLOT_BITS);
+        MrTable {
+            slots: (0..capacity).map(|_| Slot::default()).collect(),
+            records,
+        }
+    }
+
+    /// Every valid key with what it stands for, by slot. Control thread.
+    pub fn entries(&self) -> Result<Vec<(u32, MrRecord)>, ArenaError> {
+        let arena = self.records.id();
+        let checked = |(slot, word, record): (u32, u64, MrRecord)| {
+            let key = word as u32;
+            if word != VALID | u64::from(key) || Self::slot_of_key(key) != slot as usize {
+                return Err(ArenaError::State {
+                    arena,
+                    slot,
+                    found: word,
+                });
+            }
+            let wrong = |field, value, must| {
+                let error = BadField { field, value, must };
+                Err(ArenaError::Contradiction { arena, slot, error })
+            };
+            if Access::from_bits(record.access.bits().into()).is_none() {
+                return wrong("access", record.access.bits().into(), "access rights (0xf)");
+            }
+            if record.iova.checked_add(record.len).is_none() {
+                return wrong("len", record.len, "such that iova + len fits 64 bits");
+            }
+            Ok((key, record))
+        };
+        self.records.entries()?.into_iter().map(checked).collect()
+    }
+
+    /// Makes a key of [`MrTable::entries`] valid again over a new mapping of its memory; `false` when that is
+    /// shorter than the region. Control thread.
+    pub(crate) fn resume(&self, key: u32, record: &MrRecord, mem: &ClientMem) -> bool {
+        let (Some(slot), Some(base)) = (self.slots.get(Self::slot_of_key(key)), mem.range(0, record.len))
+        else {
+            return false;
+        };
+        slot.set(key, record, base);
+        true
+    }
+
+    /// The arena's file.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.records.fd()
     }
 
     /// Number of slots.
@@ -96,29 +191,33 @@ impl MrTable {
             !slot.dying.load(Ordering::Relaxed),
             "the slot of key {key:#x} is used again before the grace period of its last owner is over"
         );
-        slot.base.store(base.as_ptr() as usize, Ordering::Relaxed);
-        slot.iova.store(descriptor.iova, Ordering::Relaxed);
-        slot.len.store(descriptor.len, Ordering::Relaxed);
-        slot.pd.store(descriptor.pd, Ordering::Relaxed);
-        slot.access
-            .store(descriptor.access.bits().into(), Ordering::Relaxed);
-        slot.word.store(VALID | u64::from(key), Ordering::Release);
+        let record = MrRecord {
+            iova: descriptor.iova,
+            len: descriptor.len,
+            pd: descriptor.pd,
+            access: descriptor.access,
+        };
+        let number = Self::slot_of_key(key) as u32;
+        if let Err(error) = self.records.publish(number, VALID | u64::from(key), record) {
+            tracing::error!(%error, "a memory region has no place in its arena");
+            return false;
+        }
+        slot.set(key, &record, base);
         true
     }
 
     /// Makes `key` invalid: no later lookup finds it. The invalidation is complete, and the mapping may go, when
     /// a grace period begun after this call has ended. Uses preallocated state only.
     pub fn invalidate(&self, key: u32) -> bool {
-        let valid = VALID | u64::from(key);
-        self.slots.get(Self::slot_of_key(key)).is_some_and(|slot| {
-            let was_valid = slot
-                .word
-                .compare_exchange(valid, 0, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok();
+        // The record first: of a daemon killed in between, the next one finds the key invalid.
+        let number = Self::slot_of_key(key);
+        let withdrawn = self.records.withdraw(number as u32, VALID | u64::from(key));
+        if withdrawn && let Some(slot) = self.slots.get(number) {
+            slot.word.store(0, Ordering::Release);
             #[cfg(debug_assertions)]
-            slot.dying.fetch_or(was_valid, Ordering::Relaxed);
-            was_valid
-        })
+            slot.dying.store(true, Ordering::Relaxed);
+        }
+        withdrawn
     }
 
     /// The grace period of an invalidated key is over: its slot may be used again. Control thread. Debug builds check
@@ -187,7 +286,7 @@ mod tests {
     #[test]
     fn keys_ranges_rights_and_domains_are_checked() {
         let (mem, _fd) = ClientMem::create("mr", 8192, Arc::default()).unwrap();
-        let table = MrTable::new(8);
+        let table = MrTable::create(1, 8).unwrap();
         let key = MrTable::key(5, 3, 0xab);
         let iova = u64::MAX - 8191;
         let access = Access::REMOTE_READ;

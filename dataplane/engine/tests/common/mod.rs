@@ -1,7 +1,7 @@
 //! A client played by hand: a region, two QPs and their queues, over an engine without a control thread.
 #![allow(dead_code, reason = "each test binary uses a part")]
 use std::{
-    os::unix::net::UnixDatagram,
+    os::{fd::OwnedFd, unix::net::UnixDatagram},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -20,6 +20,7 @@ use rnic_wire::Mtu;
 
 pub const DEPTH: u32 = 64;
 pub const PD: u32 = 7;
+pub const KEY: u32 = MrTable::key(3, 1, 0x55);
 
 pub struct Rig {
     pub engine: Engine,
@@ -27,6 +28,10 @@ pub struct Rig {
     pub layout: RegionLayout,
     pub data: Arc<ClientMem>,
     pub key: u32,
+    /// The memfds of `region` and `data`.
+    pub files: [OwnedFd; 2],
+    /// Local ACK timeout of QPs that are connected from now on.
+    pub timeout: u8,
     pub qps: Vec<ClientQp>,
     pub events: Vec<ObjectEvent>,
     pub frames: usize,
@@ -61,25 +66,13 @@ impl Rig {
     }
 
     pub fn with_idle(cores: usize, ports: Vec<OpenPort>, idle: Idle) -> Self {
-        let limits = Limits {
-            clients: 4,
-            qps: 64,
-            cqs: 64,
-            mrs: 64,
-        };
-        let cores_config = vec![CoreConfig { cpu: None, idle }; cores];
-        let engine = Engine::start(EngineConfig {
-            cores: cores_config,
-            limits,
-            ports,
-        })
-        .unwrap();
+        let engine = Engine::start(Self::config(cores, ports, idle)).unwrap();
         let layout = RegionLayout::new(64, cores as u32, 4 << 20);
         let fault = Arc::new(FaultCell::default());
-        let (region, _fd) = ClientMem::create("region", layout.size, fault.clone()).unwrap();
-        let (data, _fd) = ClientMem::create("data", 8 << 20, fault).unwrap();
+        let (region, region_fd) = ClientMem::create("region", layout.size, fault.clone()).unwrap();
+        let (data, data_fd) = ClientMem::create("data", 8 << 20, fault).unwrap();
         let (region, data) = (Arc::new(region), Arc::new(data));
-        let key = MrTable::key(3, 1, 0x55);
+        let key = KEY;
         let access = Access::LOCAL_WRITE
             .union(Access::REMOTE_READ)
             .union(Access::REMOTE_WRITE);
@@ -91,20 +84,53 @@ impl Rig {
             len: data.len() as u64,
         };
         assert!(engine.mrs().validate(key, &descriptor));
-        let mut rig = Rig {
+        let mut rig = Self::over(engine, [region, data], layout, [region_fd, data_fd]);
+        rig.admit();
+        rig
+    }
+
+    pub fn config(cores: usize, ports: Vec<OpenPort>, idle: Idle) -> EngineConfig {
+        let limits = Limits {
+            clients: 4,
+            qps: 64,
+            cqs: 64,
+            mrs: 64,
+        };
+        EngineConfig {
+            cores: vec![CoreConfig { cpu: None, idle }; cores],
+            limits,
+            ports,
+        }
+    }
+
+    /// The client of a running engine, without QPs.
+    pub fn over(
+        engine: Engine,
+        [region, data]: [Arc<ClientMem>; 2],
+        layout: RegionLayout,
+        files: [OwnedFd; 2],
+    ) -> Self {
+        Rig {
             engine,
             region,
             layout,
             data,
-            key,
+            key: KEY,
+            files,
+            timeout: 10,
             qps: Vec::new(),
             events: Vec::new(),
             frames: 0,
             answers: Vec::new(),
             next_token: 1,
             wakes: Vec::new(),
-        };
-        for core in 0..cores {
+        }
+    }
+
+    /// Hands the client's doorbells to every core.
+    pub fn admit(&mut self) {
+        let rig = self;
+        for core in 0..rig.engine.core_count() {
             let (ours, theirs) = UnixDatagram::pair().unwrap();
             ours.set_nonblocking(true).unwrap();
             rig.wakes.push(ours);
@@ -121,7 +147,28 @@ impl Rig {
             );
             rig.answer(token);
         }
-        rig
+    }
+
+    /// The client's side of a QP that [`Rig::create_qp`] made first, second, ...: what the client itself knows.
+    pub fn find_qp(&mut self, slot: u32) {
+        let base = self.layout.queues as u64 + self.qps.len() as u64 * (256 << 10);
+        let (sq, rq, cq) = (base, base + (64 << 10), base + (128 << 10));
+        let word = |offset: usize| self.region.u32(offset).unwrap().load(Ordering::Acquire);
+        let qpn = number(slot, 5);
+        let heads = (0..self.engine.core_count() as u32)
+            .map(|i| word(cq as usize + rnic_abi::cq_subring_offset(DEPTH, i) + RingIndices::HEAD));
+        let qp = ClientQp {
+            qpn,
+            handle: Handle::new(slot, 1).0,
+            core: (qpn as usize & 0xff) % self.engine.core_count(),
+            sq,
+            rq,
+            cq,
+            sq_tail: word(sq as usize + RingIndices::TAIL),
+            rq_tail: word(rq as usize + RingIndices::TAIL),
+            cq_heads: heads.collect(),
+        };
+        self.qps.push(qp);
     }
 
     pub fn token(&mut self) -> Token {
@@ -284,7 +331,7 @@ impl Rig {
             max_rd_atomic: 4,
             max_dest_rd_atomic: 4,
             min_rnr_timer: 1,
-            timeout: 10,
+            timeout: self.timeout,
             retry_cnt: 7,
             rnr_retry: 7,
             ..QpAttr::default()

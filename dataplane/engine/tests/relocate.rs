@@ -1,0 +1,403 @@
+//! The data path's state outlives its process: arenas are handed over under load, a fresh process image rebuilds
+//! everything from them and goes on (DESIGN I13).
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fs::File,
+    io::Write,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::fs::FileExt,
+    },
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use common::{KEY, Rig, path, wqe};
+use rnic_abi::RegionLayout;
+use rnic_engine::{
+    Engine, EngineImage, Regions, ResumeError,
+    core::Idle,
+    mem::{ClientMem, FaultCell},
+    nonblocking::CheckedAllocator,
+    port::{HeapPool, OpenPort, ring_pair},
+};
+use rnic_transport::QpState;
+use rnic_wire::Mtu;
+use rustix::{
+    fs::{MemfdFlags, fstat, memfd_create},
+    io::{FdFlags, fcntl_setfd},
+};
+
+#[global_allocator]
+static ALLOCATOR: CheckedAllocator = CheckedAllocator;
+
+const WRITE: u8 = 0;
+const SEND: u8 = 2;
+const READ: u8 = 4;
+/// The first two on different cores, the next two on one.
+const SLOTS: [u32; 6] = [10, 11, 12, 14, 16, 17];
+/// Tells the test binary that it is the fresh process.
+const IMAGE: &str = "RNIC_TEST_IMAGE";
+
+const MB: usize = 1 << 20;
+const LEN: usize = 200_000;
+const WRITES: u64 = 12;
+
+fn ports() -> Vec<OpenPort> {
+    let (a, b) = ring_pair("rnic0", "rnic1", 2, 4200, HeapPool::for_mtu(2048, 4200));
+    vec![a, b]
+}
+
+fn idle() -> Idle {
+    Idle::Sleep {
+        spin_for_ns: 200_000,
+        max_sleep_ns: 1_000_000,
+    }
+}
+
+fn layout() -> RegionLayout {
+    RegionLayout::new(64, 2, 4 << 20)
+}
+
+/// QPs 0 and 1 over the wire, 2 and 3 without frames, 4 in RESET, 5 in error.
+fn appliance() -> Rig {
+    let mut rig = Rig::with_idle(2, ports(), idle());
+    // A quarter of a second: longer than a process takes to start.
+    rig.timeout = 16;
+    for slot in SLOTS {
+        rig.create_qp(slot);
+    }
+    rig.connect(0, 1, path(1, 2, false), path(2, 1, false), Mtu::M1024);
+    rig.connect(2, 3, path(3, 4, true), path(4, 3, true), Mtu::M4096);
+    rig.connect_one(5, 4, path(5, 6, true), Mtu::M256);
+    let (sq, handle, core) = (rig.qps[5].sq as usize, rig.qps[5].handle, rig.qps[5].core);
+    rig.publish(sq, 1_000_000, handle, core);
+    while rig.events.is_empty() {
+        rig.poll();
+        std::thread::yield_now();
+    }
+    // Some of everything was done before.
+    let sge = rig.sge(0, 5000);
+    let target = rig.sge(MB as u64, 5000);
+    rig.post_recv(1, 1, &[target]);
+    rig.post_send(0, wqe(1, SEND, sge, 0, 0));
+    rig.post_send(0, wqe(2, READ, sge, MB as u64, rig.key));
+    assert_eq!(
+        (
+            rig.wait_cqe(1).wr_id,
+            rig.wait_cqe(0).wr_id,
+            rig.wait_cqe(0).wr_id
+        ),
+        (1, 1, 2)
+    );
+    rig
+}
+
+/// A SEND that nobody receives yet, with WRITEs behind it; WRITEs and READs in full swing.
+fn load(rig: &mut Rig) {
+    rig.fill(0, LEN, 1);
+    let sge = rig.sge(0, LEN as u32);
+    rig.post_send(0, wqe(10, SEND, sge, 0, 0));
+    rig.fill(4 * MB, LEN, 2);
+    rig.fill(6 * MB, LEN, 3);
+    for i in 0..WRITES {
+        let (sge, there) = (rig.sge((4 * MB) as u64, LEN as u32), (5 * MB) as u64);
+        rig.post_send(2, wqe(100 + i, WRITE, sge, there, rig.key));
+        let (sge, there) = (rig.sge((7 * MB) as u64, LEN as u32), (6 * MB) as u64);
+        rig.post_send(0, wqe(11 + i, [WRITE, READ][i as usize % 2], sge, there, rig.key));
+    }
+}
+
+/// What the load brings in the end: everything once, in order, byte for byte.
+fn finish(rig: &mut Rig) {
+    let target = rig.sge((2 * MB) as u64, LEN as u32);
+    rig.post_recv(1, 77, &[target]);
+    let got = rig.wait_cqe(1);
+    assert_eq!((got.wr_id, got.status, got.byte_len), (77, 0, LEN as u32));
+    assert_eq!(rig.bytes(2 * MB, LEN), rig.bytes(0, LEN));
+    for i in 0..=WRITES {
+        let cqe = rig.wait_cqe(0);
+        assert_eq!((cqe.wr_id, cqe.status), (10 + i, 0));
+    }
+    assert_eq!(rig.bytes(6 * MB, LEN), rig.bytes(7 * MB, LEN));
+    for i in 0..WRITES {
+        let cqe = rig.wait_cqe(2);
+        assert_eq!((cqe.wr_id, cqe.status), (100 + i, 0));
+    }
+    assert_eq!(rig.bytes(5 * MB, LEN), rig.bytes(4 * MB, LEN));
+    assert!(
+        (0..6).all(|qp| rig.poll_cq(qp).is_none()),
+        "completions nobody waits for"
+    );
+}
+
+/// The client's memory, mapped anew.
+struct Mapped([Arc<ClientMem>; 2]);
+
+impl Mapped {
+    fn new([region, data]: &[OwnedFd; 2]) -> Self {
+        let map = |fd: &OwnedFd, len| {
+            Arc::new(ClientMem::map(fd.as_fd(), 0, len as u64, Arc::<FaultCell>::default()).unwrap())
+        };
+        Mapped([map(region, layout().size), map(data, 8 * MB)])
+    }
+}
+
+impl Regions for Mapped {
+    fn region(&self, client: u32) -> Option<Arc<ClientMem>> {
+        (client == 0).then(|| self.0[0].clone())
+    }
+
+    fn mapping(&self, key: u32) -> Option<&ClientMem> {
+        (key == KEY).then_some(&*self.0[1])
+    }
+
+    fn channel(&self, _client: u32, _handle: u32) -> Option<Arc<OwnedFd>> {
+        None
+    }
+}
+
+/// Takes over; the inventory must be the one that was handed over.
+fn take_over(image: EngineImage, files: [OwnedFd; 2]) -> Result<Rig, ResumeError> {
+    let expected = image.inventory.clone();
+    let (engine, inheritance) = Engine::resume(Rig::config(2, ports(), idle()), image)?;
+    assert_eq!(inheritance.clients().into_iter().collect::<Vec<_>>(), [0]);
+    let regions = Mapped::new(&files);
+    let mut rig = Rig::over(engine, regions.0.clone(), layout(), files);
+    rig.admit();
+    let rebuilt = match rig.engine.rebuild(inheritance, &regions) {
+        Ok(rebuilt) => rebuilt,
+        Err(error) => {
+            rig.engine.stop();
+            return Err(error);
+        }
+    };
+    assert_eq!(rebuilt.inventory(), expected);
+    rig.engine.adopt(rebuilt);
+    for slot in SLOTS {
+        rig.find_qp(slot);
+    }
+    Ok(rig)
+}
+
+fn hand_over(rig: Rig) -> (EngineImage, [OwnedFd; 2]) {
+    let Rig { engine, files, .. } = rig;
+    (engine.hand_over().unwrap(), files)
+}
+
+/// Runs this test's binary anew, with the descriptors of the image and nothing else of this process.
+fn in_a_fresh_process(test: &str, image: &EngineImage, files: &[OwnedFd; 2]) {
+    let inherit = |fd: BorrowedFd<'_>| {
+        fcntl_setfd(fd, FdFlags::empty()).unwrap();
+        fd.as_raw_fd().to_string()
+    };
+    let all = image.cores.iter().flatten().chain([&image.mrs]).chain(files);
+    let fds: Vec<_> = all.map(|fd| inherit(fd.as_fd())).collect();
+    let mut inventory = tempfile::NamedTempFile::new().unwrap();
+    inventory
+        .write_all(image.inventory.join("\n").as_bytes())
+        .unwrap();
+    let text = format!(
+        "{} {} {}",
+        inventory.path().display(),
+        image.boot_epoch,
+        fds.join(" ")
+    );
+    let output = Command::new(env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(IMAGE, text)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// In the fresh process: what was inherited.
+fn inherited() -> Option<(EngineImage, [OwnedFd; 2])> {
+    let text = env::var(IMAGE).ok()?;
+    let mut words = text.split(' ');
+    let inventory = std::fs::read_to_string(words.next()?).unwrap();
+    let boot_epoch = words.next()?.parse().unwrap();
+    // SAFETY: the parent left these descriptors open for this process, and nobody else here knows of them.
+    let mut fds = words.map(|fd| unsafe { OwnedFd::from_raw_fd(fd.parse().unwrap()) });
+    let mut next = || fds.next().unwrap();
+    let image = EngineImage {
+        boot_epoch,
+        cores: vec![[next(), next(), next()], [next(), next(), next()]],
+        mrs: next(),
+        inventory: inventory.lines().map(str::to_owned).collect(),
+    };
+    Some((image, [next(), next()]))
+}
+
+#[test]
+fn a_fresh_process_rebuilds_everything_and_finishes_what_was_under_way() {
+    if let Some((image, files)) = inherited() {
+        let mut rig = take_over(image, files).unwrap();
+        let states: Vec<_> = (0..6).map(|qp| rig.query(qp).attr.state).collect();
+        use QpState::{Err, Reset, Rts};
+        assert_eq!(states, [Rts, Rts, Rts, Rts, Reset, Err]);
+        finish(&mut rig);
+        // What was in RESET goes on from there, and slots are free again once their objects are gone.
+        let error = rig.query(5).cause;
+        assert_eq!(error.check, rnic_transport::Check::SendQueue);
+        for qp in 0..6 {
+            rig.destroy_qp(qp);
+        }
+        let (image, _) = hand_over(rig);
+        assert!(
+            image.inventory.iter().all(|line| !line.contains("RcQp")),
+            "{:?}",
+            image.inventory
+        );
+        return;
+    }
+    for round in 0..4 {
+        let mut rig = appliance();
+        load(&mut rig);
+        // At another moment each time; the last time nothing is on its way but the SEND that waits.
+        let until = Instant::now() + Duration::from_micros([0, 300, 1500, 30_000][round]);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        let (image, files) = hand_over(rig);
+        assert_eq!(
+            image
+                .inventory
+                .iter()
+                .filter(|line| line.contains("RcQp"))
+                .count(),
+            6
+        );
+        in_a_fresh_process(
+            "a_fresh_process_rebuilds_everything_and_finishes_what_was_under_way",
+            &image,
+            &files,
+        );
+    }
+}
+
+#[test]
+fn what_was_destroyed_is_not_handed_over_and_what_was_withdrawn_stays_invalid() {
+    let mut rig = appliance();
+    rig.destroy_qp(4);
+    assert!(rig.engine.mrs().invalidate(KEY));
+    let (image, files) = hand_over(rig);
+    assert_eq!(
+        image
+            .inventory
+            .iter()
+            .filter(|line| line.contains("RcQp"))
+            .count(),
+        5
+    );
+    assert!(!image.inventory.iter().any(|line| line.contains("MrRecord")));
+    drop(take_over_and_stop(image, files));
+}
+
+fn take_over_and_stop(image: EngineImage, files: [OwnedFd; 2]) -> Result<bool, ResumeError> {
+    let rig = take_over_slots(image, files)?;
+    let healthy = rig.engine.is_healthy();
+    rig.engine.stop();
+    Ok(healthy)
+}
+
+/// Takes over whatever is there, lets it run for some passes.
+fn take_over_slots(image: EngineImage, files: [OwnedFd; 2]) -> Result<Rig, ResumeError> {
+    let (engine, inheritance) = Engine::resume(Rig::config(2, ports(), idle()), image)?;
+    let regions = Mapped::new(&files);
+    let mut rig = Rig::over(engine, regions.0.clone(), layout(), files);
+    match rig.engine.rebuild(inheritance, &regions) {
+        Ok(rebuilt) => {
+            rig.engine.adopt(rebuilt);
+            let until = Instant::now() + Duration::from_millis(2);
+            while Instant::now() < until {
+                rig.poll();
+            }
+            Ok(rig)
+        }
+        Err(error) => {
+            rig.engine.stop();
+            Err(error)
+        }
+    }
+}
+
+/// A copy of a file, with one byte changed.
+fn copy(fd: &OwnedFd, change: Option<(u64, u8)>) -> OwnedFd {
+    let from: File = fd.try_clone().unwrap().into();
+    let to: File = memfd_create("copy", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .unwrap()
+        .into();
+    let mut bytes = vec![0; fstat(fd).unwrap().st_size as usize];
+    from.read_exact_at(&mut bytes, 0).unwrap();
+    if let Some((at, bit)) = change {
+        bytes[at as usize] ^= bit;
+    }
+    to.write_all_at(&bytes, 0).unwrap();
+    to.into()
+}
+
+#[test]
+fn a_damaged_image_is_refused_with_its_place_or_taken_over_without_harm() {
+    let mut rig = appliance();
+    load(&mut rig);
+    let (image, files) = hand_over(rig);
+    let data: BTreeMap<usize, u64> = [(0, 5 * 2300), (1, 4 * 192), (2, 3 * 4096), (6, 4096)].into();
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let (mut refused, mut taken) = (0, 0);
+    for _ in 0..100 {
+        let which = [0, 0, 0, 1, 2, 6][random() as usize % 6];
+        let at = match random() % 8 {
+            0 => random() % 56,
+            _ => 4096 + random() % data[&which],
+        };
+        let bit = 1 << (random() % 8);
+        let change = |file| (file == which).then_some((at, bit));
+        let all: Vec<_> = image.cores.iter().flatten().chain([&image.mrs]).collect();
+        let mut copies = all.iter().enumerate().map(|(i, fd)| copy(fd, change(i)));
+        let mut next = || copies.next().unwrap();
+        let damaged = EngineImage {
+            boot_epoch: image.boot_epoch,
+            cores: vec![[next(), next(), next()], [next(), next(), next()]],
+            mrs: next(),
+            inventory: Vec::new(),
+        };
+        let files = [copy(&files[0], None), copy(&files[1], None)];
+        for fd in &files {
+            rustix::fs::fcntl_add_seals(fd, rustix::fs::SealFlags::SHRINK).unwrap();
+        }
+        match take_over_and_stop(damaged, files) {
+            Ok(healthy) => {
+                assert!(
+                    healthy,
+                    "a poll core broke down: file {which}, byte {at}, bit {bit}"
+                );
+                taken += 1;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                assert!(
+                    text.contains("arena ") || text.contains("client") || text.contains("key"),
+                    "{text}"
+                );
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 5 && taken > 5, "{refused} refused, {taken} taken over");
+}
