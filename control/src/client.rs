@@ -209,7 +209,8 @@ impl Control {
 
     /// Checks that the client may make one more object of a kind.
     pub(crate) fn allow(&mut self, conn: u32, kind: Kind) -> Verb<()> {
-        let (total, gate) = (self.bytes_awaiting_grace() as u64, self.grace_gate() as u64);
+        let gate = self.grace_gate() as u64;
+        let total = (self.bytes_awaiting_grace() as u64, self.grace.is_full());
         let client = self.client_mut(conn)?;
         let (own, usage) = (client.awaiting_grace as u64, client.usage.clone());
         let who = || self.who_holds_up(Instant::now());

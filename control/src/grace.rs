@@ -8,7 +8,7 @@
 //! nobody else with it. Only an object larger than the bound may exceed it, alone.
 //!
 //! The pages of memory regions are their clients'. They have an account of their own, which cannot exceed what clients
-//! may register: a region leaves that quota when it is unmapped.
+//! may register: a region leaves that quota when it is unmapped. Deregistering takes no room and never waits in line.
 
 use std::{
     collections::VecDeque,
@@ -45,15 +45,20 @@ pub struct Cost {
 impl Cost {
     /// Of an object, on `cores` poll cores.
     pub fn of(object: &Object, cores: usize) -> Self {
-        let (bytes, mapped) = match &object.what {
-            What::Qp(qp) => (qp.sq.len + qp.rq.len + qp.core_bytes, 0),
-            What::Cq(cq) => (cq.slice.len + cores * size_of::<CompletionQueue>(), 0),
-            What::Mr(mr) => (0, mr.length),
-            What::Pd(_) | What::Channel(_) => (0, 0),
-        };
-        Cost {
+        let queues = |bytes| Cost {
             bytes: BOOKKEEPING + bytes,
-            mapped,
+            mapped: 0,
+        };
+        match &object.what {
+            What::Qp(qp) => queues(qp.sq.len + qp.rq.len + qp.core_bytes),
+            What::Cq(cq) => queues(cq.slice.len + cores * size_of::<CompletionQueue>()),
+            // An invalidation waits for no memory (DESIGN I9), so not in line either.
+            What::Mr(mr) => Cost {
+                bytes: 0,
+                mapped: mr.length,
+            },
+            // No core knows of them: they await nothing.
+            What::Pd(_) | What::Channel(_) => Cost::default(),
         }
     }
 }
@@ -74,12 +79,19 @@ pub struct GraceAccount {
     pub now: Cost,
     /// Requests that wait for room, in the order in which they came.
     line: VecDeque<u64>,
+    /// The first of them waits because all clients together have too much waiting.
+    full: bool,
 }
 
 impl GraceAccount {
     /// Destructions that wait for room.
     pub fn in_line(&self) -> usize {
         self.line.len()
+    }
+
+    /// Whether what awaits grace has reached its bound.
+    pub fn is_full(&self) -> bool {
+        self.full
     }
 }
 
@@ -165,14 +177,20 @@ impl Control {
 
     /// Begins what a request has to destroy, or lets it wait in line for room.
     pub(crate) fn begin_in_turn(&mut self, number: u64) {
-        self.grace.line.push_back(number);
-        self.serve_line();
+        match self.ops.cost_of(number) {
+            Some((conn, cost)) if cost.bytes == 0 => self.begin_destruction(number, conn, cost),
+            _ => {
+                self.grace.line.push_back(number);
+                self.serve_line();
+            }
+        }
     }
 
     /// Begins what waits in line, as far as there is room, in order; one whose client has too much waiting holds up
     /// nobody else.
     pub(crate) fn serve_line(&mut self) {
         let mut left = std::mem::take(&mut self.grace.line);
+        let mut full = false;
         let mut waiting = VecDeque::new();
         while let Some(number) = left.pop_front() {
             let Some((conn, cost)) = self.ops.cost_of(number) else {
@@ -182,6 +200,7 @@ impl Control {
                 Room::Enough => self.begin_destruction(number, conn, cost),
                 Room::ClientFull => waiting.push_back(number),
                 Room::Full => {
+                    full = true;
                     waiting.push_back(number);
                     waiting.append(&mut left);
                 }
@@ -189,6 +208,7 @@ impl Control {
         }
         // What was begun may have put more into the line.
         waiting.append(&mut self.grace.line);
+        self.grace.full = full;
         self.grace.line = waiting;
     }
 

@@ -62,8 +62,14 @@ impl Quota {
     }
 
     /// Checks that not too much of what was destroyed still awaits grace: `own` bytes of this client and `total` of
-    /// all, of which there may be `limit`. `who` holds it up.
-    pub fn check_grace(&self, own: u64, total: u64, limit: u64, who: impl Fn() -> String) -> Verb<()> {
+    /// all, of which there may be `limit`; or `full` says that some could not be destroyed yet. `who` holds it up.
+    pub fn check_grace(
+        &self,
+        own: u64,
+        (total, full): (u64, bool),
+        limit: u64,
+        who: impl Fn() -> String,
+    ) -> Verb<()> {
         let own_limit = self.limits.bytes_awaiting_grace.bytes();
         let (bytes, of, limit, key) = if own > own_limit {
             (
@@ -72,13 +78,14 @@ impl Quota {
                 own_limit,
                 "limits.per_client.bytes_awaiting_grace",
             )
-        } else if total > limit {
+        } else if full || total > limit {
             (total, "", limit, "limits.bytes_awaiting_grace")
         } else {
             return Ok(());
         };
         Err(Refusal::again(format!(
-            "{bytes} bytes of {of}destroyed objects wait for {}; nothing is made beyond {limit} ({key}); try again",
+            "{bytes} bytes of {of}destroyed objects, of at most {limit} ({key}), wait for {}; nothing is made until they \
+             are freed: try again",
             who()
         )))
     }
@@ -155,14 +162,19 @@ mod tests {
         };
         let own_limit = quota.limits.bytes_awaiting_grace.bytes();
         let who = || "poll core 3".to_owned();
-        assert!(quota.check_grace(own_limit, own_limit, own_limit, who).is_ok());
+        assert!(
+            quota
+                .check_grace(own_limit, (own_limit, false), own_limit, who)
+                .is_ok()
+        );
         for (own, total, key) in [
+            (0, (0, true), "(limits.bytes_awaiting_grace)"),
             (
                 own_limit + 1,
-                own_limit + 1,
+                (own_limit + 1, false),
                 "limits.per_client.bytes_awaiting_grace",
             ),
-            (0, (64 << 20) + 1, "(limits.bytes_awaiting_grace)"),
+            (0, ((64 << 20) + 1, false), "(limits.bytes_awaiting_grace)"),
         ] {
             let refusal = quota.check_grace(own, total, 64 << 20, who).unwrap_err();
             assert_eq!(refusal.errno(), rustix::io::Errno::AGAIN);

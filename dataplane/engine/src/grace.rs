@@ -4,7 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rnic_qsbr::{Epoch, ParticipantState};
+use rnic_qsbr::{Epoch, ParticipantState, Waiting};
 
 use crate::{command::Message, engine::Engine, quarantine, retire::Retired, view::RetiredView};
 
@@ -129,7 +129,8 @@ impl Engine {
         let ParticipantState::Online { reported } = self.qsbr.state(core) else {
             return held;
         };
-        for waiting in self.reclaimer.iter().filter(|w| w.epoch > reported) {
+        let counted = |w: &Waiting<'_, Garbage>| w.epoch > reported && w.bytes > 0;
+        for waiting in self.reclaimer.iter().filter(counted) {
             match waiting.item {
                 Garbage::View(_) => held.views += 1,
                 Garbage::Object(_) | Garbage::Other(_) => held.others += 1,

@@ -7,10 +7,12 @@
 //! - [`Probe`] is a client process (`rnic-probe`) that moves seeded data and checks every byte.
 //! - [`raw`] speaks the control protocol and writes the shared memory by hand, for what the client library
 //!   would never do.
+//! - [`Stopped`] is one thread of a daemon in a debugger.
 //! - [`Turn`] lets one heavy test at a time run on the machine.
 
 mod appliance;
 mod command;
+mod debugger;
 mod hugepages;
 mod namespace;
 pub mod probe;
@@ -24,6 +26,7 @@ mod turn;
 
 pub use appliance::Appliance;
 pub use command::rnicd;
+pub use debugger::Stopped;
 pub use hugepages::Hugepages;
 pub use namespace::{Namespace, Wire, privileged};
 pub use process::{Bystanders, Probe, Report};

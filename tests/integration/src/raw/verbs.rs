@@ -113,6 +113,11 @@ impl Verbs {
         self.pd
     }
 
+    /// The CQ's handle.
+    pub fn cq_handle(&self) -> u32 {
+        self.cq.handle
+    }
+
     /// QPs made from now on complete to this CQ, which is then polled.
     pub fn use_cq(&mut self, cq: CreateCqReply) {
         self.heads = vec![0; cq.subrings as usize];
