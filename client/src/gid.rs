@@ -33,6 +33,15 @@ impl From<Ipv4Addr> for Gid {
     }
 }
 
+impl From<IpAddr> for Gid {
+    fn from(address: IpAddr) -> Gid {
+        match address {
+            IpAddr::V4(v4) => v4.into(),
+            IpAddr::V6(v6) => v6.into(),
+        }
+    }
+}
+
 impl From<Gid> for Ipv6Addr {
     fn from(gid: Gid) -> Ipv6Addr {
         gid.0.into()

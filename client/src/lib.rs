@@ -55,6 +55,7 @@
 #![deny(unsafe_code)]
 
 mod access;
+mod ah;
 mod batch;
 mod cause;
 mod channel;
@@ -78,6 +79,7 @@ mod shm;
 mod wake;
 
 pub use access::{Access, Mtu, PortState, QpState};
+pub use ah::{AddressVector, Ah, AhAttr, MacAddr};
 pub use batch::{Batch, RecvBatch, Wr, op};
 pub use cause::Cause;
 pub use channel::CompChannel;

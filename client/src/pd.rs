@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use rnic_abi::{Empty, HandleArg, Op};
 
-use crate::{Access, Context, Mr, Qp, QpConfig, Result};
+use crate::{Access, AddressVector, Ah, Context, Mr, Qp, QpConfig, Result};
 
 /// A protection domain: QPs use the memory regions of their own domain only. Cheap to clone; any thread. Freed
 /// when the last clone, region and QP of it are gone.
@@ -29,6 +29,18 @@ impl Pd {
     /// Allocates `len` bytes of zeroed memory (at least one) and registers them.
     pub fn alloc_mr(&self, len: usize, access: Access) -> Result<Mr> {
         Mr::allocate(self, len, access)
+    }
+
+    /// Makes an address handle. The daemon finds the MAC address of the next hop first, which takes up to three
+    /// seconds when nobody answers; then the errno is EHOSTUNREACH.
+    pub fn create_ah(&self, vector: &AddressVector) -> Result<Ah> {
+        Ah::create(self, vector, 0)
+    }
+
+    /// The same without waiting: when the MAC address is not known the errno is EAGAIN and the daemon asks for it
+    /// meanwhile; when it was asked for and nobody has answered, EHOSTUNREACH.
+    pub fn create_ah_now(&self, vector: &AddressVector) -> Result<Ah> {
+        Ah::create(self, vector, Ah::AT_ONCE)
     }
 
     /// Makes an RC QP in the state RESET.

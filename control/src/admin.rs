@@ -38,6 +38,8 @@ pub enum AdminRequest {
     Qp,
     /// Answered by a list of [`crate::status::GidState`].
     Gid,
+    /// Answered by a list of [`crate::status::NeighbourState`].
+    Neigh,
 }
 
 /// A response: `{"ok": …}` or `{"error": "…"}`.
@@ -139,6 +141,7 @@ impl Control {
                 Ok(AdminRequest::Status) => ok(&self.status()),
                 Ok(AdminRequest::Dev) => ok(&self.device_states()),
                 Ok(AdminRequest::Gid) => ok(&self.gid_states()),
+                Ok(AdminRequest::Neigh) => ok(&self.neighbour_states()),
                 Ok(AdminRequest::Qp) => match self.all_answer() {
                     Ok(()) => {
                         self.list_qps(id);
@@ -147,7 +150,9 @@ impl Control {
                     // The cores know what is to be listed, and this one would not answer.
                     Err(refusal) => AdminResponse::Error(refusal.text().to_owned()),
                 },
-                Err(error) => AdminResponse::Error(format!("{error}; requests are status, dev, qp and gid")),
+                Err(error) => {
+                    AdminResponse::Error(format!("{error}; requests are status, dev, qp, gid and neigh"))
+                }
             };
             self.respond(id, &response);
         }

@@ -2,7 +2,7 @@
 //! slow path. Nothing in it waits for a client or a core; what has to wait is an [`crate::ops::Op`].
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -10,6 +10,7 @@ use std::{
 
 use rnic_config::Config;
 use rnic_engine::{Engine, command::Message, view::SLOT_BITS};
+use rnic_qsbr::Epoch;
 
 use crate::{
     admin::AdminConnection,
@@ -21,7 +22,7 @@ use crate::{
     neighbour::Neighbours,
     netlink::{self, Monitor},
     notify::Notifier,
-    objects::{Numbers, Object, Table},
+    objects::{AhSlots, Numbers, Object, Table},
     ops::Ops,
     poller::{Interest, Poller, Ready, Source},
     quota::Quota,
@@ -68,6 +69,9 @@ pub struct Control {
     /// What is remembered of each core's stalls.
     pub(crate) stalls: Vec<StallRecord>,
     pub(crate) neighbours: Neighbours,
+    pub(crate) ahs: AhSlots,
+    /// Slots of address handles without an owner that wait for a grace period.
+    pub(crate) dropped_ahs: VecDeque<(Epoch, u32)>,
     pub(crate) slow: SlowPath,
     pub(crate) mapper: Mapper,
     pub(crate) registry: Arc<Registry<Control>>,
@@ -151,7 +155,15 @@ impl Control {
             quota: Quota {
                 limits: config.limits.per_client.clone(),
             },
-            neighbours: Neighbours::new(&config.ports),
+            neighbours: Neighbours::new(
+                &config.ports,
+                limits.qps + limits.ahs,
+                config.control.neighbour_lifetime.duration(),
+                now,
+            ),
+            // The users of neighbours are QPs, by their slots, then address handles.
+            ahs: AhSlots::new(limits.ahs, limits.qps),
+            dropped_ahs: VecDeque::new(),
             slow: SlowPath::new(&devices, now),
             devices,
             boot_epoch,
@@ -346,10 +358,8 @@ impl Control {
                 Message::Event(event) => self.object_event(&event),
                 Message::Frame { port, frame } => {
                     let (heard, vlan) = self.slow.receive(port, frame.bytes(), frame.vlan(), now);
-                    let resolved =
-                        heard.and_then(|h| self.neighbours.learn(port, vlan, h.ip, h.mac, h.to_us, now));
-                    if let Some(resolved) = resolved {
-                        self.neighbour_resolved(resolved);
+                    if let Some(heard) = heard {
+                        self.heard(port, vlan, &heard, now);
                     }
                 }
                 answer => self.answered(core, answer),
@@ -375,10 +385,10 @@ impl Control {
     /// Asks for neighbours whose time has come, and gives up on the silent.
     pub(crate) fn ask_neighbours(&mut self, now: Instant) {
         let slow = &mut self.slow;
-        let failed = self.neighbours.tick(now, |target| slow.ask(target));
+        let failed = self.neighbours.tick(now, |target, whom| slow.ask(target, whom));
         self.send_slow_frames();
         for resolved in failed {
-            self.neighbour_resolved(resolved);
+            self.neighbour_silent(resolved);
         }
     }
 

@@ -17,7 +17,9 @@ use rustix::{
 
 use crate::{
     control::{Control, Parts},
-    machine, placement, ports,
+    machine,
+    objects::AH_RESERVE,
+    placement, ports,
     socket::{ListenError, Listener},
 };
 
@@ -126,6 +128,8 @@ fn limits(config: &Config) -> Limits {
         cqs: all(limits.per_client.cqs, MAX_CQS),
         // Slot 0 is not used.
         mrs: all(limits.per_client.mrs, (1 << SLOT_BITS) - 1) + 1,
+        // Beside the quota, those that are kept ready.
+        ahs: all(limits.per_client.ahs, (1 << SLOT_BITS) - AH_RESERVE) + AH_RESERVE,
     }
 }
 

@@ -228,6 +228,12 @@ impl Control {
             match self.objects.peek(*key).map(|object| &object.what) {
                 Some(What::Qp(qp)) => {
                     self.engine.publisher().remove(view::Kind::Qp, qp.qpn);
+                    let slot = qp.slot();
+                    self.unfollow(slot);
+                }
+                Some(What::Ah(ah)) => {
+                    let number = ah.number;
+                    self.unpublish_ah(number);
                 }
                 Some(What::Mr(mr)) => {
                     self.engine.mrs().invalidate(mr.key);
@@ -277,6 +283,7 @@ impl Control {
             What::Mr(mr) => self.numbers.keys.give(mr.slot),
             What::Cq(cq) => self.numbers.cqs.give(cq.slot()),
             What::Qp(qp) => self.numbers.qpns.give(qp.slot()),
+            What::Ah(ah) => self.ahs.give(ah.slot()),
             What::Channel(_) => {}
         }
         self.give_handle(object.owner, object.handle);
@@ -302,7 +309,7 @@ impl Control {
                 self.give_queue_space(conn, qp.sq);
                 self.give_queue_space(conn, qp.rq);
             }
-            What::Pd(_) | What::Channel(_) => {}
+            What::Pd(_) | What::Channel(_) | What::Ah(_) => {}
         }
         false
     }
@@ -317,6 +324,6 @@ fn answer_to(object: &Object) -> Reply {
             events_reported: object.reported,
             reserved: 0,
         }),
-        Kind::Pd | Kind::Mr | Kind::Channel => Reply::default(),
+        Kind::Pd | Kind::Mr | Kind::Channel | Kind::Ah => Reply::default(),
     }
 }

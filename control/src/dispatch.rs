@@ -127,6 +127,9 @@ impl Control {
             Op::ModifyQp => self.modify_qp(conn, &request.body()?),
             Op::QueryQp => self.query_qp(conn, &request.body()?),
             Op::DestroyQp => self.destroy_one(conn, Kind::Qp, request.body()?),
+            Op::CreateAh => self.create_ah(conn, &request.body()?),
+            Op::QueryAh => self.query_ah(conn, &request.body()?).map(Outcome::Done),
+            Op::DestroyAh => self.destroy_one(conn, Kind::Ah, request.body()?),
         }
     }
 

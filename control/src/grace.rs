@@ -52,6 +52,7 @@ impl Cost {
         match &object.what {
             What::Qp(qp) => queues(qp.sq.len + qp.rq.len + qp.core_bytes),
             What::Cq(cq) => queues(cq.slice.len + cores * size_of::<CompletionQueue>()),
+            What::Ah(_) => queues(0),
             // An invalidation waits for no memory (DESIGN I9), so not in line either.
             What::Mr(mr) => Cost {
                 bytes: 0,

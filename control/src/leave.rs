@@ -68,8 +68,15 @@ impl Control {
         let waiting: Vec<u64> = self.ops.of(conn).collect();
         for number in waiting {
             self.neighbours.forget(number);
-            if self.ops.is_idle_modify(number) {
-                self.ops.take(number);
+            if !self.ops.waits_for_neighbour(number) {
+                continue;
+            }
+            if let Some(Op {
+                work: Work::CreateAh(creation),
+                ..
+            }) = self.ops.take(number)
+            {
+                self.abandon_ah(&creation);
             }
         }
         self.go_on_leaving(conn);
@@ -89,7 +96,11 @@ impl Control {
             let wanted = |key: &Key| self.objects.peek(*key).is_some_and(|o| kinds.contains(&o.kind()));
             client.objects.iter().copied().filter(wanted).collect()
         };
-        let order: [&[Kind]; 3] = [&[Kind::Qp], &[Kind::Cq, Kind::Mr], &[Kind::Channel, Kind::Pd]];
+        let order: [&[Kind]; 3] = [
+            &[Kind::Qp],
+            &[Kind::Cq, Kind::Mr, Kind::Ah],
+            &[Kind::Channel, Kind::Pd],
+        ];
         let batch = order.into_iter().map(of).find(|batch| !batch.is_empty());
         match batch {
             Some(batch) => {

@@ -26,6 +26,7 @@ mod netlink;
 mod notify;
 mod objects;
 mod ops;
+mod paths;
 mod placement;
 mod poller;
 pub mod ports;

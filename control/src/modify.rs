@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rnic_abi::{Av, ModifyQp, QpAttrs, QueryQpReply, qp_mask};
 use rnic_engine::{
-    command::{Command, QpChange, QpStatus},
+    command::{Command, Path, QpChange, QpStatus},
     core::abi_cause,
 };
 use rnic_transport::{Access, ModifyError, QpAttr, QpAttrMask, QpState, QpType, check_modify};
@@ -15,11 +15,10 @@ use crate::{
     control::Control,
     dispatch::Outcome,
     gid::GidHold,
-    neighbour::Resolved,
     objects::{Key, Kind, Qp, What},
     ops::Work,
     refusal::{Refusal, Verb},
-    route::{NextHop, Route, route},
+    route::{Route, route},
     session::Reply,
 };
 
@@ -33,6 +32,18 @@ pub struct Modify {
     path: Option<(Av, Route)>,
     /// Keeps the path's local address at its index, from the check on.
     gid: Option<GidHold>,
+    /// The path that was given to the core.
+    sent: Option<Path>,
+}
+
+impl Modify {
+    /// That nobody answers for the next hop.
+    pub fn silent(&self) -> Refusal {
+        match self.path {
+            Some((_, route)) => route.silent(),
+            None => Refusal::invalid("modify_qp: no path to resolve"),
+        }
+    }
 }
 
 /// A state a client named.
@@ -131,15 +142,15 @@ impl Control {
         }
         let path = if mask.contains(QpAttrMask::AV) {
             let av = arg.attrs.ah_attr;
-            Some((av, route(&self.devices, device, &av)?))
+            Some((
+                av,
+                route(&self.devices, device, &av).map_err(|e| e.refusal(&self.devices))?,
+            ))
         } else {
             None
         };
         let gid = path.and_then(|(av, _)| owner.gids.hold(av.sgid_index.into()));
-        let target = path.and_then(|(_, route)| match route.next_hop {
-            NextHop::Own { .. } => None,
-            NextHop::Neighbour(target) => Some(target),
-        });
+        let target = path.and_then(|(_, route)| route.target());
         let op = self.begin(
             conn,
             Work::Modify(Box::new(Modify {
@@ -148,81 +159,41 @@ impl Control {
                 mask,
                 path,
                 gid,
+                sent: None,
             })),
         );
-        let now = Instant::now();
         match target {
-            Some(target) if self.neighbours.lookup(&target, now).is_none() => {
-                self.neighbours.wait(target, op, now);
-                self.ask_neighbours(now);
+            Some(target) if !self.is_known(&target) => {
+                if let Err(refusal) = self.await_neighbour(op, target, Instant::now()) {
+                    self.ops.take(op);
+                    return Err(refusal);
+                }
             }
-            _ => self.send_change(op, None),
+            _ => self.send_change(op),
         }
         Ok(Outcome::Pending)
     }
 
-    /// A question for neighbours has ended.
-    pub(crate) fn neighbour_resolved(&mut self, resolved: Resolved) {
-        for op in resolved.waiting {
-            match resolved.mac {
-                Some(mac) => self.send_change(op, Some(mac)),
-                None => self.neighbour_silent(op),
-            }
-        }
-    }
-
-    fn neighbour_silent(&mut self, number: u64) {
-        let Some(op) = self.ops.take(number) else { return };
-        let Work::Modify(modify) = &op.work else { return };
-        let asked = modify.path.map(|(_, route)| match route.next_hop {
-            NextHop::Neighbour(target) if target.ip != route.remote => {
-                format!("{} (next hop of {})", target.ip, route.remote)
-            }
-            _ => route.remote.to_string(),
-        });
-        let refusal = Refusal::new(
-            Errno::HOSTUNREACH,
-            format!(
-                "ah_attr.dgid: nobody on the link answers for {}; is the peer up, on this network and VLAN?",
-                asked.unwrap_or_default()
-            ),
-        );
-        self.answer(op.conn, Err(refusal));
-    }
-
     /// Hands a checked change to the QP's core.
-    fn send_change(&mut self, number: u64, mac: Option<[u8; 6]>) {
+    pub(crate) fn send_change(&mut self, number: u64) {
         let Some(op) = self.ops.take(number) else { return };
-        let Work::Modify(modify) = op.work else { return };
-        let Modify {
-            qp: key,
-            attr,
-            mask,
-            path,
-            gid,
-        } = *modify;
-        let Some((qp, _)) = self.qp(key) else { return };
+        let Work::Modify(mut modify) = op.work else { return };
+        let Some((qp, _)) = self.qp(modify.qp) else { return };
         let (core, slot, qpn) = (qp.core, qp.slot(), qp.qpn);
+        let (attr, mask) = (modify.attr, modify.mask);
         let peer = if mask.contains(QpAttrMask::DEST_QPN) {
             attr.dest_qpn
         } else {
             qp.dest_qpn
         };
-        let resolved = path.map(|(av, route)| {
-            let mac = match route.next_hop {
-                NextHop::Own { mac, .. } => Some(mac),
-                NextHop::Neighbour(target) => mac.or_else(|| self.neighbours.lookup(&target, Instant::now())),
+        if let Some((av, route)) = &modify.path {
+            let Ok((mac, _)) = self.next_hop(route) else {
+                return self.answer(op.conn, Err(modify.silent()));
             };
-            route.path(&self.devices, &av, mac.unwrap_or_default(), qpn, peer)
-        });
-        let change = QpChange::new(attr, mask, resolved);
-        let work = Work::Modify(Box::new(Modify {
-            qp: key,
-            attr,
-            mask,
-            path,
-            gid,
-        }));
+            modify.sent = Some(route.path(&self.devices, av, mac, qpn, peer));
+        }
+        let change = QpChange::new(attr, mask, modify.sent);
+        let work = Work::Modify(modify);
         self.ops.put_back(number, crate::ops::Op { work, ..op });
         self.command(number, core, |token| Command::ModifyQp { slot, change, token });
     }
@@ -242,12 +213,17 @@ impl Control {
             if modify.mask.contains(QpAttrMask::DEST_QPN) {
                 qp.dest_qpn = modify.attr.dest_qpn;
             }
-            if let Some((av, _)) = modify.path {
+            if let Some((av, route)) = modify.path {
                 // The address it had before is let go of only now that its core uses the new one.
                 (qp.av, qp.gid) = (Some(av), modify.gid);
+                (qp.path, qp.hop) = (modify.sent, route.target());
             }
             if state == QpState::Reset {
                 (qp.av, qp.gid, qp.dest_qpn) = (None, None, 0);
+                (qp.path, qp.hop) = (None, None);
+            }
+            if modify.path.is_some() || state == QpState::Reset {
+                self.follow(modify.qp);
             }
         }
         Ok(Reply::default())

@@ -14,7 +14,7 @@ use crate::{
     leave::Departure,
     mapper::Done,
     modify::Modify,
-    objects::{CqCreation, Key, Mapping, QpCreation},
+    objects::{AhCreation, CqCreation, Key, Mapping, QpCreation},
     refusal::{Refusal, Verb},
     session::Reply,
 };
@@ -30,6 +30,8 @@ pub enum Work {
     CreateCq(CqCreation),
     /// A core takes in a QP.
     CreateQp(QpCreation),
+    /// An address handle waits for its neighbour.
+    CreateAh(Box<AhCreation>),
     /// A QP is being changed.
     Modify(Box<Modify>),
     /// A QP's core is asked for its attributes.
@@ -108,11 +110,10 @@ impl Ops {
         self.ops.values().filter(under_way).map(|op| op.started).min()
     }
 
-    /// Whether a request is a modify that no core knows of: it waits for a neighbour.
-    pub fn is_idle_modify(&self, number: u64) -> bool {
-        self.ops
-            .get(&number)
-            .is_some_and(|op| op.waiting == 0 && matches!(op.work, Work::Modify(_)))
+    /// Whether a request waits for a neighbour: no core knows of it.
+    pub fn waits_for_neighbour(&self, number: u64) -> bool {
+        let waits = |op: &Op| op.waiting == 0 && matches!(op.work, Work::Modify(_) | Work::CreateAh(_));
+        self.ops.get(&number).is_some_and(waits)
     }
 
     /// All of them.
@@ -202,7 +203,7 @@ impl Control {
                 self.client_admitted(conn);
                 self.answer(conn, Ok(reply));
             }
-            Work::Map(_) => self.ops.put_back(number, op),
+            Work::Map(_) | Work::CreateAh(_) => self.ops.put_back(number, op),
             Work::CreateCq(creation) => {
                 let reply = self.cq_installed(conn, creation);
                 self.answer(conn, Ok(reply));

@@ -31,6 +31,7 @@ impl Quota {
             // A channel serves at least one CQ.
             Kind::Cq | Kind::Channel => limits.cqs,
             Kind::Qp => limits.qps,
+            Kind::Ah => limits.ahs,
         }
     }
 

@@ -1,8 +1,8 @@
 //! From packets to requests. Total: whatever came in is a request or a refusal that says what was wrong.
 
 use rnic_abi::{
-    ABI_VERSION, CONTROL_MAGIC, CreateCq, CreateQp, DeviceArg, Empty, GidArg, HandleArg, Hello, MAX_PACKET,
-    ModifyQp, Op, RegMr, RequestHeader,
+    ABI_VERSION, CONTROL_MAGIC, CreateAh, CreateCq, CreateQp, DeviceArg, Empty, GidArg, HandleArg, Hello,
+    MAX_PACKET, ModifyQp, Op, RegMr, RequestHeader,
 };
 use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -132,6 +132,7 @@ bodies! {
     RegMr {}
     CreateCq { reserved }
     CreateQp { reserved }
+    CreateAh { ah_attr.reserved }
 }
 
 impl Body for Hello {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use crate::{
     device::{Device, Gid, GidEntry},
     neighbour::Target,
-    refusal::{Refusal, Verb},
+    refusal::Refusal,
 };
 
 /// Hop limit of an address vector that says 0.
@@ -43,36 +43,99 @@ pub struct Route {
     pub next_hop: NextHop,
 }
 
-/// Finds the way to the peer of an address vector on `devices[device]`.
-pub fn route(devices: &[Device], device: u32, av: &Av) -> Verb<Route> {
+/// What is wrong with an address vector. Plain values, so that finding it out allocates nothing.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum RouteError {
+    /// No such device.
+    Device {
+        /// The index asked for.
+        device: u32,
+    },
+    /// No such entry of the GID table.
+    GidIndex {
+        /// Index of the device.
+        device: u32,
+        /// The index asked for.
+        index: u8,
+    },
+    /// More than 20 bits.
+    FlowLabel(u32),
+    /// Unspecified, multicast or loopback.
+    NoStation(IpAddr),
+    /// Local and remote address of different families.
+    Family {
+        /// Index of the local GID.
+        index: u8,
+        /// The local address.
+        local: IpAddr,
+        /// The remote address.
+        remote: IpAddr,
+    },
+    /// Not on the link, and there is no gateway.
+    Unreachable {
+        /// Index of the device.
+        device: u32,
+        /// The remote address.
+        remote: IpAddr,
+    },
+}
+
+impl RouteError {
+    /// The refusal that tells it to a client.
+    pub fn refusal(self, devices: &[Device]) -> Refusal {
+        let name = |device: u32| devices.get(device as usize).map_or("?", |d| &d.name);
+        match self {
+            Self::Device { device } => {
+                Refusal::invalid(format!("device is {device}; there are {}", devices.len()))
+            }
+            Self::GidIndex { device, index } => {
+                let count = devices.get(device as usize).map_or(0, |d| d.gids.len());
+                let name = name(device);
+                Refusal::invalid(if usize::from(index) < count {
+                    format!("ah_attr.sgid_index is {index}, where {name} has no GID (any more)")
+                } else {
+                    format!("ah_attr.sgid_index is {index}; {name} has {count} GIDs, from 0")
+                })
+            }
+            Self::FlowLabel(label) => {
+                Refusal::invalid(format!("ah_attr.flow_label is {label:#x}; it has 20 bits"))
+            }
+            Self::NoStation(remote) => {
+                Refusal::invalid(format!("ah_attr.dgid is {remote}, which is no station's address"))
+            }
+            Self::Family { index, local, remote } => Refusal::invalid(format!(
+                "ah_attr.dgid is {remote}, but GID {index} is {local}: both must be of one address family"
+            )),
+            Self::Unreachable { device, remote } => Refusal::new(
+                Errno::NETUNREACH,
+                format!(
+                    "ah_attr.dgid is {remote}, which is in no network of {}; add an address of that network or a \
+                     gateway to the configuration",
+                    name(device)
+                ),
+            ),
+        }
+    }
+}
+
+/// Finds the way to the peer of an address vector on `devices[device]`. Allocates nothing.
+pub fn route(devices: &[Device], device: u32, av: &Av) -> Result<Route, RouteError> {
     let own = devices
         .get(device as usize)
-        .ok_or_else(|| Refusal::invalid(format!("device is {device}; there are {}", devices.len())))?;
-    let local = *own.gids.get(usize::from(av.sgid_index)).ok_or_else(|| {
-        let (index, count, name) = (av.sgid_index, own.gids.len(), &own.name);
-        Refusal::invalid(if usize::from(index) < count {
-            format!("ah_attr.sgid_index is {index}, where {name} has no GID (any more)")
-        } else {
-            format!("ah_attr.sgid_index is {index}; {name} has {count} GIDs, from 0")
-        })
-    })?;
+        .ok_or(RouteError::Device { device })?;
+    let index = av.sgid_index;
+    let local = own.gids.get(usize::from(index));
+    let local = *local.ok_or(RouteError::GidIndex { device, index })?;
     let remote = Gid(av.dgid).ip();
     if av.flow_label >> 20 != 0 {
-        let label = av.flow_label;
-        return Err(Refusal::invalid(format!(
-            "ah_attr.flow_label is {label:#x}; it has 20 bits"
-        )));
+        return Err(RouteError::FlowLabel(av.flow_label));
     }
     if remote.is_unspecified() || remote.is_multicast() || remote.is_loopback() {
-        return Err(Refusal::invalid(format!(
-            "ah_attr.dgid is {remote}, which is no station's address"
-        )));
+        return Err(RouteError::NoStation(remote));
     }
     if remote.is_ipv4() != local.ip.is_ipv4() {
-        return Err(Refusal::invalid(format!(
-            "ah_attr.dgid is {remote}, but GID {} is {}: both must be of one address family",
-            av.sgid_index, local.ip
-        )));
+        let local = local.ip;
+        return Err(RouteError::Family { index, local, remote });
     }
     let next_hop = match devices.iter().position(|d| d.has(remote)) {
         Some(peer) => NextHop::Own {
@@ -83,7 +146,7 @@ pub fn route(devices: &[Device], device: u32, av: &Av) -> Verb<Route> {
         None => NextHop::Neighbour(Target {
             port: device as u16,
             vlan: local.vlan,
-            ip: hop(own, &local, remote)?,
+            ip: hop(own, &local, remote).ok_or(RouteError::Unreachable { device, remote })?,
             from: local.ip,
         }),
     };
@@ -95,7 +158,7 @@ pub fn route(devices: &[Device], device: u32, av: &Av) -> Verb<Route> {
     })
 }
 
-fn hop(device: &Device, local: &GidEntry, remote: IpAddr) -> Verb<IpAddr> {
+fn hop(device: &Device, local: &GidEntry, remote: IpAddr) -> Option<IpAddr> {
     let link_local = matches!(remote, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let on_link = || {
         device
@@ -104,22 +167,37 @@ fn hop(device: &Device, local: &GidEntry, remote: IpAddr) -> Verb<IpAddr> {
             .any(|g| g.vlan == local.vlan && g.is_on_link(remote))
     };
     if link_local || on_link() {
-        return Ok(remote);
+        return Some(remote);
     }
     let gateway = device.gateways.iter().find(|g| g.is_ipv4() == remote.is_ipv4());
-    gateway.copied().ok_or_else(|| {
-        Refusal::new(
-            Errno::NETUNREACH,
-            format!(
-                "ah_attr.dgid is {remote}, which is in no network of {}; add an address of that network or a \
-                 gateway to the configuration",
-                device.name
-            ),
-        )
-    })
+    gateway.copied()
 }
 
 impl Route {
+    /// The station whose MAC address is to be found, if there is one.
+    pub fn target(&self) -> Option<Target> {
+        match self.next_hop {
+            NextHop::Own { .. } => None,
+            NextHop::Neighbour(target) => Some(target),
+        }
+    }
+
+    /// That nobody answers for the next hop.
+    pub fn silent(&self) -> Refusal {
+        let asked = match self.next_hop {
+            NextHop::Neighbour(target) if target.ip != self.remote => {
+                format!("{} (next hop of {})", target.ip, self.remote)
+            }
+            _ => self.remote.to_string(),
+        };
+        Refusal::new(
+            Errno::HOSTUNREACH,
+            format!(
+                "ah_attr.dgid: nobody on the link answers for {asked}; is the peer up, on this network and VLAN?"
+            ),
+        )
+    }
+
     /// The path of a QP by this route, with the MAC address that was found for the next hop.
     pub fn path(&self, devices: &[Device], av: &Av, mac: [u8; 6], local_qpn: u32, remote_qpn: u32) -> Path {
         Path {
@@ -202,7 +280,9 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(target(&devices, "10.0.0.77"), "10.0.0.77");
-        let away = route(&devices, 0, &av("192.0.2.1", 0)).unwrap_err();
+        let away = route(&devices, 0, &av("192.0.2.1", 0))
+            .unwrap_err()
+            .refusal(&devices);
         assert_eq!(away.errno(), Errno::NETUNREACH);
         devices[0].gateways.push("fd00::fe".parse().unwrap());
         assert!(route(&devices, 0, &av("192.0.2.1", 0)).is_err());
@@ -233,7 +313,7 @@ mod tests {
                 "no station's address",
             ),
         ] {
-            let refusal = route(&devices, 0, &av).unwrap_err();
+            let refusal = route(&devices, 0, &av).unwrap_err().refusal(&devices);
             assert!(refusal.text().contains(text), "{}", refusal.text());
         }
     }

@@ -192,6 +192,7 @@ fn name_of(kind: Kind) -> &'static str {
         Kind::Channel => "channels",
         Kind::Cq => "cqs",
         Kind::Qp => "qps",
+        Kind::Ah => "ahs",
     }
 }
 

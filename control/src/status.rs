@@ -27,6 +27,8 @@ pub struct Status {
     pub cqs: usize,
     /// Queue pairs.
     pub qps: usize,
+    /// Address handles.
+    pub ahs: usize,
     /// Bytes of destroyed objects, departed clients and replaced views that poll cores may still look at.
     pub bytes_awaiting_grace: usize,
     /// What that never exceeds: `limits.bytes_awaiting_grace`, unless one object that may be made is larger.
@@ -182,7 +184,47 @@ pub struct CauseState {
     pub syndrome: u8,
 }
 
+/// One neighbour of `rnicctl neigh`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighbourState {
+    /// Device it is behind.
+    pub device: String,
+    /// VLAN; none without a tag, and for a configured one, which is on all of them.
+    pub vlan: Option<u16>,
+    /// Address.
+    pub ip: IpAddr,
+    /// The last MAC address known.
+    pub mac: Option<String>,
+    /// `static`, `incomplete`, `reachable`, `stale`, `probe` or `failed`.
+    pub state: String,
+    /// Milliseconds since it was last heard of.
+    pub age_ms: Option<u64>,
+    /// QPs and address handles with a path over it.
+    pub users: u32,
+}
+
 impl Control {
+    pub(crate) fn neighbour_states(&self) -> Vec<NeighbourState> {
+        let mut states: Vec<_> = self
+            .neighbours
+            .iter()
+            .map(|shown| NeighbourState {
+                device: self
+                    .devices
+                    .get(usize::from(shown.port))
+                    .map_or_else(String::new, |device| device.name.clone()),
+                vlan: shown.vlan,
+                ip: shown.ip,
+                mac: shown.mac.map(mac_text),
+                state: shown.state.into(),
+                age_ms: shown.heard.map(|at| at.elapsed().as_millis() as u64),
+                users: shown.users,
+            })
+            .collect();
+        states.sort_by(|a, b| (&a.device, a.ip, a.vlan).cmp(&(&b.device, b.ip, b.vlan)));
+        states
+    }
+
     pub(crate) fn status(&self) -> Status {
         let mut counts = [0; Kind::COUNT];
         for (_, object) in self.objects.iter() {
@@ -198,6 +240,7 @@ impl Control {
             mrs: counts[Kind::Mr as usize],
             cqs: counts[Kind::Cq as usize],
             qps: counts[Kind::Qp as usize],
+            ahs: counts[Kind::Ah as usize],
             bytes_awaiting_grace: self.bytes_awaiting_grace(),
             bytes_awaiting_grace_bound: self.grace_bound(),
             mapped_bytes_awaiting_grace: self.mapped_awaiting_grace(),

@@ -28,9 +28,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     admin::{AdminRequest, AdminResponse, request_line},
+    control::Control,
     daemon, ports, socket,
     socket::{Packet, Received},
-    status::{GidState, QpState, Status},
+    status::{GidState, NeighbourState, QpState, Status},
 };
 
 /// A poll core that allocates aborts the tests.
@@ -68,6 +69,65 @@ fn soft(config: &Config) -> Vec<PortSpec> {
     specs
 }
 
+/// A daemon that does not run yet, its folder, and the end of the socket that stops it.
+fn build(
+    cores: u16,
+    sections: &str,
+    open: impl FnOnce(&Config) -> Vec<OpenPort>,
+) -> (TempDir, OwnedFd, Control) {
+    let dir = TempDir::new().unwrap();
+    let at = dir.path().display();
+    let text = format!(
+        "version: 1\ncontrol: {{socket: {at}/rnicd.sock, admin_socket: {at}/admin.sock}}\n\
+         cores: {{count: {cores}, pin: false, idle: {{policy: sleep, spin_for: 10us, max_sleep: 1ms}}}}\n{sections}"
+    );
+    let config = Config::parse(&text, "test.yaml").unwrap_or_else(|error| panic!("{error}"));
+    let (stop, theirs) = socket::pair().unwrap();
+    let control = daemon::start_with(config, theirs, |config, _| Ok(open(config))).unwrap();
+    (dir, stop, control)
+}
+
+/// A control thread that is called instead of run.
+pub struct HeldControl {
+    pub control: Control,
+    stop: OwnedFd,
+    _dir: TempDir,
+}
+
+impl HeldControl {
+    /// With one port and its neighbours.
+    pub fn new(port: &str) -> Self {
+        let (ours, _theirs) = one_port();
+        let (dir, stop, control) = build(1, &one_port_sections("net_null0", port), move |_| vec![ours]);
+        HeldControl {
+            control,
+            stop,
+            _dir: dir,
+        }
+    }
+
+    /// Stops the poll cores in order.
+    pub fn end(self) {
+        socket::wake(&self.stop);
+        assert!(self.control.run());
+    }
+}
+
+/// A port and the other end of its wire.
+fn one_port() -> (OpenPort, OpenPort) {
+    let end = |name: &str| RingEnd {
+        name: name.into(),
+        mac: None,
+        mtu: 1500,
+        pool: HeapPool::for_mtu(512, 1500),
+    };
+    ring_pair_of(end("rnic0"), end("wire"), 1, RING_FRAMES)
+}
+
+fn one_port_sections(vdev: &str, port: &str) -> String {
+    format!("ports:\n  - {{name: rnic0, device: {{vdev: '{vdev}'}}, {port}}}\n{LIMITS}")
+}
+
 /// A small context region: the client here maps all of it at once.
 const LIMITS: &str = "limits: {clients: 8, per_client: {queue_memory: 8MiB, cq_depth: 1024}}";
 
@@ -91,27 +151,13 @@ impl TestDaemon {
 
     /// The same as if the port were this virtual device.
     pub fn with_wire_at(vdev: &str, port: &str) -> (Self, OpenPort) {
-        let end = |name: &str| RingEnd {
-            name: name.into(),
-            mac: None,
-            mtu: 1500,
-            pool: HeapPool::for_mtu(512, 1500),
-        };
-        let (ours, theirs) = ring_pair_of(end("rnic0"), end("wire"), 1, RING_FRAMES);
-        let ports = format!("ports:\n  - {{name: rnic0, device: {{vdev: '{vdev}'}}, {port}}}\n{LIMITS}");
-        (Self::open(1, &ports, move |_| vec![ours]), theirs)
+        let (ours, theirs) = one_port();
+        let daemon = Self::open(1, &one_port_sections(vdev, port), move |_| vec![ours]);
+        (daemon, theirs)
     }
 
     fn open(cores: u16, sections: &str, open: impl FnOnce(&Config) -> Vec<OpenPort>) -> Self {
-        let dir = TempDir::new().unwrap();
-        let at = dir.path().display();
-        let text = format!(
-            "version: 1\ncontrol: {{socket: {at}/rnicd.sock, admin_socket: {at}/admin.sock}}\n\
-             cores: {{count: {cores}, pin: false, idle: {{policy: sleep, spin_for: 10us, max_sleep: 1ms}}}}\n{sections}"
-        );
-        let config = Config::parse(&text, "test.yaml").unwrap_or_else(|error| panic!("{error}"));
-        let (stop, theirs) = socket::pair().unwrap();
-        let control = daemon::start_with(config, theirs, |config, _| Ok(open(config))).unwrap();
+        let (dir, stop, control) = build(cores, sections, open);
         let thread = std::thread::Builder::new().name("rnic-control".into());
         let thread = thread.spawn(move || control.run()).unwrap();
         TestDaemon {
@@ -181,6 +227,10 @@ impl TestDaemon {
         serde_json::from_value(self.admin(AdminRequest::Gid)).unwrap()
     }
 
+    pub fn neighbours(&self) -> Vec<NeighbourState> {
+        serde_json::from_value(self.admin(AdminRequest::Neigh)).unwrap()
+    }
+
     pub fn qps(&self) -> Vec<QpState> {
         serde_json::from_value(self.admin(AdminRequest::Qp)).unwrap()
     }
@@ -194,10 +244,11 @@ impl TestDaemon {
                 mrs,
                 cqs,
                 qps,
+                ahs,
                 bytes_awaiting_grace,
                 ..
             } = self.status();
-            (clients, pds, mrs, cqs, qps, bytes_awaiting_grace) == (0, 0, 0, 0, 0, 0)
+            (clients, pds, mrs, cqs, qps, ahs, bytes_awaiting_grace) == (0, 0, 0, 0, 0, 0, 0)
         });
     }
 }
@@ -394,6 +445,14 @@ impl Client {
         self.call_with(Op::RegMr, &arg, &[fd]).map(|(reply, _)| reply)
     }
 
+    pub fn try_ah(&mut self, pd: u32, flags: u32, ah_attr: Av) -> Result<CreateAhReply, Refused> {
+        self.call(Op::CreateAh, &CreateAh { pd, flags, ah_attr })
+    }
+
+    pub fn query_ah(&mut self, handle: u32) -> Result<QueryAhReply, Refused> {
+        self.call(Op::QueryAh, &HandleArg { handle, reserved: 0 })
+    }
+
     pub fn destroy(&mut self, op: Op, handle: u32) -> Result<(), Refused> {
         self.call::<Empty>(op, &HandleArg { handle, reserved: 0 })
             .map(drop)
@@ -484,18 +543,22 @@ pub const RTR: u32 = qp_mask::STATE
     | qp_mask::MAX_DEST_RD_ATOMIC
     | qp_mask::MIN_RNR_TIMER;
 
-/// Attributes of INIT to RTR.
-pub fn rtr(dgid: &str, dest_qp_num: u32) -> QpAttrs {
+/// An address vector from the first GID.
+pub fn av(dgid: &str) -> Av {
     let dgid = crate::device::Gid::from(dgid.parse::<std::net::IpAddr>().unwrap()).0;
-    let ah_attr = Av {
+    Av {
         dgid,
         ..Av::default()
-    };
+    }
+}
+
+/// Attributes of INIT to RTR.
+pub fn rtr(dgid: &str, dest_qp_num: u32) -> QpAttrs {
     QpAttrs {
         qp_state: 2,
         path_mtu: 3,
         dest_qp_num,
-        ah_attr,
+        ah_attr: av(dgid),
         ..QpAttrs::default()
     }
 }

@@ -17,6 +17,7 @@ impl Control {
     pub(crate) fn upkeep(&mut self, now: Instant) {
         self.slow.tick(now);
         self.ask_neighbours(now);
+        self.tend_ahs();
         if now >= self.next_check {
             self.next_check = now + CHECK_EVERY;
             self.watch_cores(now);

@@ -75,6 +75,12 @@ ops! {
     QueryQp = 20, "query_qp";
     /// [`HandleArg`] → [`DestroyReply`].
     DestroyQp = 21, "destroy_qp";
+    /// [`CreateAh`] → [`CreateAhReply`].
+    CreateAh = 22, "create_ah";
+    /// [`HandleArg`] → [`QueryAhReply`].
+    QueryAh = 23, "query_ah";
+    /// [`HandleArg`] → [`Empty`].
+    DestroyAh = 24, "destroy_ah";
 }
 
 wire_struct! {
@@ -387,6 +393,33 @@ wire_struct! {
         /// Cause of the error, when in the error state.
         cause: crate::Cause,
     }
+    /// Makes an address handle.
+    CreateAh {
+        /// PD; only QPs of it may send through the handle.
+        pd: u32,
+        /// Bits of [`ah_flags`].
+        flags: u32,
+        /// The path.
+        ah_attr: Av,
+    }
+    /// The address handle made.
+    CreateAhReply {
+        /// Handle.
+        handle: u32,
+        /// Its number, as UD work requests name it; 24 bits.
+        ah: u32,
+    }
+    /// An address handle.
+    QueryAhReply {
+        /// The path it was made with.
+        ah_attr: Av,
+        /// Its number.
+        ah: u32,
+        /// MAC address of the next hop as it is now; zero when the handle has no path any more.
+        next_hop: [u8; 6],
+        /// Zero.
+        reserved: [u8; 2],
+    }
     /// A destroyed object.
     DestroyReply {
         /// Events of the object that reached the ring and were not withdrawn; the library waits until as many
@@ -395,6 +428,13 @@ wire_struct! {
         /// Zero.
         reserved: u32,
     }
+}
+
+/// Bits of [`CreateAh::flags`].
+pub mod ah_flags {
+    /// Do not wait for the next hop's MAC address: what is not known at once is EAGAIN (it is being asked for) or
+    /// EHOSTUNREACH (nobody answered for it).
+    pub const NON_BLOCKING: u32 = 1;
 }
 
 /// Bits of [`QpAttrs`] masks: `enum ibv_qp_attr_mask`.

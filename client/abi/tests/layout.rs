@@ -99,6 +99,9 @@ fn control_packets_are_what_they_were() {
         } size 60 align 4
         ModifyQp { handle @ 0, mask @ 4, attrs @ 8 } size 68 align 4
         QueryQpReply { attrs @ 0, cause @ 60 } size 68 align 4
+        CreateAh { pd @ 0, flags @ 4, ah_attr @ 8 } size 32 align 4
+        CreateAhReply { handle @ 0, ah @ 4 } size 8 align 4
+        QueryAhReply { ah_attr @ 0, ah @ 24, next_hop @ 28, reserved @ 34 } size 36 align 4
         DestroyReply { events_reported @ 0, reserved @ 4 } size 8 align 4
     }
     assert_eq!(CONTROL_MAGIC.to_le_bytes(), *b"rnic");
@@ -128,6 +131,9 @@ fn operations_keep_their_numbers() {
         (19, "modify_qp"),
         (20, "query_qp"),
         (21, "destroy_qp"),
+        (22, "create_ah"),
+        (23, "query_ah"),
+        (24, "destroy_ah"),
     ];
     assert_eq!(all, expected);
     for (number, _) in all {
@@ -144,6 +150,7 @@ fn flags_keep_their_bits() {
     use cqe_flags::{RECV, WITH_IMM, WITH_INV};
     assert_eq!([WITH_IMM, WITH_INV, cqe_flags::SOLICITED, RECV], [1, 2, 4, 8]);
     assert_eq!([arm::NONE, arm::SOLICITED, arm::ANY], [0, 1, 2]);
+    assert_eq!(ah_flags::NON_BLOCKING, 1);
     assert_eq!(IN_RING, 1 << 31);
     assert_eq!(event_kind::QP_FATAL, 1);
     assert_eq!(event_kind::DEVICE_FATAL, 1 << (event_kind::NAMES.len() - 1));

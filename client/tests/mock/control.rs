@@ -14,7 +14,7 @@ use rustix::net::{
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::shm::Mapping;
-use super::{CORES, Client, Cq, DEVICES, Mr, Object, QUEUE_SPACE, Qp, Ring, SLOTS, State, pair};
+use super::{Ah, CORES, Client, Cq, DEVICES, Mr, Object, QUEUE_SPACE, Qp, Ring, SLOTS, State, pair};
 
 const BOOT_EPOCH: u64 = 77;
 
@@ -205,7 +205,21 @@ fn handle(
             ),
             _ => refuse(Errno::INVAL, "no such QP"),
         },
-        Op::DeallocPd | Op::DeregMr | Op::DestroyCompChannel => {
+        Op::CreateAh => create_ah(client, get(body)?),
+        Op::QueryAh => {
+            let handle = get::<HandleArg>(body)?.handle;
+            let Some(Object::Ah(ah)) = client.objects.get(&handle) else {
+                return refuse(Errno::INVAL, "no such AH");
+            };
+            let reply = QueryAhReply {
+                ah_attr: ah.av,
+                ah: handle,
+                next_hop: [2, 0, 0, 0, 0, 9],
+                reserved: [0; 2],
+            };
+            done(reply.as_bytes())
+        }
+        Op::DeallocPd | Op::DeregMr | Op::DestroyCompChannel | Op::DestroyAh => {
             destroy(client, get::<HandleArg>(body)?.handle)?;
             done(&[])
         }
@@ -286,6 +300,27 @@ fn port() -> PortReply {
         gids: 2,
         ..PortReply::default()
     }
+}
+
+/// Nobody answers for addresses that end in 99; those in 98 are not known yet.
+fn create_ah(client: &mut Client, arg: CreateAh) -> Reply {
+    if !matches!(client.objects.get(&arg.pd), Some(Object::Pd { .. })) {
+        return refuse(Errno::INVAL, "no such PD");
+    }
+    match arg.ah_attr.dgid[15] {
+        99 => return refuse(Errno::HOSTUNREACH, "nobody answers for it"),
+        98 if arg.flags & ah_flags::NON_BLOCKING != 0 => {
+            return refuse(Errno::AGAIN, "it is being asked for");
+        }
+        _ => {}
+    }
+    let ah = Ah {
+        pd: arg.pd,
+        av: arg.ah_attr,
+    };
+    let HandleReply { handle, .. } = client.add(Object::Ah(ah));
+    let reply = CreateAhReply { handle, ah: handle };
+    Ok((reply.as_bytes().to_vec(), Vec::new()))
 }
 
 fn reg_mr(client: &mut Client, arg: RegMr, mut fds: Vec<OwnedFd>) -> Reply {
@@ -421,6 +456,7 @@ fn modify_qp(client: &mut Client, arg: ModifyQp) -> Reply {
 fn destroy(client: &mut Client, handle: u32) -> Result<u32, Refusal> {
     let used = client.objects.values().any(|object| match object {
         Object::Mr(mr) => mr.pd == handle,
+        Object::Ah(ah) => ah.pd == handle,
         Object::Cq(cq) => cq.channel == handle,
         Object::Qp(qp) => [qp.pd, qp.send_cq, qp.recv_cq].contains(&handle),
         Object::Pd { .. } | Object::Channel(_) => false,

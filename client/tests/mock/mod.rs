@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use rnic_abi::{Cause, EventSlot, QpAttrs, RING_ENTRIES, RegionLayout, RingIndices, event};
+use rnic_abi::{Av, Cause, EventSlot, QpAttrs, RING_ENTRIES, RegionLayout, RingIndices, event};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen,
@@ -70,6 +70,12 @@ pub enum Object {
     Channel(OwnedFd),
     Cq(Cq),
     Qp(Box<Qp>),
+    Ah(Ah),
+}
+
+pub struct Ah {
+    pub pd: u32,
+    pub av: Av,
 }
 
 pub struct Mr {

@@ -34,7 +34,12 @@ pub(super) fn control(checks: &mut Checks<'_>) {
             help,
         );
     }
-    if let Some(group) = &control.socket_group {
+    checks.within(
+        section.key("neighbour_lifetime"),
+        control.neighbour_lifetime,
+        TimeSpan::micros(1_000_000)..=TimeSpan::micros(3_600_000_000),
+    );
+    if let Some(group) = &checks.config.control.socket_group {
         let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
         if group.is_empty() || group.len() > 32 || !group.chars().all(plain) {
             let help = "give the name of a group, such as `rnic`, or its number in quotes";

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::value::{ByteSize, SocketMode};
+use crate::value::{ByteSize, SocketMode, TimeSpan};
 
 /// Sockets of the control plane.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -22,6 +22,9 @@ pub struct Control {
     pub socket_mode: SocketMode,
     /// Group that owns `socket`. Default: the group the daemon runs as.
     pub socket_group: Option<String>,
+    /// How long the MAC address of a neighbour is believed without a sign of it. One that a queue pair or an
+    /// address handle uses is then asked again, others are forgotten some time later. 1s to 60min. Default 30s.
+    pub neighbour_lifetime: TimeSpan,
 }
 
 impl Default for Control {
@@ -31,6 +34,7 @@ impl Default for Control {
             admin_socket: "/run/rnic/admin.sock".into(),
             socket_mode: SocketMode::USER_AND_GROUP,
             socket_group: None,
+            neighbour_lifetime: TimeSpan::micros(30_000_000),
         }
     }
 }

@@ -49,6 +49,9 @@ pub struct PerClient {
     /// Protection domains. 1 to 4096. Default 64.
     #[schemars(range(min = 1, max = 4096))]
     pub pds: u32,
+    /// Address handles. 1 to 65536. Default 1024.
+    #[schemars(range(min = 1, max = 65536))]
+    pub ahs: u32,
     /// Memory registered in all of its memory regions. 4KiB to 16TiB. Default 8GiB.
     pub registered_memory: ByteSize,
     /// Shared memory of its queues, made by the daemon. 64KiB to 1TiB. Default 256MiB.
@@ -70,6 +73,7 @@ impl Default for PerClient {
             cqs: 1024,
             mrs: 4096,
             pds: 64,
+            ahs: 1024,
             registered_memory: ByteSize::gib(8),
             queue_memory: ByteSize::mib(256),
             wr_depth: 8192,

@@ -36,6 +36,12 @@ fn control_sockets_are_checked() {
         "name of a group",
     );
     one_error(
+        &section("neighbour_lifetime: 10ms"),
+        (2, 32),
+        "control.neighbour_lifetime",
+        "1s",
+    );
+    one_error(
         &section("socket_mode: \"0999\""),
         (2, 25),
         "control.socket_mode",

@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use rnic_control::{
     AdminRequest, AdminResponse, request_line,
     stall::HeldUp,
-    status::{CoreState, DeviceState, GidState, QpState, Status},
+    status::{CoreState, DeviceState, GidState, NeighbourState, QpState, Status},
 };
 use serde_json::Value;
 
@@ -51,6 +51,8 @@ enum Command {
     Qp(Form),
     /// GID tables with indices and holders.
     Gid(Form),
+    /// Neighbours: their states, MAC addresses and users.
+    Neigh(Form),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +72,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Dev(form) => (AdminRequest::Dev, form),
         Command::Qp(form) => (AdminRequest::Qp, form),
         Command::Gid(form) => (AdminRequest::Gid, form),
+        Command::Neigh(form) => (AdminRequest::Neigh, form),
     };
     let answer = ask(&socket(arguments.socket.clone()), request)?;
     let text = if form.json {
@@ -80,6 +83,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             AdminRequest::Dev => devices(&serde_json::from_value::<Vec<_>>(answer)?),
             AdminRequest::Qp => qps(&serde_json::from_value::<Vec<_>>(answer)?),
             AdminRequest::Gid => gids(&serde_json::from_value::<Vec<_>>(answer)?),
+            AdminRequest::Neigh => neighbours(&serde_json::from_value::<Vec<_>>(answer)?),
         }
     };
     // A closed pipe (`rnicctl qp | head`) is no failure.
@@ -126,6 +130,7 @@ fn status(status: &Status) -> String {
         mrs,
         cqs,
         qps,
+        ahs,
         bytes_awaiting_grace,
         bytes_awaiting_grace_bound,
         mapped_bytes_awaiting_grace,
@@ -135,7 +140,7 @@ fn status(status: &Status) -> String {
         cores,
         ports,
     } = status;
-    let mut text = format!("clients {clients}   PDs {pds}   MRs {mrs}   CQs {cqs}   QPs {qps}\n");
+    let mut text = format!("clients {clients}   PDs {pds}   MRs {mrs}   CQs {cqs}   QPs {qps}   AHs {ahs}\n");
     text += &format!(
         "awaiting grace: {bytes_awaiting_grace} bytes of at most {bytes_awaiting_grace_bound}, and of memory regions \
          {mapped_bytes_awaiting_grace} of at most {mapped_bytes_awaiting_grace_bound}; the oldest for \
@@ -303,6 +308,27 @@ fn gids(gids: &[GidState]) -> String {
             gid.vlan.map_or_else(|| "-".into(), |vlan| vlan.to_string()),
             gid.state.clone(),
             gid.holders.to_string(),
+        ]);
+    }
+    table.text()
+}
+
+fn neighbours(neighbours: &[NeighbourState]) -> String {
+    let mut table = Table::new(&["DEVICE", "ADDRESS", "VLAN", "MAC", "STATE", "AGE", "USERS"]);
+    for neighbour in neighbours {
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+        table.row([
+            neighbour.device.clone(),
+            neighbour.ip.to_string(),
+            or_dash(neighbour.vlan.map(|vlan| vlan.to_string())),
+            or_dash(neighbour.mac.clone()),
+            neighbour.state.clone(),
+            or_dash(
+                neighbour
+                    .age_ms
+                    .map(|ms| format!("{}.{}s", ms / 1000, ms % 1000 / 100)),
+            ),
+            neighbour.users.to_string(),
         ]);
     }
     table.text()

@@ -1,5 +1,6 @@
 //! What clients make.
 
+mod ah;
 mod channel;
 mod cq;
 mod mr;
@@ -12,6 +13,9 @@ use std::fmt;
 
 use rnic_abi::Handle;
 
+#[cfg(test)]
+pub use ah::NotNow;
+pub use ah::{Ah, AhCreation, AhSlots, RESERVE as AH_RESERVE};
 pub use channel::Channel;
 pub use cq::{Cq, CqCreation};
 pub use mr::{Mapping, Mr};
@@ -33,13 +37,15 @@ pub enum Kind {
     Cq,
     /// Queue pair.
     Qp,
+    /// Address handle.
+    Ah,
 }
 
 impl Kind {
     /// Kinds there are.
     pub const COUNT: usize = Self::ALL.len();
     /// All of them.
-    pub const ALL: [Kind; 5] = [Kind::Pd, Kind::Mr, Kind::Channel, Kind::Cq, Kind::Qp];
+    pub const ALL: [Kind; 6] = [Kind::Pd, Kind::Mr, Kind::Channel, Kind::Cq, Kind::Qp, Kind::Ah];
 
     /// Several of them, in messages.
     pub const fn plural(self) -> &'static str {
@@ -49,6 +55,7 @@ impl Kind {
             Kind::Channel => "completion channels",
             Kind::Cq => "CQs",
             Kind::Qp => "QPs",
+            Kind::Ah => "AHs",
         }
     }
 
@@ -59,6 +66,7 @@ impl Kind {
             Kind::Mr => "mrs",
             Kind::Cq | Kind::Channel => "cqs",
             Kind::Qp => "qps",
+            Kind::Ah => "ahs",
         }
     }
 }
@@ -71,6 +79,7 @@ impl fmt::Display for Kind {
             Kind::Channel => "completion channel",
             Kind::Cq => "CQ",
             Kind::Qp => "QP",
+            Kind::Ah => "AH",
         })
     }
 }
@@ -99,6 +108,7 @@ pub enum What {
     Channel(Channel),
     Cq(Cq),
     Qp(Box<Qp>),
+    Ah(Ah),
 }
 
 impl Object {
@@ -121,6 +131,7 @@ impl Object {
             What::Channel(_) => Kind::Channel,
             What::Cq(_) => Kind::Cq,
             What::Qp(_) => Kind::Qp,
+            What::Ah(_) => Kind::Ah,
         }
     }
 
@@ -129,6 +140,7 @@ impl Object {
         let keys = match &self.what {
             What::Pd(_) | What::Channel(_) => [None; 3],
             What::Mr(mr) => [Some(mr.pd), None, None],
+            What::Ah(ah) => [Some(ah.pd), None, None],
             What::Cq(cq) => [cq.channel, None, None],
             What::Qp(qp) => [Some(qp.pd), Some(qp.send_cq), Some(qp.recv_cq)],
         };

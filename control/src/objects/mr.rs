@@ -202,7 +202,7 @@ impl Control {
         }))
     }
 
-    fn pd_number(&self, key: Key) -> Option<u32> {
+    pub(super) fn pd_number(&self, key: Key) -> Option<u32> {
         match &self.objects.peek(key)?.what {
             What::Pd(pd) => Some(pd.number),
             _ => None,

@@ -1,7 +1,11 @@
 //! Queue pairs.
 
 use rnic_abi::{Av, CreateQp, CreateQpReply, Handle, RingIndices, work_queue_size};
-use rnic_engine::{command::Command, core::QpInit, view};
+use rnic_engine::{
+    command::{Command, Path},
+    core::QpInit,
+    view,
+};
 use rnic_transport::{QpState, QpType};
 
 use super::{IdKind, Key, Kind, Number, Object, What};
@@ -9,6 +13,7 @@ use crate::{
     control::Control,
     dispatch::Outcome,
     gid::GidHold,
+    neighbour::Target,
     ops::Work,
     refusal::{Refusal, Verb},
     region_alloc::Slice,
@@ -42,6 +47,10 @@ pub struct Qp {
     pub gid: Option<GidHold>,
     /// The peer given last.
     pub dest_qpn: u32,
+    /// The path its core has, but for commands under way.
+    pub path: Option<Path>,
+    /// The neighbour that path goes over.
+    pub hop: Option<Target>,
 }
 
 impl Qp {
@@ -198,6 +207,8 @@ impl Control {
             av: None,
             gid: None,
             dest_qpn: 0,
+            path: None,
+            hop: None,
         };
         let creation = QpCreation {
             device,

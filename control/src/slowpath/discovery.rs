@@ -6,12 +6,13 @@ use smoltcp::{
     phy::ChecksumCapabilities,
     wire::{
         ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
-        Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv6Packet, Ipv6Repr, NdiscRepr, RawHardwareAddress,
+        Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr,
+        RawHardwareAddress,
     },
 };
 
 use super::Heard;
-use crate::neighbour::Target;
+use crate::neighbour::{Question, Target};
 
 /// What a frame's sender says about itself, by ARP or neighbour discovery.
 pub(super) fn listen(frame: &[u8], own: [u8; 6]) -> Option<Heard> {
@@ -34,6 +35,7 @@ pub(super) fn listen(frame: &[u8], own: [u8; 6]) -> Option<Heard> {
                 ip: source_protocol_addr.into(),
                 mac,
                 to_us,
+                overrides: true,
             })
         }
         EthernetProtocol::Ipv6 => {
@@ -45,23 +47,28 @@ pub(super) fn listen(frame: &[u8], own: [u8; 6]) -> Option<Heard> {
             let (source, destination) = (packet.src_addr(), packet.dst_addr());
             let message = Icmpv6Packet::new_checked(packet.payload()).ok()?;
             let checks = ChecksumCapabilities::default();
-            let (ip, lladdr) = match Icmpv6Repr::parse(&source, &destination, &message, &checks).ok()? {
-                Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
-                    target_addr, lladdr, ..
-                }) => {
-                    // An answer to a unicast question may leave the address out.
-                    (
+            let (ip, lladdr, overrides) =
+                match Icmpv6Repr::parse(&source, &destination, &message, &checks).ok()? {
+                    Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
                         target_addr,
-                        lladdr.unwrap_or(RawHardwareAddress::from_bytes(frame.src_addr().as_bytes())),
-                    )
-                }
-                Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { lladdr, .. }) => (source, lladdr?),
-                _ => return None,
-            };
+                        lladdr,
+                        flags,
+                    }) => {
+                        // An answer to a unicast question may leave the address out.
+                        (
+                            target_addr,
+                            lladdr.unwrap_or(RawHardwareAddress::from_bytes(frame.src_addr().as_bytes())),
+                            flags.contains(NdiscNeighborFlags::OVERRIDE),
+                        )
+                    }
+                    Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { lladdr, .. }) => (source, lladdr?, true),
+                    _ => return None,
+                };
             Some(Heard {
                 ip: ip.into(),
                 mac: lladdr.as_bytes().try_into().ok()?,
                 to_us,
+                overrides,
             })
         }
         _ => None,
@@ -69,7 +76,11 @@ pub(super) fn listen(frame: &[u8], own: [u8; 6]) -> Option<Heard> {
 }
 
 /// The ARP request or neighbour solicitation for a target.
-pub(super) fn question(target: &Target, own: EthernetAddress) -> Option<Vec<u8>> {
+pub(super) fn question(target: &Target, whom: Question, own: EthernetAddress) -> Option<Vec<u8>> {
+    let station = match whom {
+        Question::All => None,
+        Question::One(mac) => Some(EthernetAddress(mac)),
+    };
     match (target.from, target.ip) {
         (IpAddr::V4(source_protocol_addr), IpAddr::V4(target_protocol_addr)) => {
             let repr = ArpRepr::EthernetIpv4 {
@@ -81,7 +92,7 @@ pub(super) fn question(target: &Target, own: EthernetAddress) -> Option<Vec<u8>>
             };
             let mut frame = ethernet(
                 own,
-                EthernetAddress::BROADCAST,
+                station.unwrap_or(EthernetAddress::BROADCAST),
                 EthernetProtocol::Arp,
                 repr.buffer_len(),
             );
@@ -90,7 +101,10 @@ pub(super) fn question(target: &Target, own: EthernetAddress) -> Option<Vec<u8>>
         }
         (IpAddr::V6(src_addr), IpAddr::V6(target_addr)) => {
             let [.., x, y, z] = target_addr.octets();
-            let dst_addr = [0xFF, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xFF, x, y, z].into();
+            let dst_addr = match station {
+                Some(_) => target_addr,
+                None => [0xFF, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xFF, x, y, z].into(),
+            };
             let lladdr = Some(RawHardwareAddress::from_bytes(own.as_bytes()));
             let message = Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, lladdr });
             let ip = Ipv6Repr {
@@ -102,7 +116,7 @@ pub(super) fn question(target: &Target, own: EthernetAddress) -> Option<Vec<u8>>
             };
             let len = ip.buffer_len() + message.buffer_len();
             let group = EthernetAddress([0x33, 0x33, 0xFF, x, y, z]);
-            let mut frame = ethernet(own, group, EthernetProtocol::Ipv6, len);
+            let mut frame = ethernet(own, station.unwrap_or(group), EthernetProtocol::Ipv6, len);
             let (head, body) = frame[14..].split_at_mut(ip.buffer_len());
             ip.emit(&mut Ipv6Packet::new_unchecked(head));
             let checks = ChecksumCapabilities::default();

@@ -22,7 +22,10 @@ use self::{
     discovery::{listen, question},
     tag::{split_tag, with_tag},
 };
-use crate::{device::Device, neighbour::Target};
+use crate::{
+    device::Device,
+    neighbour::{Question, Target},
+};
 
 /// Addresses one smoltcp interface holds.
 const ADDRESSES: usize = 8;
@@ -38,6 +41,8 @@ pub struct Heard {
     pub mac: [u8; 6],
     /// It was said to us.
     pub to_us: bool,
+    /// It is to replace what was said before: all ARP is, an advertisement says so itself (RFC 4861, 4.4).
+    pub overrides: bool,
 }
 
 /// A frame to be sent.
@@ -153,10 +158,10 @@ impl SlowPath {
         Some(now + Duration::from(delay).max(Duration::from_millis(5)))
     }
 
-    /// Asks for a station's MAC address.
-    pub fn ask(&mut self, target: &Target) {
+    /// Asks for a station's MAC address: everyone, or the station itself.
+    pub fn ask(&mut self, target: &Target, whom: Question) {
         if let Some(mac) = self.macs.get(usize::from(target.port))
-            && let Some(frame) = question(target, EthernetAddress(*mac))
+            && let Some(frame) = question(target, whom, EthernetAddress(*mac))
         {
             push(&mut self.outgoing, target.port, with_tag(frame, target.vlan));
         }

@@ -44,7 +44,7 @@ fn asked(target: &str, from: &str) -> Vec<u8> {
         ip: ip(target),
         from: ip(from),
     };
-    question(&target, PEER).unwrap()
+    question(&target, Question::All, PEER).unwrap()
 }
 
 /// The frames that wait to be sent.
@@ -69,7 +69,8 @@ fn arp_and_neighbour_solicitations_are_answered_and_the_asker_is_learned() {
             Some(Heard {
                 ip: ip(theirs),
                 mac: PEER.0,
-                to_us: false
+                to_us: false,
+                overrides: true,
             })
         );
         assert_eq!(vlan, None);
@@ -77,6 +78,8 @@ fn arp_and_neighbour_solicitations_are_answered_and_the_asker_is_learned() {
             ip: ip(ours),
             mac: [2, 0, 0, 0, 0, 1],
             to_us: true,
+            // smoltcp does not insist.
+            overrides: ip(ours).is_ipv4(),
         };
         assert!(told(&sent(&mut slow)).contains(&answer), "{ours} was not told");
     }
@@ -213,14 +216,17 @@ fn tagged_frames_are_answered_with_the_tag_wherever_the_driver_left_it() {
 
 #[test]
 fn our_questions_are_those_others_answer() {
-    for (ours, theirs) in [("10.0.0.1", "10.0.0.9"), ("fd00::1", "fd00::9")] {
+    let families = [("10.0.0.1", "10.0.0.9"), ("fd00::1", "fd00::9")];
+    let questions = [Question::All, Question::One(PEER.0)];
+    for ((ours, theirs), whom) in families.into_iter().flat_map(|f| questions.map(|q| (f, q))) {
         let (mut slow, now) = slow(None);
-        slow.ask(&Target {
+        let target = Target {
             port: 0,
             vlan: None,
             ip: ip(theirs),
             from: ip(ours),
-        });
+        };
+        slow.ask(&target, whom);
         let question = sent(&mut slow).pop().unwrap();
         let peer = sample("peer", 99, &[("10.0.0.9", 24), ("fd00::9", 64)]);
         let mut peer = SlowPath::new(&[peer], now);
@@ -234,7 +240,8 @@ fn our_questions_are_those_others_answer() {
             Some(Heard {
                 ip: ip(theirs),
                 mac: PEER.0,
-                to_us: true
+                to_us: true,
+                overrides: ip(theirs).is_ipv4(),
             })
         );
     }

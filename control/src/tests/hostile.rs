@@ -10,7 +10,7 @@ pub fn forge_tail(client: &Client, qp: &CreateQpReply) {
 }
 
 /// Publishes a send queue's tail and rings its doorbell.
-fn ring(client: &Client, qp: &CreateQpReply, tail: u32) {
+pub fn ring(client: &Client, qp: &CreateQpReply, tail: u32) {
     let Context {
         layout,
         region,

@@ -1,9 +1,12 @@
 //! A whole daemon, spoken to in raw ABI.
 mod admin;
+mod ah;
+mod ah_at_once;
 mod destroy;
 mod events;
 mod gid;
 mod hostile;
+mod neighbours;
 mod random;
 mod session;
 mod verbs;

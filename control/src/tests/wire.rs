@@ -4,19 +4,24 @@ use rnic_abi::*;
 use rnic_engine::{frame::FrameBurst, port::OpenPort};
 use rustix::io::Errno;
 
-use crate::{device, neighbour::Target, slowpath::SlowPath, testing::*};
+use crate::{
+    device,
+    neighbour::{Question, Target},
+    slowpath::SlowPath,
+    testing::*,
+};
 
-const PORT: &str = "addresses: [10.0.0.1/24, 'fd00::1/64'], gateways: [10.0.0.254]";
+pub const PORT: &str = "addresses: [10.0.0.1/24, 'fd00::1/64'], gateways: [10.0.0.254]";
 
 /// A station at the other end of the wire: it answers for its addresses.
-struct Station {
-    port: OpenPort,
-    slow: SlowPath,
+pub struct Station {
+    pub port: OpenPort,
+    pub slow: SlowPath,
     start: Instant,
 }
 
 impl Station {
-    fn new(port: OpenPort, addresses: &[(&str, u8)]) -> Self {
+    pub fn new(port: OpenPort, addresses: &[(&str, u8)]) -> Self {
         let mut device = device::sample("station", 0, addresses);
         device.mac = port.mac;
         let start = Instant::now();
@@ -27,7 +32,7 @@ impl Station {
         }
     }
 
-    fn send(&mut self) {
+    pub fn send(&mut self) {
         let mut burst = FrameBurst::new();
         while let Some(out) = self.slow.next_outgoing() {
             let mut frame = self.port.pool.alloc().unwrap();
@@ -39,7 +44,7 @@ impl Station {
     }
 
     /// Answers what came in; returns the frames.
-    fn serve(&mut self) -> Vec<Vec<u8>> {
+    pub fn serve(&mut self) -> Vec<Vec<u8>> {
         let mut burst = FrameBurst::new();
         self.port.queues[0].rx_burst(&mut burst);
         let mut frames = Vec::new();
@@ -52,7 +57,7 @@ impl Station {
     }
 }
 
-fn qp(client: &mut Client) -> CreateQpReply {
+pub fn qp(client: &mut Client) -> CreateQpReply {
     let (pd, cq) = (client.pd(), client.cq());
     let qp = client.qp(pd, cq);
     client.make_init(qp.handle);
@@ -175,12 +180,13 @@ fn the_port_answers_for_its_addresses() {
     let mut station = Station::new(wire, &[("10.0.0.9", 24), ("fd00::9", 64)]);
     for (from, ip) in [("10.0.0.9", "10.0.0.1"), ("fd00::9", "fd00::1")] {
         let ip = ip.parse().unwrap();
-        station.slow.ask(&Target {
+        let target = Target {
             port: 0,
             vlan: None,
             ip,
             from: from.parse().unwrap(),
-        });
+        };
+        station.slow.ask(&target, Question::All);
         station.send();
         let mut answered = false;
         wait_for(|| {

@@ -16,7 +16,8 @@ use crate::{
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Token(pub u64);
 
-/// Control thread to poll core. Each is answered by exactly one [`Message`], except `Transmit` and `Stop`.
+/// Control thread to poll core. Each is answered by exactly one [`Message`], except `Repath`, `Transmit` and
+/// `Stop`.
 pub enum Command {
     /// Watch a client's doorbells. Answered by `Done`.
     AddClient {
@@ -81,6 +82,14 @@ pub enum Command {
         change: Box<QpChange>,
         /// For the answer.
         token: Token,
+    },
+    /// The next hop of a QP has another MAC address: packets go there from now on; nothing else of the QP
+    /// changes. Not answered; without effect when the QP has another path meanwhile, or is gone.
+    Repath {
+        /// Slot in the core's arena.
+        slot: u32,
+        /// The path of the QP, but for the MAC address of the next hop.
+        path: Path,
     },
     /// Read the attributes of a QP. Answered by `Queried`.
     QueryQp {
@@ -186,6 +195,13 @@ pub struct Path {
     pub udp_source: u16,
     /// The peer is on this appliance and is reached without frames.
     pub direct: bool,
+}
+
+impl Path {
+    /// The same path over a next hop with another MAC address.
+    pub fn over(self, remote_mac: [u8; 6]) -> Path {
+        Path { remote_mac, ..self }
+    }
 }
 
 /// Poll core to control thread.

@@ -18,7 +18,7 @@ use crate::{
         CompletionQueue, Core, CoreArenas, CoreInit, CoreStatus, CqInit, Idle, InitError, Qp, QpInit, Shared,
     },
     grace::Garbage,
-    mem::MrTable,
+    mem::{AhTable, MrTable},
     port::{OpenPort, PortStats},
     retire::{self, Retired},
     view::{Publisher, RetiredView, SLOT_BITS},
@@ -43,6 +43,8 @@ pub struct Limits {
     pub cqs: u32,
     /// Slots of MRs, at most 2^18.
     pub mrs: u32,
+    /// Slots of AHs, at most 2^18.
+    pub ahs: u32,
 }
 
 /// One poll core.
@@ -111,6 +113,7 @@ pub struct Engine {
     pub(crate) qsbr: Arc<Qsbr>,
     publisher: Publisher,
     mrs: Arc<MrTable>,
+    ahs: Arc<AhTable>,
     boot_epoch: u64,
     arenas: Vec<CoreArenas>,
     pub(crate) cores: Vec<Handle>,
@@ -146,6 +149,7 @@ impl Engine {
         let qsbr = Arc::new(Qsbr::new(cores.len()));
         let publisher = Publisher::new(qsbr.clone(), cores.len());
         let mrs = Arc::new(mrs);
+        let ahs = Arc::new(AhTable::new(limits.ahs));
         let control = Arc::new(crate::core::ControlWake::new()?);
         let shared = (0..cores.len())
             .map(|_| Shared::new(control.clone(), PORT_SLOTS).map(Arc::new))
@@ -185,6 +189,7 @@ impl Engine {
             qsbr,
             publisher,
             mrs,
+            ahs,
             boot_epoch,
             arenas,
             cores: handles,
@@ -229,6 +234,11 @@ impl Engine {
     /// The memory regions.
     pub fn mrs(&self) -> &Arc<MrTable> {
         &self.mrs
+    }
+
+    /// The address handles, as poll cores look them up.
+    pub fn ahs(&self) -> &Arc<AhTable> {
+        &self.ahs
     }
 
     /// What the next commit publishes.
@@ -392,7 +402,7 @@ fn check_sizes(config: &EngineConfig) -> Result<(), StartError> {
     if cores.is_empty() || cores.len() > 256 {
         return Err(StartError::Cores(cores.len()));
     }
-    for (what, value) in [("qps", limits.qps), ("mrs", limits.mrs)] {
+    for (what, value) in [("qps", limits.qps), ("mrs", limits.mrs), ("ahs", limits.ahs)] {
         let max = 1 << SLOT_BITS;
         if value > max {
             return Err(StartError::Limit { what, value, max });

@@ -162,6 +162,7 @@ fn run_a_core_on_a_careless_port() {
         qps: 4,
         cqs: 4,
         mrs: 4,
+        ahs: 4,
     };
     let cores = vec![CoreConfig {
         cpu: None,

@@ -90,6 +90,15 @@ impl Core {
                 return self.give_up(what.map(Retired::Qp), token);
             }
             Command::ModifyQp { slot, change, token } => self.modify_qp(slot, change, token),
+            Command::Repath { slot, path } => {
+                let qp = self.qps.get_mut(slot as usize).and_then(Option::as_mut);
+                if let Some(qp) = qp
+                    && qp.path.is_some_and(|now| now.over(path.remote_mac) == path)
+                {
+                    qp.set_path(path);
+                }
+                return None;
+            }
             Command::QueryQp { slot, token } => {
                 let state = self
                     .qps

@@ -1,8 +1,17 @@
-//! Memory that clients can write: mapped once, touched only by raw copies and atomics (DESIGN I11).
+//! Memory that clients can write: mapped once, touched only by raw copies and atomics (DESIGN I11); and the tables
+//! of slots that all poll cores read.
+mod ah;
 mod client_mem;
 mod mr;
 mod sigbus;
+mod snapshot;
 
+/// What [`snapshot`] is made of; its loom model has other ones.
+mod primitive {
+    pub use std::sync::atomic::{AtomicU64, Ordering, fence};
+}
+
+pub use ah::{AhError, AhTable};
 pub use client_mem::{ClientMem, MapError, SharedU32, SharedU64};
 pub use mr::{MrDescriptor, MrRecord, MrTable, RemoteRange};
 pub use sigbus::{FaultCell, install as install_sigbus_handler};

@@ -95,6 +95,7 @@ impl Rig {
             qps: 64,
             cqs: 64,
             mrs: 64,
+            ahs: 64,
         };
         EngineConfig {
             cores: vec![CoreConfig { cpu: None, idle }; cores],

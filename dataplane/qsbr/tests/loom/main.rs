@@ -10,4 +10,5 @@
 mod harness;
 mod lookup;
 mod retire;
+mod snapshot;
 mod view;
