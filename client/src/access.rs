@@ -22,12 +22,17 @@ impl Access {
     /// A peer may do atomics. Needs [`Access::LOCAL_WRITE`] too.
     pub const REMOTE_ATOMIC: Access = Access(1 << 3);
 
+    /// For memory regions: their keys may be invalidated, by a local invalidate on a QP of their PD
+    /// ([`crate::Batch::local_invalidate`]) and by a peer's SEND with invalidate. No right of verbs: there it comes
+    /// with fast-register regions.
+    pub const INVALIDATE: Access = Access(rnic_abi::INVALIDATABLE);
+
     /// Whether every right of `other` is in `self`.
     pub const fn contains(self, other: Access) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// The bits of `enum ibv_access_flags`.
+    /// The bits of `enum ibv_access_flags`, and that of [`Access::INVALIDATE`].
     pub const fn bits(self) -> u32 {
         self.0
     }

@@ -13,6 +13,7 @@ mod opcode {
     pub const SEND: u8 = 2;
     pub const SEND_WITH_IMM: u8 = 3;
     pub const READ: u8 = 4;
+    pub const LOCAL_INV: u8 = 7;
     pub const SEND_WITH_INV: u8 = 9;
 }
 
@@ -27,6 +28,9 @@ pub mod op {
     /// RDMA READ.
     #[derive(Debug)]
     pub enum Read {}
+    /// Local invalidate.
+    #[derive(Debug)]
+    pub enum LocalInvalidate {}
     /// Receive.
     #[derive(Debug)]
     pub enum Recv {}
@@ -85,6 +89,14 @@ impl<'q> Batch<'q> {
         remote: impl Into<RemoteAddr>,
     ) -> Wr<'_, 'q, op::Read> {
         self.append(opcode::READ, Some(remote.into()), local.as_ref())
+    }
+
+    /// Makes a key of ours invalid, of a region registered with
+    /// [`Access::INVALIDATE`](crate::Access::INVALIDATE). It begins when everything before it is done, what
+    /// follows begins when it is done; then nobody uses the key any more.
+    pub fn local_invalidate(&mut self, key: u32) -> Wr<'_, 'q, op::LocalInvalidate> {
+        let wr = self.append(opcode::LOCAL_INV, None, &[]);
+        wr.change(|head| head.imm_or_rkey = key)
     }
 
     /// Posts the batch and tells how many work requests it has.
@@ -187,6 +199,7 @@ mod sealed {
     impl Sends for super::op::Send {}
     impl Sends for super::op::Write {}
     impl Sends for super::op::Read {}
+    impl Sends for super::op::LocalInvalidate {}
 }
 
 #[allow(private_bounds)]
@@ -208,7 +221,8 @@ impl Wr<'_, '_, op::Send> {
         self.change(|head| (head.opcode, head.imm_or_rkey) = (opcode::SEND_WITH_IMM, imm))
     }
 
-    /// Invalidates a key of the peer's after delivery, instead of immediate data.
+    /// Invalidates a key of the peer's after delivery, instead of immediate data. The peer's region must permit
+    /// it ([`Access::INVALIDATE`](crate::Access::INVALIDATE)) and be of its QP's PD.
     pub fn invalidate(self, rkey: u32) -> Self {
         self.change(|head| (head.opcode, head.imm_or_rkey) = (opcode::SEND_WITH_INV, rkey))
     }

@@ -86,6 +86,8 @@ pub enum Opcode {
     CompareSwap,
     /// FETCH & ADD.
     FetchAdd,
+    /// Invalidated a key of ours.
+    LocalInvalidate,
     /// Received a SEND.
     Recv,
     /// Received the immediate of an RDMA WRITE.
@@ -102,6 +104,7 @@ impl Opcode {
             2 => Opcode::Read,
             3 => Opcode::CompareSwap,
             4 => Opcode::FetchAdd,
+            6 => Opcode::LocalInvalidate,
             128 => Opcode::Recv,
             129 => Opcode::RecvWriteImm,
             other => Opcode::Other(other),

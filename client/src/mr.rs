@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rnic_abi::{Empty, HandleArg, Op, PAGE, RegMr, RegMrReply};
+use rnic_abi::{DeregMr, Empty, Op, PAGE, RegMr, RegMrReply};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use serde::{Deserialize, Serialize};
 
@@ -304,9 +304,9 @@ impl Region {
         if std::mem::replace(&mut self.deregistered, true) {
             return Ok(());
         }
-        let arg = HandleArg {
+        let arg = DeregMr {
             handle: self.handle,
-            reserved: 0,
+            flags: 0,
         };
         self.pd
             .context()

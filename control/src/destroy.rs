@@ -130,6 +130,16 @@ impl Control {
         }
     }
 
+    /// The grace period that was begun for these objects before: memory regions whose keys were made invalid then.
+    fn begun_grace(&self, objects: &[Key]) -> Option<Epoch> {
+        let begun = |key: &Key| match &self.objects.peek(*key)?.what {
+            What::Mr(mr) => mr.invalidated,
+            _ => None,
+        };
+        let epochs: Option<Vec<Epoch>> = objects.iter().map(begun).collect();
+        epochs?.into_iter().max()
+    }
+
     /// Goes on with a destruction: its cores have answered, or time has passed.
     pub(crate) fn advance_destroy(&mut self, number: u64, mut op: Op) {
         let Work::Destroy(destroy) = &mut op.work else {
@@ -143,7 +153,8 @@ impl Control {
             if !destroy.objects.iter().any(known_to_cores) {
                 return self.finish(number, op);
             }
-            destroy.step = Step::Grace(self.engine.start_grace());
+            let begun = self.begun_grace(&destroy.objects);
+            destroy.step = Step::Grace(begun.unwrap_or_else(|| self.engine.start_grace()));
         }
         match destroy.step {
             Step::Grace(epoch) if self.engine.passed(epoch) => self.finish(number, op),

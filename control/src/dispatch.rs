@@ -115,7 +115,7 @@ impl Control {
                     .ok_or_else(|| Refusal::invalid("reg_mr takes a memfd"))?;
                 self.reg_mr(conn, &arg, fd)
             }
-            Op::DeregMr => self.destroy_one(conn, Kind::Mr, request.body()?),
+            Op::DeregMr => self.dereg_mr(conn, &request.body()?),
             Op::CreateCompChannel => {
                 request.body::<Empty>()?;
                 self.create_comp_channel(conn)

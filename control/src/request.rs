@@ -1,8 +1,8 @@
 //! From packets to requests. Total: whatever came in is a request or a refusal that says what was wrong.
 
 use rnic_abi::{
-    ABI_VERSION, CONTROL_MAGIC, CreateAh, CreateCq, CreateQp, DeviceArg, Empty, GidArg, HandleArg, Hello,
-    MAX_PACKET, ModifyQp, Op, RegMr, RequestHeader,
+    ABI_VERSION, CONTROL_MAGIC, CreateAh, CreateCq, CreateQp, DeregMr, DeviceArg, Empty, GidArg, HandleArg,
+    Hello, MAX_PACKET, ModifyQp, Op, RegMr, RequestHeader,
 };
 use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -128,6 +128,7 @@ bodies! {
     Empty {}
     DeviceArg { reserved }
     HandleArg { reserved }
+    DeregMr {}
     GidArg {}
     RegMr {}
     CreateCq { reserved }

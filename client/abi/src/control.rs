@@ -57,7 +57,7 @@ ops! {
     DeallocPd = 11, "dealloc_pd";
     /// [`RegMr`] and the memfd → [`RegMrReply`].
     RegMr = 12, "reg_mr";
-    /// [`HandleArg`] → [`Empty`].
+    /// [`DeregMr`] → [`Empty`].
     DeregMr = 13, "dereg_mr";
     /// [`Empty`] → [`HandleReply`] and the channel's socket.
     CreateCompChannel = 14, "create_comp_channel";
@@ -237,7 +237,7 @@ wire_struct! {
     RegMr {
         /// PD.
         pd: u32,
-        /// `enum ibv_access_flags`.
+        /// `enum ibv_access_flags`, and [`INVALIDATABLE`].
         access: u32,
         /// Where the region begins in the memfd; a multiple of the page size.
         fd_offset: u64,
@@ -256,6 +256,13 @@ wire_struct! {
         rkey: u32,
         /// Zero.
         reserved: u32,
+    }
+    /// Deregisters memory. From the moment the request is carried out the region's key is refused.
+    DeregMr {
+        /// Region.
+        handle: u32,
+        /// [`DEREG_NONBLOCK`] or zero.
+        flags: u32,
     }
     /// Makes a CQ.
     CreateCq {
@@ -436,6 +443,17 @@ pub mod ah_flags {
     /// EHOSTUNREACH (nobody answered for it).
     pub const NON_BLOCKING: u32 = 1;
 }
+
+/// Bit of [`RegMr::access`], beside those of verbs: the region's key may be invalidated by a LOCAL_INV of its
+/// owner and by a SEND with invalidate of a peer, on QPs of its PD. (In verbs that is the privilege of
+/// fast-register regions and type-2 windows, which are made in another way.) The region remains, and is to be
+/// deregistered.
+pub const INVALIDATABLE: u32 = 1 << 30;
+
+/// Bit of [`DeregMr::flags`]: do not wait for the poll cores. EAGAIN then means: the key is invalid for good and
+/// no packet handled from now on touches the memory, but one in progress still may; the handle is valid, and the
+/// request is to be repeated (in either form) to end it.
+pub const DEREG_NONBLOCK: u32 = 1;
 
 /// Bits of [`QpAttrs`] masks: `enum ibv_qp_attr_mask`.
 pub mod qp_mask {

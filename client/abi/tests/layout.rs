@@ -79,6 +79,7 @@ fn control_packets_are_what_they_were() {
         GidReply { gid @ 0, kind @ 16, vlan @ 20 } size 24 align 4
         RegMr { pd @ 0, access @ 4, fd_offset @ 8, length @ 16, iova @ 24 } size 32 align 8
         RegMrReply { handle @ 0, lkey @ 4, rkey @ 8, reserved @ 12 } size 16 align 4
+        DeregMr { handle @ 0, flags @ 4 } size 8 align 4
         CreateCq { device @ 0, depth @ 4, channel @ 8, reserved @ 12 } size 16 align 4
         CreateCqReply { handle @ 0, depth @ 4, subrings @ 8, reserved @ 12, offset @ 16 } size 24 align 8
         CreateQp {

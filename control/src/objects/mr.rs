@@ -2,11 +2,12 @@
 
 use std::os::fd::OwnedFd;
 
-use rnic_abi::{RegMr, RegMrReply};
+use rnic_abi::{DEREG_NONBLOCK, DeregMr, HandleArg, INVALIDATABLE, RegMr, RegMrReply};
 use rnic_engine::{
     mem::{ClientMem, MapError, MrDescriptor, MrTable},
     view,
 };
+use rnic_qsbr::Epoch;
 use rnic_transport::Access;
 use rustix::io::Errno;
 
@@ -31,6 +32,8 @@ pub struct Mr {
     pub key: u32,
     /// Bytes.
     pub length: u64,
+    /// The epoch after which no core uses the key any more, once a deregistration has made it invalid.
+    pub invalidated: Option<Epoch>,
     /// The mapping; poll cores use it as long as the key is valid, and a grace period longer.
     pub mem: ClientMem,
 }
@@ -42,6 +45,7 @@ pub struct Mapping {
     pd: Key,
     pd_number: u32,
     access: Access,
+    invalidatable: bool,
     iova: u64,
     length: u64,
 }
@@ -53,7 +57,9 @@ const REMOTE_CHANGES: u32 = 2 | 8;
 /// Largest page of a client's memory.
 const MAX_PAGE: i64 = 2 << 20;
 
-fn access(bits: u32) -> Verb<Access> {
+/// The rights that are asked for, and whether the key may be invalidated.
+fn access(bits: u32) -> Verb<(Access, bool)> {
+    let (bits, invalidatable) = (bits & !INVALIDATABLE, bits & INVALIDATABLE != 0);
     let access = Access::from_bits(bits & !OPTIONAL).ok_or_else(|| {
         Refusal::unsupported(format!(
             "access is {bits:#x}; LOCAL_WRITE, REMOTE_WRITE, REMOTE_READ and REMOTE_ATOMIC (0xf) are supported"
@@ -64,7 +70,7 @@ fn access(bits: u32) -> Verb<Access> {
             "access is {bits:#x}: REMOTE_WRITE and REMOTE_ATOMIC need LOCAL_WRITE (0x1) as well"
         )));
     }
-    Ok(access)
+    Ok((access, invalidatable))
 }
 
 /// Pages that turn out not to be there are replaced by zeros, which is done for 4 KiB and 2 MiB.
@@ -93,7 +99,7 @@ fn errno(error: &MapError) -> Errno {
 impl Control {
     pub(crate) fn reg_mr(&mut self, conn: u32, arg: &RegMr, fd: OwnedFd) -> Verb<Outcome> {
         self.allow(conn, Kind::Mr)?;
-        let access = access(arg.access)?;
+        let (access, invalidatable) = access(arg.access)?;
         if arg.iova.checked_add(arg.length).is_none() {
             let RegMr { iova, length, .. } = arg;
             return Err(Refusal::invalid(format!(
@@ -124,6 +130,7 @@ impl Control {
             pd,
             pd_number,
             access,
+            invalidatable,
             iova: arg.iova,
             length: arg.length,
         };
@@ -135,6 +142,32 @@ impl Control {
         let op = self.begin(conn, Work::Map(mapping));
         self.mapper.map(op, request);
         Ok(Outcome::Pending)
+    }
+
+    /// Deregisters a region: makes its key invalid at once, whatever else the destruction has to wait for, and
+    /// ends when no core can touch its memory any more. The non-blocking form does not wait for the cores:
+    /// [`DEREG_NONBLOCK`].
+    pub(crate) fn dereg_mr(&mut self, conn: u32, arg: &DeregMr) -> Verb<Outcome> {
+        let DeregMr { handle, flags } = *arg;
+        if flags & !DEREG_NONBLOCK != 0 {
+            return Err(Refusal::invalid(format!(
+                "flags is {flags:#x}; {DEREG_NONBLOCK:#x} (NONBLOCK) or 0 are known"
+            )));
+        }
+        let key = self.find(conn, Kind::Mr, handle, "handle")?;
+        let Some(What::Mr(mr)) = self.objects.peek_mut(key).map(|object| &mut object.what) else {
+            return Err(Refusal::invalid("handle is of no MR"));
+        };
+        // Nothing depends on a region: what follows cannot be refused as busy.
+        let epoch = *mr
+            .invalidated
+            .get_or_insert_with(|| self.engine.invalidate(mr.key));
+        if flags & DEREG_NONBLOCK != 0 && !self.engine.is_past(epoch) {
+            return Err(Refusal::again(
+                "the key is invalid now, but poll cores may still use the memory; repeat the request",
+            ));
+        }
+        self.destroy_one(conn, Kind::Mr, HandleArg { handle, reserved: 0 })
     }
 
     /// Makes the region of a finished mapping.
@@ -173,6 +206,7 @@ impl Control {
             pd,
             pd_number,
             access,
+            invalidatable,
             iova,
             length,
         } = mapping;
@@ -182,6 +216,7 @@ impl Control {
             access,
             iova,
             len: length,
+            invalidatable,
         };
         let valid = self.engine.mrs().validate(key, &descriptor);
         debug_assert!(valid, "the slot exists and the mapping is as long as asked for");
@@ -190,6 +225,7 @@ impl Control {
             slot,
             key,
             length,
+            invalidated: None,
             mem,
         });
         let id = (IdKind::Number(view::Kind::Mr), view::number(slot, generation));
@@ -216,12 +252,10 @@ mod tests {
 
     #[test]
     fn remote_writing_needs_local_writing_and_hints_are_ignored() {
-        assert_eq!(access(0xF).map(Access::bits), Ok(0xF));
-        assert_eq!(
-            access(0x10_0004).map(Access::bits),
-            Ok(4),
-            "relaxed ordering is a hint"
-        );
+        let bits = |bits| access(bits).map(|(access, invalidatable)| (access.bits(), invalidatable));
+        assert_eq!(bits(0xF), Ok((0xF, false)));
+        assert_eq!(bits(0x10_0004), Ok((4, false)), "relaxed ordering is a hint");
+        assert_eq!(bits(INVALIDATABLE | 1), Ok((1, true)));
         assert!(access(2).unwrap_err().text().contains("LOCAL_WRITE"));
         assert!(access(8).is_err());
         assert_eq!(access(0x20).unwrap_err().errno(), Errno::OPNOTSUPP, "zero based");

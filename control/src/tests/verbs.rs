@@ -255,3 +255,35 @@ fn only_rc_is_made_and_others_are_named() {
     client.destroy_counting(Op::DestroyCq, cq);
     client.destroy(Op::DeallocPd, pd).unwrap();
 }
+
+#[test]
+fn a_region_is_deregistered_without_waiting_by_asking_until_it_is_done() {
+    let daemon = TestDaemon::start(2);
+    let mut client = daemon.client();
+    let pd = client.pd();
+    let fd = sealed_memfd(1 << 20);
+    for _ in 0..50 {
+        let mr = client.try_mr(pd, &fd, 1 << 20, 7 | INVALIDATABLE).unwrap();
+        let arg = DeregMr {
+            handle: mr.handle,
+            flags: DEREG_NONBLOCK,
+        };
+        // An idle core passes in no time, so either answer may come; after EAGAIN the handle is still good.
+        while let Err(refused) = client.call::<Empty>(Op::DeregMr, &arg) {
+            assert_eq!(refused.errno, Errno::AGAIN, "{}", refused.text);
+            assert_eq!(client.destroy(Op::DeallocPd, pd).unwrap_err().errno, Errno::BUSY);
+        }
+        let again = client.call::<Empty>(Op::DeregMr, &arg).unwrap_err();
+        assert_eq!(again.errno, Errno::INVAL);
+    }
+    let mr = client.try_mr(pd, &fd, 4096, 1).unwrap();
+    let arg = DeregMr {
+        handle: mr.handle,
+        flags: 6,
+    };
+    let unknown = client.call::<Empty>(Op::DeregMr, &arg).unwrap_err();
+    assert!(unknown.text.contains("flags is 0x6"), "{}", unknown.text);
+    // Unknown flags change nothing; and the waiting form ends what the other began.
+    client.destroy(Op::DeregMr, mr.handle).unwrap();
+    client.destroy(Op::DeallocPd, pd).unwrap();
+}

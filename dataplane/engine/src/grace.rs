@@ -68,6 +68,20 @@ impl Engine {
         });
     }
 
+    /// Invalidates a key: no packet handled from now on finds it. Whoever was about to use it has done so when
+    /// the returned epoch has passed ([`Engine::is_past`]); only then may its memory go. Preallocated state only:
+    /// it can neither fail nor wait, wherever it is called.
+    pub fn invalidate(&self, key: u32) -> Epoch {
+        self.mrs().invalidate(key);
+        self.qsbr.advance()
+    }
+
+    /// Whether every core has passed a quiescent state since `epoch` began. Unlike [`Engine::passed`] it frees
+    /// nothing, so that it may be asked where one must not block.
+    pub fn is_past(&self, epoch: Epoch) -> bool {
+        self.qsbr.check(epoch)
+    }
+
     /// Begins a grace period without a publication.
     pub fn start_grace(&mut self) -> Epoch {
         self.qsbr.advance()

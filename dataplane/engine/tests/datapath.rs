@@ -108,6 +108,7 @@ fn a_region_of_another_pd_is_refused_locally() {
         access: rnic_transport::Access::LOCAL_WRITE,
         iova: 0,
         len: 4096,
+        invalidatable: false,
     };
     assert!(rig.engine.mrs().validate(other, &descriptor));
     let sge = Sge {

@@ -87,6 +87,9 @@ pub struct SimHost {
     pub cq_capacity: usize,
     /// Events in order.
     pub events: Vec<Event>,
+    /// After an invalidation, how often a QP that asks is told no (and one time yes).
+    pub grace: u32,
+    in_use: u32,
     /// What the peer made happen, in order.
     pub effects: Vec<Effect>,
 }
@@ -145,6 +148,11 @@ impl SimHost {
         let region = self.region(rkey).ok_or(KeyError::Key)?;
         let range = region.range(addr, u64::from(len), Access::REMOTE_READ)?;
         Ok(region.bytes[range].to_vec())
+    }
+
+    /// Whether an invalidated key is still in use.
+    pub fn waits(&self) -> bool {
+        self.in_use > 0
     }
 
     /// Bytes of a send buffer.
@@ -237,7 +245,13 @@ impl Host for SimHost {
             return Err(KeyError::Key);
         }
         self.effects.push(Effect::Invalidate { rkey });
+        self.in_use = self.grace;
         Ok(())
+    }
+
+    fn invalidated(&mut self) -> bool {
+        self.in_use = self.in_use.saturating_sub(1);
+        self.in_use == 0
     }
 
     fn complete(&mut self, completion: &Completion) -> Result<(), CqFull> {

@@ -199,6 +199,9 @@ impl Node {
         loop {
             let Some(emit) = self.with(|qp, ctx| qp.poll_transmit(ctx)) else {
                 let spins = self.qp.has_work() && self.qp.state() != QpState::Err;
+                if spins && self.host.waits() {
+                    continue;
+                }
                 assert!(!spins, "has_work is true, but there is nothing to send");
                 return None;
             };

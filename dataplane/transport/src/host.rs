@@ -119,8 +119,13 @@ pub trait Host {
     /// Places a READ response into the local buffers of `wr` at `offset`. The range lies within `wr.length`.
     fn scatter_send(&mut self, wr: &SendWr, offset: u32, payload: Self::Payload<'_>) -> Result<(), KeyError>;
 
-    /// Invalidates the key of a SEND with invalidate (only if this QP may: ownership is checked here).
+    /// Begins to invalidate a key, for a LOCAL_INV of the QP's owner or a SEND with invalidate of its peer: no
+    /// later use of it succeeds. Ownership and permission are checked here; when they fail nothing changed.
     fn invalidate(&mut self, rkey: u32) -> Result<(), KeyError>;
+
+    /// Whether no one uses a key any more that this QP began to invalidate: not even a packet that another core
+    /// was working on. Asked again and again until it is so.
+    fn invalidated(&mut self) -> bool;
 
     /// Places a completion. On error the QP goes to ERR; raising CQ_ERR is the host's part.
     fn complete(&mut self, completion: &Completion) -> Result<(), CqFull>;

@@ -105,6 +105,8 @@ pub enum DropReason {
     ReservedSyndrome,
     /// Out of order while a NAK is outstanding: exactly one is sent.
     NakOutstanding,
+    /// The key of a SEND with invalidate is still in use somewhere: nothing is taken before its completion.
+    Invalidating,
     /// A duplicate READ that does not match what was asked, or for which there is no room. Its sender will
     /// retry.
     ReplayRefused,
@@ -302,9 +304,9 @@ impl RcQp {
     pub fn poll_transmit<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
         self.turn_request = !self.turn_request;
         if self.turn_request {
-            self.poll_request(ctx).or_else(|| self.poll_response())
+            self.poll_request(ctx).or_else(|| self.poll_response(ctx))
         } else {
-            self.poll_response().or_else(|| self.poll_request(ctx))
+            self.poll_response(ctx).or_else(|| self.poll_request(ctx))
         }
     }
 
@@ -352,6 +354,7 @@ impl RcQp {
     pub(crate) fn enter_err(&mut self, answer: bool) {
         self.state = QpState::Err;
         self.req.stop();
+        self.resp.invalidating = false;
         if !answer {
             self.resp.silence();
         }

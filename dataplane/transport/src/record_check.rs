@@ -178,6 +178,13 @@ impl Requester {
         BadField::unless(cur <= fresh, "req.cur", self.cur, "from head to fresh")?;
         let failed = !self.failed || self.ahead(self.failed_at) < tail;
         BadField::unless(failed, "req.failed_at", self.failed_at, "from head to tail")?;
+        let alone = cur == 0 && fresh == 0 && tail > 0 && at(ring, self.head).opcode == WrOpcode::LocalInv;
+        BadField::unless(
+            !self.invalidating || alone,
+            "req.invalidating",
+            self.invalidating,
+            "set only while a LOCAL_INV is the oldest request",
+        )?;
         let reads = self.reads <= attrs.max_rd_atomic;
         BadField::unless(reads, "req.reads", self.reads, "at most max_rd_atomic")?;
         // What was started lies in PSN order without gaps, from the oldest unacknowledged to the last ever sent.
@@ -250,7 +257,7 @@ impl SendWr {
         BadField::unless(flags, "sq.flags", self.flags.bits(), "send flags (0xf)")?;
         let supported = !matches!(
             self.opcode,
-            WrOpcode::CompSwap | WrOpcode::FetchAdd | WrOpcode::LocalInv | WrOpcode::BindMw
+            WrOpcode::CompSwap | WrOpcode::FetchAdd | WrOpcode::BindMw
         );
         BadField::unless(
             supported,

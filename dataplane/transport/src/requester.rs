@@ -44,6 +44,8 @@ record! {
         /// The work request `failed_at` met a local error and fails when it is the oldest.
         pub failed: bool,
         pub failed_status: WcStatus,
+        /// The LOCAL_INV at the head was begun; it is done when nobody uses its key any more.
+        pub invalidating: bool,
         /// SQD: SQ_DRAINED was raised, or was not asked for.
         pub drained: bool,
         pub failed_at: u32,
@@ -71,6 +73,7 @@ impl Requester {
             blocked: false,
             failed: false,
             failed_status: WcStatus::Success,
+            invalidating: false,
             drained: false,
             failed_at: 0,
             failed_cause: Cause::of(Check::None),
@@ -89,6 +92,7 @@ impl Requester {
         self.ack_deadline = Time::NEVER;
         self.rnr_deadline = Time::NEVER;
         self.rnr_wait = false;
+        self.invalidating = false;
     }
 
     #[inline]
@@ -105,7 +109,7 @@ impl Requester {
     /// Every started work request is done.
     #[inline]
     pub fn is_idle(&self) -> bool {
-        self.head == self.fresh
+        self.head == self.fresh && !self.invalidating
     }
 }
 
@@ -161,7 +165,7 @@ impl RcQp {
             WrOpcode::Read if self.attrs.mtu.packets(wr.length) > MAX_WINDOW => {
                 return Err(PostError::TooLong { length: wr.length });
             }
-            WrOpcode::CompSwap | WrOpcode::FetchAdd | WrOpcode::LocalInv | WrOpcode::BindMw => {
+            WrOpcode::CompSwap | WrOpcode::FetchAdd | WrOpcode::BindMw => {
                 return Err(PostError::Unsupported { opcode: wr.opcode });
             }
             _ if wr.length > MAX_MESSAGE => return Err(PostError::TooLong { length: wr.length }),
@@ -177,14 +181,22 @@ impl RcQp {
     /// The requester's next packet.
     #[inline]
     pub(crate) fn poll_request<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
-        if !self.state.sends() || !self.req.may_send() {
-            return None;
-        }
-        let index = self.req.cur;
-        if !self.may_begin(ctx, index) {
-            self.req.blocked = true;
-            return None;
-        }
+        let index = loop {
+            if !self.state.sends() || !self.req.may_send() {
+                return None;
+            }
+            let index = self.req.cur;
+            if !self.may_begin(ctx, index) {
+                self.req.blocked = true;
+                return None;
+            }
+            if ctx.wr(index).opcode != WrOpcode::LocalInv {
+                break index;
+            }
+            if !self.local_invalidate(ctx) {
+                return None;
+            }
+        };
         if index == self.req.fresh {
             let mtu = self.attrs.mtu;
             let first = self.req.next;
@@ -218,7 +230,7 @@ impl RcQp {
             return false;
         }
         let fresh = index == req.fresh;
-        if fresh && self.state == QpState::Sqd {
+        if fresh && self.state == QpState::Sqd && !req.invalidating {
             return false;
         }
         let unacked = req.next.diff(req.una) as u32;
@@ -228,6 +240,10 @@ impl RcQp {
         let mtu = self.attrs.mtu;
         let max_reads = self.attrs.max_rd_atomic;
         let wr = ctx.wr(index);
+        if wr.opcode == WrOpcode::LocalInv {
+            // As if fenced by all that stands before it (10.6.5.1): its key may be in use there.
+            return index == req.head;
+        }
         if wr.is_read() {
             // A READ takes the PSNs of its responses: those too must fit half the PSN space.
             let psns = if fresh { mtu.packets(wr.length) } else { 1 };
@@ -237,6 +253,33 @@ impl RcQp {
         }
         let fenced = fresh && req.reads > 0 && wr.flags.contains(SendFlags::FENCE);
         !fenced || self.mutated(Mutation::IgnoreFence)
+    }
+
+    /// Goes on with the LOCAL_INV at the head; `true` when it is done and the next request may begin.
+    ///
+    /// It has no PSN: while it stands at the head nothing is outstanding and nothing behind it has begun, so
+    /// neither acknowledgements nor retries ever meet it.
+    fn local_invalidate<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> bool {
+        let wr = *ctx.wr(self.req.head);
+        if !self.req.invalidating {
+            if let Err(err) = ctx.host.invalidate(wr.imm_or_rkey) {
+                let cause = Cause {
+                    psn: self.req.next.get(),
+                    ..Cause::of(err.check())
+                };
+                self.fail_oldest(ctx, WcStatus::MwBindErr, cause);
+                return false;
+            }
+            self.req.invalidating = true;
+        }
+        if !ctx.host.invalidated() {
+            return false;
+        }
+        self.req.invalidating = false;
+        self.req.fresh = self.req.head.wrapping_add(1);
+        self.complete_oldest(ctx, &wr);
+        self.check_drained(ctx);
+        true
     }
 
     /// The request of a READ, for what has not arrived of it yet.

@@ -1,6 +1,7 @@
 //! What the responder sends: READ responses, then the acknowledgement due (9.7.5.1).
 
-use crate::qp::{Emit, RcQp, Source};
+use crate::host::Host;
+use crate::qp::{Ctx, Emit, RcQp, Source};
 use crate::responder::Answer;
 use rnic_wire::{Aeth, Headers, Operation, Syndrome};
 
@@ -8,7 +9,10 @@ impl RcQp {
     /// The responder's next packet. READs are answered in PSN order, and before anything that acknowledges
     /// beyond them.
     #[inline]
-    pub(crate) fn poll_response(&mut self) -> Option<Emit> {
+    pub(crate) fn poll_response<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
+        if self.resp.invalidating {
+            self.finish_invalidation(ctx);
+        }
         if self.resp.reads.is_empty() {
             self.poll_answer()
         } else {

@@ -50,6 +50,16 @@ record! {
         write_len: u32,
         write_rkey: u32,
         write_addr: u64,
+        /// The last packet of a SEND with invalidate is here, and its key not yet out of use: the message
+        /// completes and `epsn` moves on when it is. Until then nothing else is taken.
+        pub(crate) invalidating: bool,
+        /// Of that packet: whether it was solicited, and asks for an ACK.
+        solicited: bool,
+        ack_req: bool,
+        /// Packets behind it were dropped meanwhile: their sender is told, instead of waiting for its timer.
+        dropped: bool,
+        /// The key.
+        invalidated_key: u32,
         pub(crate) wqe: RecvWqe,
         /// READs accepted whose responses are still to be sent.
         pub(crate) reads: ReadQueue,
@@ -70,6 +80,11 @@ impl Responder {
             write_len: 0,
             write_rkey: 0,
             write_addr: 0,
+            invalidating: false,
+            solicited: false,
+            ack_req: false,
+            dropped: false,
+            invalidated_key: 0,
             wqe: RecvWqe {
                 wr_id: 0,
                 capacity: 0,
@@ -96,7 +111,7 @@ impl Responder {
 
     #[inline]
     pub fn has_work(&self) -> bool {
-        self.answer != Answer::Nothing || !self.reads.is_empty()
+        self.answer != Answer::Nothing || !self.reads.is_empty() || self.invalidating
     }
 
     /// Forgets everything still to be said.
@@ -145,6 +160,10 @@ impl RcQp {
         }
         let psn = headers.bth.psn;
         let place = self.place(psn);
+        if self.resp.invalidating {
+            self.resp.dropped |= place > 0;
+            return Received::Dropped(DropReason::Invalidating);
+        }
         if place != 0 {
             return if place < 0 {
                 self.duplicate(ctx, headers, payload.len())
@@ -178,6 +197,7 @@ impl RcQp {
             return Received::Dropped(DropReason::State);
         }
         match self.place(psn) {
+            _ if self.resp.invalidating => Received::Dropped(DropReason::Invalidating),
             0 => self.refuse(ctx, psn, opcode, &Refusal::invalid(Check::ReservedOpcode)),
             ..0 => Received::Dropped(DropReason::ReplayRefused),
             1.. => self.out_of_order(),
@@ -322,10 +342,20 @@ impl RcQp {
                     ..Refusal::access(err)
                 };
                 ctx.host.invalidate(rkey).map_err(refused)?;
+                let resp = &mut self.resp;
+                (resp.invalidating, resp.dropped) = (true, false);
+                (resp.solicited, resp.ack_req) = (headers.bth.solicited, headers.bth.ack_req);
+                resp.invalidated_key = rkey;
+                self.finish_invalidation(ctx);
+                return Ok(Outcome::Done);
             }
-            self.complete_recv(ctx, headers, WcOpcode::Recv, total);
+            let (flags, value) = match headers.imm {
+                Some(imm) => (CompletionFlags::WITH_IMM, imm),
+                None => (CompletionFlags::NONE, 0),
+            };
+            self.complete_recv(ctx, WcOpcode::Recv, flags, value, headers.bth.solicited);
         }
-        self.taken(headers, MessageKind::Send);
+        self.taken(opcode.ends_message(), headers.bth.ack_req, MessageKind::Send);
         Ok(Outcome::Done)
     }
 
@@ -377,10 +407,11 @@ impl RcQp {
         }
         (self.resp.write_addr, self.resp.write_rkey, self.resp.write_len) = (addr, rkey, total);
         self.resp.received = received.saturating_add(len as u32);
-        if headers.imm.is_some() {
-            self.complete_recv(ctx, headers, WcOpcode::RecvRdmaWithImm, total);
+        if let Some(imm) = headers.imm {
+            let (opcode, flags) = (WcOpcode::RecvRdmaWithImm, CompletionFlags::WITH_IMM);
+            self.complete_recv(ctx, opcode, flags, imm, headers.bth.solicited);
         }
-        self.taken(headers, MessageKind::Write);
+        self.taken(opcode.ends_message(), headers.bth.ack_req, MessageKind::Write);
         Ok(Outcome::Done)
     }
 
@@ -417,49 +448,68 @@ impl RcQp {
         Ok(Outcome::Done)
     }
 
+    /// Completes the SEND with invalidate under way if its key is out of use, with its ACK.
+    pub(crate) fn finish_invalidation<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) {
+        if !ctx.host.invalidated() {
+            return;
+        }
+        let Responder {
+            solicited,
+            ack_req,
+            dropped,
+            invalidated_key: key,
+            ..
+        } = self.resp;
+        self.resp.invalidating = false;
+        self.complete_recv(ctx, WcOpcode::Recv, CompletionFlags::WITH_INV, key, solicited);
+        self.taken(true, ack_req, MessageKind::Send);
+        if dropped && self.state.receives() {
+            // It acknowledges everything before it as well.
+            self.out_of_order();
+        }
+    }
+
     /// The last packet of a message that uses a receive WQE: its completion, before the ACK.
     #[inline]
     fn complete_recv<H: Host>(
         &mut self,
         ctx: &mut Ctx<'_, H>,
-        headers: &Headers,
         opcode: WcOpcode,
-        byte_len: u32,
+        flags: CompletionFlags,
+        imm_or_rkey: u32,
+        solicited: bool,
     ) {
         self.resp.has_wqe = false;
-        let (mut flags, value) = match (headers.imm, headers.ieth) {
-            (Some(imm), _) => (CompletionFlags::WITH_IMM, imm),
-            (None, Some(rkey)) => (CompletionFlags::WITH_INV, rkey),
-            (None, None) => (CompletionFlags::NONE, 0),
+        let flags = if solicited {
+            flags.union(CompletionFlags::SOLICITED)
+        } else {
+            flags
         };
-        if headers.bth.solicited {
-            flags = flags.union(CompletionFlags::SOLICITED);
-        }
         let completion = Completion {
             wr_id: self.resp.wqe.wr_id,
             status: WcStatus::Success,
             opcode,
             queue: Queue::Recv,
             flags,
-            byte_len,
-            imm_or_rkey: value,
+            byte_len: self.resp.received,
+            imm_or_rkey,
             cause: Cause::of(Check::None),
         };
         self.complete(ctx, &completion);
     }
 
-    /// A packet of a SEND or WRITE took effect.
+    /// A packet of a SEND or WRITE took effect; `ends` its message.
     #[inline]
-    fn taken(&mut self, headers: &Headers, kind: MessageKind) {
+    fn taken(&mut self, ends: bool, ack_req: bool, kind: MessageKind) {
         let resp = &mut self.resp;
         resp.epsn = resp.epsn.next();
-        if headers.bth.opcode.ends_message() {
+        if ends {
             resp.message = MessageKind::None;
             resp.msn = next_msn(resp.msn);
         } else {
             resp.message = kind;
         }
-        if headers.bth.ack_req && self.state != QpState::Err {
+        if ack_req && self.state != QpState::Err {
             resp.ack();
         }
     }

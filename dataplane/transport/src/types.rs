@@ -146,7 +146,7 @@ pub enum WcStatus {
     LocProtErr = 4,
     /// Not executed: the QP was in error.
     WrFlushErr = 5,
-    /// Binding a memory window failed.
+    /// A memory management operation failed: binding a window, local invalidate (11.6.2).
     MwBindErr = 6,
     /// The responder's answer makes no sense.
     BadRespErr = 7,

@@ -26,7 +26,8 @@ pub enum WrOpcode {
     CompSwap = 5,
     /// Fetch and add. Not implemented yet: refused by `post_send`.
     FetchAdd = 6,
-    /// Local invalidate. Not implemented yet: refused by `post_send`.
+    /// Local invalidate: of the key in `imm_or_rkey`, without data. It begins when everything before it is done,
+    /// and what follows begins when it is done.
     LocalInv = 7,
     /// Memory window bind. Not implemented yet: refused by `post_send`.
     BindMw = 8,

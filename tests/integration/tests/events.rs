@@ -145,7 +145,9 @@ fn a_key_invalidated_by_the_peer_opens_nothing_any_more() {
     let _turn = Turn::take();
     let appliance = start("wire");
     let [a, b] = connected(&appliance);
-    let target = b.mr.remote();
+    let access = Access::LOCAL_WRITE | Access::REMOTE_WRITE | Access::INVALIDATE;
+    let region = b._pd.alloc_mr(4096, access).unwrap();
+    let target = region.remote();
     b.qp.post_recv(|batch| {
         batch.recv([]).wr_id(1);
     })

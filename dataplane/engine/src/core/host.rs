@@ -2,6 +2,7 @@
 use std::{marker::PhantomData, ptr, sync::Arc};
 
 use rnic_abi::{Cqe, cqe_flags, event_kind};
+use rnic_qsbr::{Epoch, Qsbr};
 use rnic_simd::Crc;
 use rnic_transport::{
     Access, Cause, Completion, CompletionFlags, CqFull, Event, EventKind, Host, KeyError, Payload, Queue,
@@ -20,6 +21,7 @@ use crate::mem::{MrTable, RemoteRange};
 pub(super) struct Env {
     pub now: Time,
     pub mrs: Arc<MrTable>,
+    pub qsbr: Arc<Qsbr>,
     pub cqs: Vec<Option<Box<CompletionQueue>>>,
     /// CQs with fresh completions or an error, each once.
     pub touched: Vec<u32>,
@@ -96,6 +98,7 @@ pub(super) struct QpHost<'a> {
     pub cause: &'a mut Cause,
     pub placed: &'a mut Placed,
     pub counters: &'a mut QpCounters,
+    pub invalidating: &'a mut Option<Epoch>,
 }
 
 impl Host for QpHost<'_> {
@@ -151,20 +154,18 @@ impl Host for QpHost<'_> {
     }
 
     fn invalidate(&mut self, rkey: u32) -> Result<(), KeyError> {
-        self.env
-            .mrs
-            .resolve(rkey, self.id.pd, 0, 0, Access::NONE)
-            .map(drop)
-            .or_else(|e| match e {
-                // The key is this PD's; where its region lies does not matter here.
-                KeyError::Range => Ok(()),
-                other => Err(other),
-            })?;
-        if self.env.mrs.invalidate(rkey) {
-            Ok(())
-        } else {
-            Err(KeyError::Key)
+        self.env.mrs.invalidate_for(rkey, self.id.pd)?;
+        // Opened after the key went: a core that has passed it looks the key up in vain.
+        *self.invalidating = Some(self.env.qsbr.advance());
+        Ok(())
+    }
+
+    fn invalidated(&mut self) -> bool {
+        if self.invalidating.is_some_and(|epoch| !self.env.qsbr.check(epoch)) {
+            return false;
         }
+        *self.invalidating = None;
+        true
     }
 
     #[inline]

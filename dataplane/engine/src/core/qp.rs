@@ -1,6 +1,7 @@
 //! A QP on its core: the transport's record, the queues behind it, its path.
 use std::sync::Arc;
 
+use rnic_qsbr::Epoch;
 use rnic_transport::{BadField, Cause, Ctx, QpState, RcQp, SendWr, Time};
 use rnic_wire::{Ecn, FrameTemplate, Ipv4, Ipv6, Link, MacAddr, Net, VlanTag, VlanTags};
 
@@ -58,6 +59,8 @@ pub struct Qp {
     /// Stands in the core's active list.
     pub(super) active: bool,
     pub(super) idle_passes: u8,
+    /// The epoch after which nobody uses a key that it has invalidated. Not recorded: after a restart nobody does.
+    invalidating: Option<Epoch>,
     pub(crate) link: RetireLink,
 }
 
@@ -118,6 +121,7 @@ impl Qp {
             listed: false,
             active: false,
             idle_passes: 0,
+            invalidating: None,
             link: RetireLink::default(),
             rec,
         }
@@ -236,6 +240,7 @@ impl Qp {
             cause: &mut rec.cause,
             placed: &mut rec.placed,
             counters: &mut rec.counters,
+            invalidating: &mut self.invalidating,
         };
         f(
             &mut rec.rc,

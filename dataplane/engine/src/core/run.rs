@@ -70,6 +70,7 @@ impl Core {
             clients, qps, cqs, ..
         } = init.limits;
         let now = now();
+        let qsbr = init.participant.qsbr().clone();
         let empty = |n: u32| (0..n).map(|_| None::<Box<CompletionQueue>>).collect::<Vec<_>>();
         Core {
             id: init.id,
@@ -80,6 +81,7 @@ impl Core {
             env: Env {
                 now,
                 mrs: init.mrs,
+                qsbr,
                 cqs: empty(cqs),
                 touched: Vec::with_capacity(cqs as usize),
                 counters: CoreCounters::default(),

@@ -184,6 +184,11 @@ impl Core {
             qp.rec.bad = bad(Check::UnsupportedOpcode);
             return;
         };
+        // There is nothing for it to send.
+        if opcode == WrOpcode::LocalInv && accepted.length != 0 {
+            qp.rec.bad = bad(Check::SendQueue);
+            return;
+        }
         // A READ stores into its buffers; inline data is no place for that.
         if opcode == WrOpcode::Read && wqe.flags & rnic_abi::wqe_flags::INLINE != 0 {
             qp.rec.bad = bad(Check::SendQueue);

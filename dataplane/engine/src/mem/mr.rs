@@ -6,7 +6,7 @@
 use std::{
     os::fd::{BorrowedFd, OwnedFd},
     ptr::NonNull,
-    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use rnic_transport::{Access, BadField, KeyError, record};
@@ -30,6 +30,8 @@ pub struct MrDescriptor<'a> {
     pub iova: u64,
     /// Bytes.
     pub len: u64,
+    /// A LOCAL_INV of its owner, or a SEND with invalidate of a peer, may invalidate the key.
+    pub invalidatable: bool,
 }
 
 #[derive(Default)]
@@ -41,9 +43,10 @@ struct Slot {
     len: AtomicU64,
     pd: AtomicU32,
     access: AtomicU32,
+    invalidatable: AtomicBool,
     /// Debug builds: it was invalidated, and its grace period is not known to be over.
     #[cfg(debug_assertions)]
-    dying: std::sync::atomic::AtomicBool,
+    dying: AtomicBool,
 }
 
 impl Slot {
@@ -54,6 +57,7 @@ impl Slot {
         self.len.store(record.len, Ordering::Relaxed);
         self.pd.store(record.pd, Ordering::Relaxed);
         self.access.store(record.access.bits().into(), Ordering::Relaxed);
+        self.invalidatable.store(record.invalidatable, Ordering::Relaxed);
         self.word.store(VALID | u64::from(key), Ordering::Release);
     }
 }
@@ -72,6 +76,8 @@ record! {
         pub pd: u32,
         /// Rights.
         pub access: Access,
+        /// A LOCAL_INV of its owner, or a SEND with invalidate of a peer, may invalidate the key.
+        pub invalidatable: bool,
     }
 }
 
@@ -196,6 +202,7 @@ impl MrTable {
             len: descriptor.len,
             pd: descriptor.pd,
             access: descriptor.access,
+            invalidatable: descriptor.invalidatable,
         };
         let number = Self::slot_of_key(key) as u32;
         if let Err(error) = self.records.publish(number, VALID | u64::from(key), record) {
@@ -211,12 +218,21 @@ impl MrTable {
     pub fn invalidate(&self, key: u32) -> bool {
         // The record first: of a daemon killed in between, the next one finds the key invalid.
         let number = Self::slot_of_key(key);
-        let withdrawn = self.records.withdraw(number as u32, VALID | u64::from(key));
-        if withdrawn && let Some(slot) = self.slots.get(number) {
-            slot.word.store(0, Ordering::Release);
-            #[cfg(debug_assertions)]
-            slot.dying.store(true, Ordering::Relaxed);
+        let valid = VALID | u64::from(key);
+        let withdrawn = self.records.withdraw(number as u32, valid);
+        // The word even if another thread was faster with the record: whoever returns from here may begin a grace
+        // period, and that must find the word cleared.
+        let cleared = self.slots.get(number).is_some_and(|slot| {
+            let word = &slot.word;
+            word.compare_exchange(valid, 0, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        });
+        #[cfg(debug_assertions)]
+        if cleared {
+            self.slots[number].dying.store(true, Ordering::Relaxed);
         }
+        #[cfg(not(debug_assertions))]
+        let _ = cleared;
         withdrawn
     }
 
@@ -238,6 +254,31 @@ impl MrTable {
         }
         #[cfg(not(debug_assertions))]
         let _ = key;
+    }
+
+    /// The same on behalf of a QP of `pd`, whose owner or peer asks for it: only keys of that PD, and only those
+    /// that were registered for it (10.6.5, C9-51): a plain region is deregistered by its owner or not at all.
+    /// Poll cores.
+    ///
+    /// # Errors
+    /// The key is not valid (or not any more), is another PD's, or does not permit it; nothing changed.
+    pub fn invalidate_for(&self, key: u32, pd: u32) -> Result<(), KeyError> {
+        let slot = self.slots.get(Self::slot_of_key(key)).ok_or(KeyError::Key)?;
+        if slot.word.load(Ordering::Acquire) != VALID | u64::from(key) {
+            return Err(KeyError::Key);
+        }
+        if slot.pd.load(Ordering::Relaxed) != pd {
+            return Err(KeyError::PdMismatch);
+        }
+        if !slot.invalidatable.load(Ordering::Relaxed) {
+            return Err(KeyError::Access);
+        }
+        // Somebody else may have been faster, and by the key's generation no later region is meant.
+        if self.invalidate(key) {
+            Ok(())
+        } else {
+            Err(KeyError::Key)
+        }
     }
 
     /// Checks key, PD, right and range, and resolves them. Poll cores, within one pass of the loop.
@@ -297,7 +338,8 @@ mod tests {
                 pd: 1,
                 access,
                 iova,
-                len: 8192
+                len: 8192,
+                invalidatable: false,
             }
         ));
         let resolve = |key, pd, addr, len, access| table.resolve(key, pd, addr, len, access).map(|r| r.len);
@@ -319,5 +361,35 @@ mod tests {
         assert_eq!(resolve(u32::MAX, 1, iova, 1, access), Err(KeyError::Key));
         assert!(table.invalidate(key) && !table.invalidate(key));
         assert_eq!(resolve(key, 1, iova, 1, access), Err(KeyError::Key));
+    }
+
+    #[test]
+    fn only_a_key_registered_for_it_is_invalidated_for_a_qp_and_only_for_one_of_its_pd() {
+        let (mem, _fd) = ClientMem::create("mr", 4096, Arc::default()).unwrap();
+        let table = MrTable::create(1, 8).unwrap();
+        let [plain, free] = [(2, false), (3, true)].map(|(slot, invalidatable)| {
+            let key = MrTable::key(slot, 1, 7);
+            let descriptor = MrDescriptor {
+                mem: &mem,
+                pd: 1,
+                access: Access::NONE,
+                iova: 0,
+                len: 4096,
+                invalidatable,
+            };
+            assert!(table.validate(key, &descriptor));
+            key
+        });
+        assert_eq!(table.invalidate_for(plain, 1), Err(KeyError::Access));
+        assert_eq!(table.invalidate_for(free, 2), Err(KeyError::PdMismatch));
+        assert_eq!(table.invalidate_for(free ^ 1, 1), Err(KeyError::Key));
+        assert_eq!(table.invalidate_for(u32::MAX, 1), Err(KeyError::Key));
+        assert!(
+            table.resolve(free, 1, 0, 1, Access::NONE).is_ok(),
+            "nothing changed"
+        );
+        assert_eq!(table.invalidate_for(free, 1), Ok(()));
+        assert_eq!(table.invalidate_for(free, 1), Err(KeyError::Key));
+        assert!(!table.invalidate(free), "deregistration finds it done");
     }
 }

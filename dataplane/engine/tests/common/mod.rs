@@ -82,6 +82,7 @@ impl Rig {
             access,
             iova: 0,
             len: data.len() as u64,
+            invalidatable: false,
         };
         assert!(engine.mrs().validate(key, &descriptor));
         let mut rig = Self::over(engine, [region, data], layout, [region_fd, data_fd]);

@@ -1,0 +1,355 @@
+//! Invalidation of keys (DESIGN I9): refused at once, done when every online core has passed a quiescent state,
+//! from preallocated state only.
+mod common;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use common::{PD, Rig, path, wqe};
+use rnic_abi::{Sge, Wqe, event_kind};
+use rnic_engine::{
+    frame::{Frame, FrameBurst, FramePool, SharedPool},
+    mem::{MrDescriptor, MrTable},
+    nonblocking::{CheckedAllocator, NonBlocking},
+    port::{Link, OpenPort, Port, PortCaps, PortStats},
+};
+use rnic_transport::{Access, Check, KeyError, QpAttr, QpAttrMask, QpState};
+use rnic_wire::Mtu;
+
+#[global_allocator]
+static ALLOCATOR: CheckedAllocator = CheckedAllocator;
+
+const WRITE: u8 = 0;
+const LOCAL_INV: u8 = 7;
+const SEND_INV: u8 = 9;
+/// `IBV_WC_*`.
+const SUCCESS: u8 = 0;
+const MW_BIND_ERR: u8 = 6;
+const REM_INV_REQ_ERR: u8 = 9;
+const REM_ACCESS_ERR: u8 = 10;
+
+/// Holds the core that polls its port in the middle of a pass.
+#[derive(Clone, Default)]
+struct Hold {
+    wanted: Arc<AtomicBool>,
+    held: Arc<AtomicBool>,
+}
+
+impl Hold {
+    fn hold(&self) {
+        self.wanted.store(true, SeqCst);
+        until("the core is held", || self.held.load(SeqCst));
+    }
+
+    fn release(&self) {
+        self.wanted.store(false, SeqCst);
+    }
+}
+
+struct HoldingPort {
+    pool: SharedPool,
+    hold: Option<Hold>,
+}
+
+struct NoFrames;
+
+impl FramePool for NoFrames {
+    fn alloc(&self) -> Option<Frame> {
+        None
+    }
+    fn room(&self) -> usize {
+        0
+    }
+}
+
+impl Link for NoFrames {
+    fn is_up(&self) -> bool {
+        true
+    }
+    fn speed_mbps(&self) -> Option<u32> {
+        None
+    }
+    fn close(&mut self) {}
+}
+
+impl Port for HoldingPort {
+    fn caps(&self) -> PortCaps {
+        PortCaps {
+            max_frame: 1514,
+            rss: false,
+            needs_polling: true,
+        }
+    }
+    fn rx_burst(&mut self, _out: &mut FrameBurst) -> usize {
+        if let Some(hold) = &self.hold {
+            while hold.wanted.load(SeqCst) {
+                hold.held.store(true, SeqCst);
+                std::thread::yield_now();
+            }
+            hold.held.store(false, SeqCst);
+        }
+        0
+    }
+    fn tx_burst(&mut self, _frames: &mut FrameBurst) -> usize {
+        0
+    }
+    fn pool(&self) -> &SharedPool {
+        &self.pool
+    }
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
+/// Two cores, of which the second can be held.
+fn two_cores() -> (Rig, Hold) {
+    let pool: SharedPool = Arc::new(NoFrames);
+    let hold = Hold::default();
+    let queue = |hold| {
+        Box::new(HoldingPort {
+            pool: pool.clone(),
+            hold,
+        }) as Box<dyn Port>
+    };
+    let port = OpenPort {
+        name: "rnic0".into(),
+        driver: "holding".into(),
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+        numa_node: None,
+        queues: vec![queue(None), queue(Some(hold.clone()))],
+        pool: pool.clone(),
+        link: Box::new(NoFrames),
+    };
+    (Rig::new(2, vec![port]), hold)
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Registers all of the rig's data once more, under a key that may be invalidated.
+fn register(rig: &Rig, generation: u32) -> u32 {
+    let key = MrTable::key(5, generation, 0x11);
+    let descriptor = MrDescriptor {
+        mem: &rig.data,
+        pd: PD,
+        access: Access::LOCAL_WRITE.union(Access::REMOTE_WRITE),
+        iova: 0,
+        len: rig.data.len() as u64,
+        invalidatable: true,
+    };
+    assert!(rig.engine.mrs().validate(key, &descriptor));
+    key
+}
+
+fn is_refused(rig: &Rig, key: u32) -> bool {
+    rig.engine
+        .mrs()
+        .resolve(key, PD, 0, 1, Access::REMOTE_WRITE)
+        .err()
+        == Some(KeyError::Key)
+}
+
+/// Two connected QPs of the first core.
+fn pair(rig: &mut Rig, slots: [u32; 2]) -> (usize, usize) {
+    let [a, b] = slots.map(|slot| rig.create_qp(slot));
+    rig.connect(a, b, path(1, 1, true), path(1, 1, true), Mtu::M1024);
+    assert_eq!((rig.qps[a].core, rig.qps[b].core), (0, 0));
+    (a, b)
+}
+
+fn invalidating(opcode: u8, key: u32) -> Wqe {
+    Wqe {
+        num_sge: 0,
+        imm_or_rkey: key,
+        ..wqe(1, opcode, Sge::default(), 0, 0)
+    }
+}
+
+/// Lets the first core do a good deal of other work.
+fn work(rig: &mut Rig, a: usize) {
+    for i in 0..50 {
+        let sge = rig.sge(0, 64);
+        rig.post_send(a, wqe(i, WRITE, sge, 4096, rig.key));
+        assert_eq!(rig.wait_cqe(a).status, SUCCESS);
+    }
+}
+
+#[test]
+fn a_local_invalidate_is_done_when_every_online_core_has_passed_a_quiescent_state() {
+    let (mut rig, hold) = two_cores();
+    let (a, _) = pair(&mut rig, [10, 12]);
+    let (other, _) = pair(&mut rig, [14, 16]);
+    let key = register(&rig, 1);
+    hold.hold();
+    rig.post_send(a, invalidating(LOCAL_INV, key));
+    until("the key is refused", || is_refused(&rig, key));
+    work(&mut rig, other);
+    assert!(
+        rig.poll_cq(a).is_none(),
+        "done while a core may still use the key"
+    );
+    hold.release();
+    let done = rig.wait_cqe(a);
+    assert_eq!((done.wr_id, done.status, done.opcode), (1, SUCCESS, 6));
+    work(&mut rig, a);
+    rig.engine.stop();
+}
+
+#[test]
+fn a_send_with_invalidate_is_done_when_every_online_core_has_passed_a_quiescent_state() {
+    let (mut rig, hold) = two_cores();
+    let (a, b) = pair(&mut rig, [10, 12]);
+    let (other, _) = pair(&mut rig, [14, 16]);
+    let key = register(&rig, 1);
+    rig.post_recv(b, 7, &[]);
+    rig.post_recv(b, 8, &[]);
+    hold.hold();
+    rig.post_send(a, invalidating(SEND_INV, key));
+    until("the key is refused", || is_refused(&rig, key));
+    // One behind it is held up, not lost.
+    let empty = Wqe {
+        num_sge: 0,
+        ..wqe(2, 2, Sge::default(), 0, 0)
+    };
+    rig.post_send(a, empty);
+    work(&mut rig, other);
+    assert!(
+        rig.poll_cq(a).is_none() && rig.poll_cq(b).is_none(),
+        "done too early"
+    );
+    hold.release();
+    let received = [rig.wait_cqe(b), rig.wait_cqe(b)];
+    assert_eq!(
+        received.map(|cqe| (cqe.wr_id, cqe.status)),
+        [(7, SUCCESS), (8, SUCCESS)]
+    );
+    assert_eq!(received[0].imm_or_rkey, key);
+    assert_eq!(
+        [rig.wait_cqe(a), rig.wait_cqe(a)].map(|cqe| (cqe.wr_id, cqe.status)),
+        [(1, 0), (2, 0)]
+    );
+    rig.engine.stop();
+}
+
+#[test]
+fn a_plain_region_is_invalidated_by_nobody_but_its_deregistration() {
+    let mut rig = Rig::new(1, vec![]);
+    let (a, b) = (rig.create_qp(10), rig.create_qp(12));
+    rig.connect(a, b, path(1, 1, true), path(1, 1, true), Mtu::M1024);
+    rig.post_recv(b, 7, &[]);
+    rig.post_send(a, invalidating(SEND_INV, rig.key));
+    assert_eq!(rig.wait_cqe(a).status, REM_ACCESS_ERR);
+    let refused = rig.wait_cqe(b);
+    assert_eq!((refused.wr_id, refused.status), (7, REM_INV_REQ_ERR));
+    assert_eq!(refused.cause.check, Check::Invalidate as u8);
+    until("the event", || {
+        rig.poll();
+        !rig.events.is_empty()
+    });
+    assert_eq!(rig.events[0].kinds, event_kind::QP_ACCESS_ERR);
+    let (c, _) = pair(&mut rig, [14, 16]);
+    work(&mut rig, c);
+    rig.post_send(c, invalidating(LOCAL_INV, rig.key));
+    let failed = rig.wait_cqe(c);
+    assert_eq!(
+        (failed.status, failed.cause.check),
+        (MW_BIND_ERR, Check::Access as u8)
+    );
+    assert!(!is_refused(&rig, rig.key), "the key is as it was");
+    rig.engine.stop();
+}
+
+#[test]
+fn a_local_invalidate_with_data_is_malformed() {
+    let mut rig = Rig::new(1, vec![]);
+    let (a, _) = pair(&mut rig, [10, 12]);
+    let key = register(&rig, 1);
+    let sge = rig.sge(0, 8);
+    let bad = Wqe {
+        imm_or_rkey: key,
+        ..wqe(1, LOCAL_INV, sge, 0, 0)
+    };
+    rig.post_send(a, bad);
+    let failed = rig.wait_cqe(a);
+    assert_eq!(failed.cause.check, Check::SendQueue as u8);
+    assert!(!is_refused(&rig, key));
+    rig.engine.stop();
+}
+
+#[test]
+fn invalidating_neither_allocates_nor_waits_wherever_it_is_done() {
+    let (rig, hold) = two_cores();
+    let key = register(&rig, 1);
+    hold.hold();
+    let section = NonBlocking::enter();
+    let epoch = rig.engine.invalidate(key);
+    let refused = is_refused(&rig, key);
+    let early = rig.engine.is_past(epoch);
+    hold.release();
+    let mut looks = 0u64;
+    while !rig.engine.is_past(epoch) && looks < 1 << 40 {
+        looks += 1;
+        std::hint::spin_loop();
+    }
+    drop(section);
+    assert!(refused && !early && looks > 0, "{refused} {early} {looks}");
+    rig.engine.stop();
+}
+
+#[test]
+fn nothing_of_a_region_is_written_after_its_invalidation_is_done_whatever_is_under_way() {
+    const LEN: usize = 64 << 10;
+    const TARGET: usize = 1 << 20;
+    let (mut rig, _) = two_cores();
+    // Writers on both cores, each towards a QP of its own core.
+    let pairs = [[10, 12], [11, 13], [14, 16], [15, 17]].map(|slots| slots.map(|slot| rig.create_qp(slot)));
+    assert!(pairs.iter().any(|pair| rig.qps[pair[0]].core == 0));
+    assert!(pairs.iter().any(|pair| rig.qps[pair[0]].core == 1));
+    let mut cut_off = 0;
+    for round in 1..=30 {
+        for [a, b] in pairs {
+            rig.connect(a, b, path(1, 1, true), path(1, 1, true), Mtu::M1024);
+        }
+        let key = register(&rig, round);
+        rig.fill(0, LEN, round as u8);
+        for i in 0..8 {
+            for [a, _] in pairs {
+                let sge = rig.sge(0, LEN as u32);
+                rig.post_send(a, wqe(i, WRITE, sge, TARGET as u64, key));
+            }
+        }
+        // Somewhere in the middle of it.
+        for _ in 0..round * 40 {
+            std::hint::spin_loop();
+        }
+        let epoch = rig.engine.invalidate(key);
+        until("nobody uses the key", || rig.engine.is_past(epoch));
+        rig.engine.mrs().release(key);
+        let pattern = rig.fill(TARGET, LEN, 0xEE);
+        for [a, _] in pairs {
+            let failures = (0..8).filter(|_| rig.wait_cqe(a).status != SUCCESS).count();
+            cut_off += failures;
+        }
+        assert_eq!(rig.bytes(TARGET, LEN), pattern, "round {round}");
+        for qp in pairs.as_flattened() {
+            let attr = QpAttr {
+                state: QpState::Reset,
+                ..QpAttr::default()
+            };
+            rig.modify(*qp, attr, QpAttrMask::STATE, None).unwrap();
+        }
+    }
+    assert!(cut_off > 0, "no round cut anything off: the test is blind");
+    rig.engine.stop();
+}
