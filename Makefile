@@ -36,6 +36,7 @@ test: deps ## All tests: units, simulator, models in bounded form, whole applian
 	$(CARGO) build --workspace --bins --examples
 	$(CARGO) test --workspace
 	$(MAKE) --no-print-directory loom asan tsan
+	$(MAKE) --no-print-directory stress-asan stress-tsan STRESS_SECONDS=20
 
 .PHONY: lint
 lint: deps ## Format, clippy, layers, documents, licences
@@ -52,7 +53,7 @@ layers: ## Check that each crate uses only what its layer may
 
 # loom replaces the atomics of a whole build, so each package has its own target directory.
 .PHONY: loom
-loom: ## Model-check QSBR, views, doorbells and CQ arming
+loom: ## Model-check QSBR, views, destruction, doorbells and CQ arming
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test --release -p rnic-qsbr --lib --test loom
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test --release -p rnic-abi --test loom
 
@@ -73,11 +74,37 @@ tsan: deps ## Engine tests under ThreadSanitizer
 	  $(CARGO) test --lib --bins --tests -p rnic-engine --no-default-features --target x86_64-unknown-linux-gnu
 
 STRESS_SECONDS ?= 600
+STRESS := target/debug/rnic-stress run --seconds $(STRESS_SECONDS)
 
 .PHONY: stress
-stress: deps ## Everything at random by many clients, some killed, for STRESS_SECONDS
+stress: stress-build ## Everything at random by many clients, some killed, for STRESS_SECONDS
+	$(STRESS) --processes 4 --threads 2 --library 2
+
+.PHONY: stress-build
+stress-build: deps
 	$(CARGO) build -p rnic-stress -p rnic-tests -p rnic-control --bins
-	target/debug/rnic-stress run --seconds $(STRESS_SECONDS) --processes 4 --threads 2 --library 2
+
+PAIRS ?= 1000000
+
+.PHONY: stress-pairs
+stress-pairs: deps ## PAIRS creations and destructions of a QP beside traffic, watching the daemon's memory
+	$(CARGO) build --release -p rnic-stress -p rnic-tests -p rnic-control --bins
+	target/release/rnic-stress pairs --count $(PAIRS)
+
+# Only the daemon is sanitized: the client library's uninstrumented std would look like races.
+.PHONY: stress-asan
+stress-asan: stress-build ## The same against a daemon under AddressSanitizer
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan \
+	  $(CARGO) build -p rnic-control --bins --target x86_64-unknown-linux-gnu
+	RNIC_BIN_DIR=target/asan/x86_64-unknown-linux-gnu/debug ASAN_OPTIONS=abort_on_error=1:detect_leaks=0 $(STRESS) --sanitized
+
+# Without DPDK, whose own synchronisation ThreadSanitizer does not see: the ports are rings in Rust.
+.PHONY: stress-tsan
+stress-tsan: stress-build ## The same against a daemon under ThreadSanitizer
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR=target/tsan \
+	  $(CARGO) build -p rnic-control --no-default-features --bins --target x86_64-unknown-linux-gnu
+	RNIC_BIN_DIR=target/tsan/x86_64-unknown-linux-gnu/debug \
+	  TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp halt_on_error=1" $(STRESS) --sanitized
 
 .PHONY: perf
 perf: build ## rnic-perf at 8 B, 4 KiB and 1 MiB, on loopback and on the wire path, as JSON

@@ -2,8 +2,8 @@
 //! of which are killed. Clients work below the library, on the rings themselves, and account for every work request,
 //! every event and every byte; what they gave back they poison, and look whether anybody writes to it.
 //!
-//! `rnic-stress run` does so for a time, against a daemon that it starts (`RNIC_BIN_DIR` says which, if not the one
-//! built beside it).
+//! `rnic-stress run` does so for a time; `rnic-stress pairs` makes and destroys so many QPs and watches the
+//! daemon's memory. Both start a daemon of their own (`RNIC_BIN_DIR` says which, if not the one built beside it).
 #![forbid(unsafe_code)]
 
 mod daemon;
@@ -11,6 +11,7 @@ mod grave;
 mod library;
 mod link;
 mod options;
+mod pairs;
 mod process;
 mod qp;
 mod run;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.role {
         Role::Run(options) => run::run(options),
+        Role::Pairs(options) => pairs::run(options),
         Role::Client(options) => run::client(options),
     };
     match result {

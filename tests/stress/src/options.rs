@@ -16,6 +16,8 @@ pub struct Cli {
 pub enum Role {
     /// Starts a daemon and clients that do everything at random.
     Run(Run),
+    /// Starts a daemon and clients that make and destroy QPs, so many pairs, and watches memory.
+    Pairs(Pairs),
     /// One client process of `run`; ends with its standard input.
     #[command(hide = true)]
     Client(Client),
@@ -48,6 +50,9 @@ pub struct Run {
     /// Leaves out the clients that are not part of it and must not notice.
     #[arg(long)]
     pub no_bystanders: bool,
+    /// Lets the daemon's memory grow, as that of a sanitized one does.
+    #[arg(long)]
+    pub sanitized: bool,
     /// Decides all choices; printed, so that a run can be repeated.
     #[arg(long, env = "RNIC_STRESS_SEED")]
     pub seed: Option<u64>,
@@ -57,6 +62,26 @@ impl Run {
     pub fn duration(&self) -> Duration {
         Duration::from_secs(self.seconds)
     }
+}
+
+/// Options of `pairs`.
+#[derive(Debug, Args)]
+pub struct Pairs {
+    /// QPs to make, bring to RTS and destroy.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub count: u64,
+    /// Clients.
+    #[arg(long, default_value_t = 4)]
+    pub clients: usize,
+    /// Poll cores.
+    #[arg(long, default_value_t = 2)]
+    pub cores: u32,
+    /// What a poll core does without work: spin, pause or sleep.
+    #[arg(long, default_value = "sleep")]
+    pub idle: String,
+    /// Decides all choices.
+    #[arg(long, env = "RNIC_STRESS_SEED")]
+    pub seed: Option<u64>,
 }
 
 /// Options of a client process.

@@ -118,6 +118,32 @@ impl Worker {
         self.pump()
     }
 
+    /// Makes what QPs need, on both sides.
+    pub fn furnish(&mut self) -> Result<()> {
+        for side in 0..2 {
+            self.make_pd(side)?;
+            self.make_cq(side, None)?;
+            self.make_region(side)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a link or takes one down, used or not, in flight or not.
+    pub fn churn(&mut self) -> Result<()> {
+        if self.links.len() < 2 {
+            self.make_link()?;
+        }
+        if self.rng.below(4) == 0 {
+            self.start_round()?;
+        }
+        if self.rng.below(64) == 0 {
+            self.provoke()?;
+        }
+        self.pump()?;
+        self.drop_end()?;
+        self.pump()
+    }
+
     /// Takes everything that has come, and looks at the links it may have changed.
     pub fn pump(&mut self) -> Result<()> {
         for session in &mut self.sessions {

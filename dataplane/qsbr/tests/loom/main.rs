@@ -7,6 +7,7 @@
 //! Objects are pointed to by relaxed accesses, so whatever order there is comes from the crate under test.
 #![cfg(loom)]
 
+mod destroy;
 mod harness;
 mod lookup;
 mod retire;
