@@ -39,6 +39,8 @@ pub struct Connection {
     pub client: Option<Box<Client>>,
     /// Its socket is closed or it is broken: no more requests, everything it owns is being destroyed.
     pub leaving: bool,
+    /// The event loop is told of its requests.
+    pub watched: bool,
 }
 
 /// A client.

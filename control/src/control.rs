@@ -14,6 +14,7 @@ use rnic_qsbr::Epoch;
 
 use crate::{
     admin::AdminConnection,
+    batch::{Batch, Patience},
     client::Connection,
     device::Device,
     gid::GidManager,
@@ -35,8 +36,6 @@ use crate::{
 
 /// How long a stop waits for what clients own to be destroyed in order.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
-/// Longest sleep while something waits for a grace period.
-const GRACE_SLEEP: Duration = Duration::from_millis(1);
 /// Connections that have not said hello, beyond the clients there may be.
 const STRANGERS: usize = 64;
 /// Admin connections.
@@ -77,18 +76,20 @@ pub struct Control {
     pub(crate) registry: Arc<Registry<Control>>,
     pub(crate) gids: Arc<GidManager>,
     pub(crate) netlink: Option<Monitor>,
-    pub(crate) packet: Packet,
+    pub(crate) packet: Option<Box<Packet>>,
+    pub(crate) batch: Batch,
     pub(crate) admins: BTreeMap<u32, AdminConnection>,
     pub(crate) listener: Option<Listener>,
     pub(crate) admin_listener: Option<Listener>,
     stop: OwnedFd,
-    inbox: Vec<(usize, Message)>,
+    pub(crate) inbox: Vec<(usize, Message)>,
     next_connection: u32,
     next_admin: u32,
     key_bytes: u64,
     pub(crate) next_check: Instant,
     /// How often the loop has looked in vain whether a grace period is over.
-    grace_looks: u32,
+    pub(crate) grace_looks: u32,
+    pub(crate) patience: Patience,
     pub(crate) stopping: Option<Instant>,
     pub(crate) failed: bool,
     pub(crate) notifier: Notifier,
@@ -179,7 +180,8 @@ impl Control {
             registry: Arc::default(),
             gids,
             netlink,
-            packet: Packet::new(),
+            packet: None,
+            batch: Batch::default(),
             admins: BTreeMap::new(),
             listener: Some(listener),
             admin_listener: Some(admin_listener),
@@ -190,6 +192,7 @@ impl Control {
             key_bytes: boot_epoch | 1,
             next_check: now,
             grace_looks: 0,
+            patience: Patience::default(),
             stopping: None,
             failed: false,
             notifier: Notifier::new(now),
@@ -219,22 +222,7 @@ impl Control {
     pub fn run(mut self) -> bool {
         self.notifier.ready();
         let mut ready = Vec::new();
-        loop {
-            let timeout = self.timeout(Instant::now());
-            self.poller.wait(timeout, &mut ready);
-            for &event in &ready {
-                self.happened(event);
-            }
-            self.hear_cores();
-            self.check_grace();
-            let now = Instant::now();
-            self.upkeep(now);
-            if let Some(deadline) = self.stopping
-                && (self.connections.is_empty() || now >= deadline)
-            {
-                break;
-            }
-        }
+        while self.pass(&mut ready) {}
         if !self.connections.is_empty() {
             tracing::warn!(
                 clients = self.connections.len(),
@@ -254,7 +242,7 @@ impl Control {
         !failed
     }
 
-    fn happened(&mut self, event: Ready) {
+    pub(crate) fn happened(&mut self, event: Ready) {
         match event.source {
             Source::Signal => self.begin_stop(),
             Source::Engine => {}
@@ -305,6 +293,7 @@ impl Control {
                             session,
                             client: None,
                             leaving: false,
+                            watched: true,
                         },
                     );
                 }
@@ -348,28 +337,7 @@ impl Control {
         }
     }
 
-    /// Takes the messages of the poll cores.
-    fn hear_cores(&mut self) {
-        let mut inbox = std::mem::take(&mut self.inbox);
-        self.engine.poll(|core, message| inbox.push((core, message)));
-        let now = Instant::now();
-        for (core, message) in inbox.drain(..) {
-            match message {
-                Message::Event(event) => self.object_event(&event),
-                Message::Frame { port, frame } => {
-                    let (heard, vlan) = self.slow.receive(port, frame.bytes(), frame.vlan(), now);
-                    if let Some(heard) = heard {
-                        self.heard(port, vlan, &heard, now);
-                    }
-                }
-                answer => self.answered(core, answer),
-            }
-        }
-        self.inbox = inbox;
-        self.send_slow_frames();
-    }
-
-    fn send_slow_frames(&mut self) {
+    pub(crate) fn send_slow_frames(&mut self) {
         while let Some(out) = self.slow.next_outgoing() {
             let Some(port) = self.engine.port(out.port) else {
                 continue;
@@ -390,36 +358,6 @@ impl Control {
         for resolved in failed {
             self.neighbour_silent(resolved);
         }
-    }
-
-    /// How long the loop may sleep.
-    fn timeout(&mut self, now: Instant) -> Option<Duration> {
-        let mut next = self.next_check;
-        for deadline in [
-            self.neighbours.deadline(),
-            self.slow.deadline(now),
-            self.notifier.deadline(),
-        ] {
-            next = deadline.map_or(next, |d| next.min(d));
-        }
-        let mut timeout = next.saturating_duration_since(now);
-        if self.ops.in_grace.is_empty() {
-            self.grace_looks = 0;
-        } else {
-            // Cores that poll pass within microseconds; those that sleep have passed. Only one that is slow, or
-            // shares this CPU, makes the loop sleep.
-            let pause = Duration::from_micros(10 << self.grace_looks.min(10)).min(GRACE_SLEEP);
-            timeout = timeout.min(if self.grace_looks == 0 {
-                Duration::ZERO
-            } else {
-                pause
-            });
-            self.grace_looks += 1;
-        }
-        if self.engine.bytes_awaiting_grace() > 0 {
-            timeout = timeout.min(Duration::from_millis(10));
-        }
-        Some(timeout)
     }
 
     /// The byte of a key that its owner cannot foretell.

@@ -42,8 +42,12 @@ pub struct Destroy {
 enum Step {
     /// After step 1: too much awaits grace for now.
     Line,
+    /// Step 2: the batch's publication is waited for.
+    Unpublish,
     /// Step 3: cores are giving the objects back.
     Stop,
+    /// They have; the next grace period is that of the batch.
+    Stopped,
     /// Step 4: cores pass quiescent states.
     Grace(Epoch),
     /// Step 7: so many large regions are still being unmapped.
@@ -59,6 +63,11 @@ impl Destroy {
     /// Whether cores are giving its objects up.
     pub(crate) fn is_stopping(&self) -> bool {
         matches!(self.step, Step::Stop)
+    }
+
+    /// Its grace period began.
+    pub(crate) fn grace_began(&mut self, epoch: Epoch) {
+        self.step = Step::Grace(epoch);
     }
 
     /// The epoch it waits for, if it does.
@@ -109,7 +118,7 @@ impl Control {
         self.begin_in_turn(op);
     }
 
-    /// Steps 2 and 3. It is on the account already.
+    /// Step 2. It is on the account already.
     pub(crate) fn begin_destroy(&mut self, number: u64) {
         let Some(mut op) = self.ops.take(number) else {
             return;
@@ -117,17 +126,10 @@ impl Control {
         let Work::Destroy(destroy) = &mut op.work else {
             return;
         };
-        destroy.step = Step::Stop;
+        destroy.step = Step::Unpublish;
         self.unpublish(&destroy.objects);
-        let commands = self.stop_commands(&destroy.objects);
-        let stopped = commands.is_empty();
         self.ops.put_back(number, op);
-        for (core, make) in commands {
-            self.command(number, core, make);
-        }
-        if stopped {
-            self.resume(number);
-        }
+        self.batch.resume_unpublished(number);
     }
 
     /// The grace period that was begun for these objects before: memory regions whose keys were made invalid then.
@@ -140,29 +142,43 @@ impl Control {
         epochs?.into_iter().max()
     }
 
-    /// Goes on with a destruction: its cores have answered, or time has passed.
+    /// Goes on with a destruction: its step is done.
     pub(crate) fn advance_destroy(&mut self, number: u64, mut op: Op) {
         let Work::Destroy(destroy) = &mut op.work else {
             return;
         };
+        if let Step::Unpublish = destroy.step {
+            destroy.step = Step::Stop;
+            let commands = self.stop_commands(&destroy.objects);
+            if !commands.is_empty() {
+                self.ops.put_back(number, op);
+                for (core, make) in commands {
+                    self.command(number, core, make);
+                }
+                return;
+            }
+        }
         if let Step::Stop = destroy.step {
             let known_to_cores = |key: &Key| {
                 let object = self.objects.peek(*key);
                 object.is_some_and(|o| !matches!(o.kind(), Kind::Pd | Kind::Channel))
             };
-            if !destroy.objects.iter().any(known_to_cores) {
-                return self.finish(number, op);
-            }
-            let begun = self.begun_grace(&destroy.objects);
-            destroy.step = Step::Grace(begun.unwrap_or_else(|| self.engine.start_grace()));
-        }
-        match destroy.step {
-            Step::Grace(epoch) if self.engine.passed(epoch) => self.finish(number, op),
-            _ => {
-                self.ops.in_grace.push(number);
+            if destroy.objects.iter().any(known_to_cores) {
+                match self.begun_grace(&destroy.objects) {
+                    Some(epoch) if self.engine.passed(epoch) => return self.finish(number, op),
+                    Some(epoch) => {
+                        self.ops.put_back(number, op);
+                        self.ops.wait_for(epoch, vec![number]);
+                        return;
+                    }
+                    None => destroy.step = Step::Stopped,
+                }
                 self.ops.put_back(number, op);
+                self.batch.resume_after_grace(number);
+                return;
             }
         }
+        self.finish(number, op);
     }
 
     /// The grace period is over: steps 5 to 7.
@@ -233,7 +249,7 @@ impl Control {
         self.objects.destroy(key).map_err(|busy| busy.dependants)
     }
 
-    /// Step 2. The control thread's own ids went in step 1; now those of the cores, in one publication.
+    /// The control thread's own ids went in step 1; now those of the cores, in one publication: that of the batch.
     fn unpublish(&mut self, objects: &[Key]) {
         for key in objects {
             match self.objects.peek(*key).map(|object| &object.what) {
@@ -251,9 +267,6 @@ impl Control {
                 }
                 _ => {}
             }
-        }
-        if self.engine.publisher().is_dirty() {
-            self.engine.commit();
         }
     }
 

@@ -36,7 +36,16 @@ const MAX_MR_SIZE: u64 = 1 << 47;
 impl Control {
     /// Serves what waits in a connection's socket.
     pub(crate) fn serve(&mut self, conn: u32) {
-        let mut packet = std::mem::take(&mut self.packet);
+        // A client that asks for more while it waits for an answer is not listened to until it has it.
+        if let Some(connection) = self.connections.get_mut(&conn)
+            && connection.session.is_busy()
+        {
+            connection.watched = false;
+            self.poller
+                .change(&connection.session, Source::Client(conn), Interest::Nothing);
+            return;
+        }
+        let mut packet = self.packet.take().unwrap_or_default();
         for _ in 0..IN_A_ROW {
             let Some(connection) = self.connections.get(&conn) else {
                 break;
@@ -54,7 +63,7 @@ impl Control {
             }
         }
         packet.fds.clear();
-        self.packet = packet;
+        self.packet = Some(packet);
     }
 
     fn packet_came(&mut self, conn: u32, packet: &mut Packet) {
@@ -134,22 +143,20 @@ impl Control {
     }
 
     /// After anything that may have changed whether a connection can be served: asks to be told of its next
-    /// request, or goes on with its leaving.
+    /// request unless that was asked before, or goes on with its leaving.
     pub(crate) fn settle(&mut self, conn: u32) {
-        let Some(connection) = self.connections.get(&conn) else {
+        let Some(connection) = self.connections.get_mut(&conn) else {
             return;
         };
         if connection.leaving {
             self.go_on_leaving(conn);
             return;
         }
-        let interest = if connection.session.is_busy() {
-            Interest::Nothing
-        } else {
-            Interest::Read
-        };
-        self.poller
-            .change(&connection.session, Source::Client(conn), interest);
+        if !connection.watched && !connection.session.is_busy() {
+            connection.watched = true;
+            self.poller
+                .change(&connection.session, Source::Client(conn), Interest::Read);
+        }
     }
 
     /// A device that was named in a request.

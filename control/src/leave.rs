@@ -6,6 +6,7 @@ use rnic_qsbr::Epoch;
 use rnic_transport::{Cause, Check};
 
 use crate::{
+    client::Client,
     control::Control,
     destroy::Then,
     grace::Cost,
@@ -27,6 +28,8 @@ enum Step {
     Line,
     /// Cores are giving its doorbells up.
     Stop,
+    /// They have; the next grace period is that of the batch.
+    Stopped,
     /// Cores pass quiescent states.
     Grace(Epoch),
 }
@@ -40,6 +43,11 @@ impl Departure {
     /// Whether cores are giving its doorbells up.
     pub(crate) fn is_stopping(&self) -> bool {
         matches!(self.step, Step::Stop)
+    }
+
+    /// Its grace period began.
+    pub(crate) fn grace_began(&mut self, epoch: Epoch) {
+        self.step = Step::Grace(epoch);
     }
 
     /// The epoch it waits for, if it does.
@@ -92,39 +100,46 @@ impl Control {
             self.connections.remove(&conn);
             return;
         };
-        let of = |kinds: &[Kind]| -> Vec<Key> {
-            let wanted = |key: &Key| self.objects.peek(*key).is_some_and(|o| kinds.contains(&o.kind()));
-            client.objects.iter().copied().filter(wanted).collect()
-        };
+        // As many as may await grace at once: the death of one client is no reason to refuse others.
+        let room = self.quota.limits.bytes_awaiting_grace.bytes() as usize / 2;
         let order: [&[Kind]; 3] = [
             &[Kind::Qp],
             &[Kind::Cq, Kind::Mr, Kind::Ah],
             &[Kind::Channel, Kind::Pd],
         ];
-        let batch = order.into_iter().map(of).find(|batch| !batch.is_empty());
-        match batch {
-            Some(batch) => {
-                // As many as may await grace at once: the death of one client is no reason to refuse others.
-                let mut room = self.quota.limits.bytes_awaiting_grace.bytes() as usize / 2;
-                let mut free = Vec::new();
-                for key in batch {
-                    let bytes = self.cost_of(&[key]).bytes;
-                    if !free.is_empty() && bytes > room {
-                        break;
-                    }
-                    room = room.saturating_sub(bytes);
-                    if self.refuse_new_work(key).is_ok() {
-                        free.push(key);
-                    }
-                }
-                debug_assert!(
-                    !free.is_empty(),
-                    "objects of a leaving client depend on each other in a circle"
-                );
-                self.destroy_all(conn, free, Then::Leave);
+        let batch = order
+            .into_iter()
+            .map(|kinds| self.objects_of(client, kinds, room))
+            .find(|batch| !batch.is_empty());
+        let Some(batch) = batch else {
+            return self.depart(conn);
+        };
+        let free: Vec<Key> = batch
+            .into_iter()
+            .filter(|key| self.refuse_new_work(*key).is_ok())
+            .collect();
+        debug_assert!(
+            !free.is_empty(),
+            "objects of a leaving client depend on each other in a circle"
+        );
+        self.destroy_all(conn, free, Then::Leave);
+    }
+
+    /// Objects of some kinds, of `room` bytes together, and one at least.
+    fn objects_of(&self, client: &Client, kinds: &[Kind], mut room: usize) -> Vec<Key> {
+        let mut found = Vec::new();
+        for key in &client.objects {
+            if !self.objects.peek(*key).is_some_and(|o| kinds.contains(&o.kind())) {
+                continue;
             }
-            None => self.depart(conn),
+            let bytes = self.cost_of(&[*key]).bytes;
+            if !found.is_empty() && bytes > room {
+                break;
+            }
+            room = room.saturating_sub(bytes);
+            found.push(*key);
         }
+        found
     }
 
     fn depart(&mut self, conn: u32) {
@@ -150,19 +165,15 @@ impl Control {
         }
     }
 
-    /// Goes on with a departure: the cores have given the doorbells back, or time has passed.
+    /// Goes on with a departure: its step is done.
     pub(crate) fn advance_departure(&mut self, number: u64, mut op: Op) {
         let Work::Depart(departure) = &mut op.work else {
             return;
         };
-        let epoch = match departure.step {
-            Step::Line | Step::Stop => self.engine.start_grace(),
-            Step::Grace(epoch) => epoch,
-        };
-        if !self.engine.passed(epoch) {
-            departure.step = Step::Grace(epoch);
-            self.ops.in_grace.push(number);
+        if let Step::Stop = departure.step {
+            departure.step = Step::Stopped;
             self.ops.put_back(number, op);
+            self.batch.resume_after_grace(number);
             return;
         }
         let cost = departure.cost;

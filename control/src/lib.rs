@@ -7,12 +7,14 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod batch;
 mod client;
 mod control;
 pub mod daemon;
 mod destroy;
 mod device;
 mod dispatch;
+mod event_loop;
 mod events;
 mod gid;
 mod grace;

@@ -1,9 +1,13 @@
 //! Requests that wait: for poll cores, a grace period, a neighbour, or memory being mapped. Each is a small state
 //! machine that the event loop resumes; nobody else waits for it.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Instant,
+};
 
 use rnic_engine::command::{Command, Message, QpStatus, Token};
+use rnic_qsbr::Epoch;
 use rnic_transport::{ModifyError, QpState};
 
 use crate::{
@@ -55,9 +59,6 @@ pub struct Answers {
     pub queried: Vec<(usize, Option<QpStatus>)>,
 }
 
-/// Puts an answer where it belongs.
-type Keep = Box<dyn FnOnce(&mut Answers)>;
-
 /// A request that waits.
 pub struct Op {
     /// Connection it is for.
@@ -77,8 +78,10 @@ pub struct Op {
 pub struct Ops {
     next: u64,
     ops: HashMap<u64, Op>,
-    /// Those that wait for a grace period.
-    pub in_grace: Vec<u64>,
+    /// Commands without an answer yet, of all requests.
+    unanswered: usize,
+    /// Those that wait for a grace period, by its epoch.
+    in_grace: VecDeque<(Epoch, Vec<u64>)>,
 }
 
 impl Ops {
@@ -98,6 +101,42 @@ impl Ops {
             .iter()
             .filter(move |(_, op)| op.conn == conn)
             .map(|(number, _)| *number)
+    }
+
+    /// Commands that poll cores have not answered.
+    pub fn unanswered(&self) -> usize {
+        self.unanswered
+    }
+
+    /// Whether anything waits for a grace period.
+    pub fn await_grace(&self) -> bool {
+        !self.in_grace.is_empty()
+    }
+
+    /// Has requests wait for a grace period that has begun.
+    pub fn wait_for(&mut self, epoch: Epoch, requests: Vec<u64>) {
+        for number in &requests {
+            match self.ops.get_mut(number).map(|op| &mut op.work) {
+                Some(Work::Destroy(destroy)) => destroy.grace_began(epoch),
+                Some(Work::Depart(departure)) => departure.grace_began(epoch),
+                _ => {}
+            }
+        }
+        let at = self.in_grace.partition_point(|(began, _)| *began <= epoch);
+        self.in_grace.insert(at, (epoch, requests));
+    }
+
+    /// The grace period that began first.
+    pub fn next_grace(&self) -> Option<Epoch> {
+        self.in_grace.front().map(|(epoch, _)| *epoch)
+    }
+
+    /// Takes out those who wait for the grace period that began first: it is over.
+    pub fn end_grace(&mut self) -> Vec<u64> {
+        self.in_grace
+            .pop_front()
+            .map(|(_, requests)| requests)
+            .unwrap_or_default()
     }
 
     /// When the oldest destruction under way began.
@@ -169,23 +208,30 @@ impl Control {
     pub(crate) fn command(&mut self, number: u64, core: usize, make: impl FnOnce(Token) -> Command) {
         if let Some(op) = self.ops.get_mut(number) {
             op.waiting += 1;
+            self.ops.unanswered += 1;
             self.engine.submit(core, make(Token(number)));
         }
     }
 
     /// Takes a core's answer.
     pub(crate) fn answered(&mut self, core: usize, message: Message) {
-        let (token, keep): (Token, Keep) = match message {
-            // What was removed is with the reclaimer, which frees it before the grace period of the request is over.
-            Message::Done { token } | Message::Removed { token, .. } => (token, Box::new(|_| {})),
-            Message::Modified { token, result } => (token, Box::new(move |a| a.modified = Some(result))),
-            Message::Queried { token, state } => (token, Box::new(move |a| a.queried.push((core, state)))),
-            Message::Event(_) | Message::Frame { .. } => return,
+        let token = match &message {
+            Message::Done { token }
+            | Message::Removed { token, .. }
+            | Message::Modified { token, .. }
+            | Message::Queried { token, .. } => *token,
+            _ => return,
         };
-        let Some(op) = self.ops.get_mut(token.0) else {
+        let Some(op) = self.ops.ops.get_mut(&token.0) else {
             return;
         };
-        keep(&mut op.answers);
+        self.ops.unanswered -= 1;
+        match message {
+            Message::Modified { result, .. } => op.answers.modified = Some(result),
+            Message::Queried { state, .. } => op.answers.queried.push((core, state)),
+            // What was removed is with the reclaimer, which frees it before the grace period of the request is over.
+            _ => {}
+        }
         op.waiting = op.waiting.saturating_sub(1);
         if op.waiting == 0 {
             self.resume(token.0);
@@ -210,7 +256,7 @@ impl Control {
             }
             Work::CreateQp(creation) => {
                 let reply = self.qp_installed(conn, creation);
-                self.answer(conn, Ok(reply));
+                self.batch.answer_published(conn, reply);
             }
             Work::Modify(modify) => {
                 let result = self.modified(*modify, op.answers.modified.take());
@@ -239,16 +285,6 @@ impl Control {
                 (work @ Work::Destroy(_), Done::Unmapped) => self.unmapped(number, Op { work, ..op }),
                 (work, _) => self.ops.put_back(number, Op { work, ..op }),
             }
-        }
-    }
-
-    /// Resumes what waited for a grace period that is over, and begins what waited for room.
-    pub(crate) fn check_grace(&mut self) {
-        for number in std::mem::take(&mut self.ops.in_grace) {
-            self.resume(number);
-        }
-        if self.grace.in_line() > 0 {
-            self.serve_line();
         }
     }
 

@@ -92,7 +92,7 @@ pub struct Ready {
 pub struct Poller(OwnedFd);
 
 /// Descriptors told at once.
-const BATCH: usize = 64;
+const BATCH: usize = 256;
 
 impl Poller {
     /// An empty one.

@@ -1,6 +1,6 @@
 //! Hands out slices of a context region's queue space.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rnic_abi::LINE;
 
@@ -13,11 +13,13 @@ pub struct Slice {
     pub len: usize,
 }
 
-/// First fit over the free parts, which are joined with their neighbours when they come back.
+/// Best fit over the free parts, which are joined with their neighbours when they come back.
 #[derive(Debug)]
 pub struct RegionSpace {
     /// Free parts: length by offset.
     free: BTreeMap<usize, usize>,
+    /// The same parts: length, then offset.
+    by_length: BTreeSet<(usize, usize)>,
     used: usize,
 }
 
@@ -27,6 +29,7 @@ impl RegionSpace {
         debug_assert!(start.is_multiple_of(LINE) && end.is_multiple_of(LINE) && start <= end);
         RegionSpace {
             free: BTreeMap::from([(start, end - start)]),
+            by_length: BTreeSet::from([(end - start, start)]),
             used: 0,
         }
     }
@@ -34,10 +37,10 @@ impl RegionSpace {
     /// A slice of at least `len` bytes; `None` when no free part is as long.
     pub fn take(&mut self, len: usize) -> Option<Slice> {
         let len = len.max(1).checked_next_multiple_of(LINE)?;
-        let (&offset, &room) = self.free.iter().find(|(_, room)| **room >= len)?;
-        self.free.remove(&offset);
+        let &(room, offset) = self.by_length.range((len, 0)..).next()?;
+        self.remove(offset);
         if room > len {
-            self.free.insert(offset + len, room - len);
+            self.insert(offset + len, room - len);
         }
         self.used += len;
         Some(Slice { offset, len })
@@ -50,15 +53,25 @@ impl RegionSpace {
         if let Some((&before, &room)) = self.free.range(..offset).next_back() {
             debug_assert!(before + room <= offset, "a slice came back twice");
             if before + room == offset {
-                self.free.remove(&before);
+                self.remove(before);
                 offset = before;
                 len += room;
             }
         }
-        if let Some(room) = self.free.remove(&(offset + len)) {
-            len += room;
-        }
+        len += self.remove(offset + len);
+        self.insert(offset, len);
+    }
+
+    fn insert(&mut self, offset: usize, len: usize) {
         self.free.insert(offset, len);
+        self.by_length.insert((len, offset));
+    }
+
+    /// Length of the free part that began at `offset`.
+    fn remove(&mut self, offset: usize) -> usize {
+        let len = self.free.remove(&offset).unwrap_or(0);
+        self.by_length.remove(&(len, offset));
+        len
     }
 
     /// Bytes handed out.

@@ -6,7 +6,8 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -91,7 +92,7 @@ fn build(
 pub struct HeldControl {
     pub control: Control,
     stop: OwnedFd,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl HeldControl {
@@ -99,10 +100,39 @@ impl HeldControl {
     pub fn new(port: &str) -> Self {
         let (ours, _theirs) = one_port();
         let (dir, stop, control) = build(1, &one_port_sections("net_null0", port), move |_| vec![ours]);
-        HeldControl {
-            control,
-            stop,
-            _dir: dir,
+        HeldControl { control, stop, dir }
+    }
+
+    /// With two ports and `cores` poll cores.
+    pub fn with(cores: u16, sections: &str) -> Self {
+        let (dir, stop, control) = build(cores, &format!("{PORTS}\n{sections}"), |config| {
+            open_all(&soft(config), &[]).unwrap()
+        });
+        HeldControl { control, stop, dir }
+    }
+
+    /// Passes of the event loop run in another thread while `f` does.
+    pub fn serve<R>(&mut self, f: impl FnOnce(&Path) -> R) -> R {
+        let done = AtomicBool::new(false);
+        let (control, socket) = (&mut self.control, self.dir.path().join("rnicd.sock"));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    control.pass(&mut Vec::new());
+                }
+            });
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| f(&socket)));
+            done.store(true, Ordering::Release);
+            result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Runs passes until `condition` holds.
+    pub fn run_until(&mut self, mut condition: impl FnMut(&Control) -> bool) {
+        let start = Instant::now();
+        while !condition(&self.control) {
+            assert!(start.elapsed() < PATIENCE, "waited in vain");
+            self.control.pass(&mut Vec::new());
         }
     }
 
@@ -186,16 +216,7 @@ impl TestDaemon {
 
     /// A connection that has not.
     pub fn stranger(&self) -> Client {
-        let flags = SocketFlags::CLOEXEC;
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-        rustix::net::connect(&socket, &SocketAddrUnix::new(self.socket()).unwrap()).unwrap();
-        Client {
-            socket,
-            session: 0,
-            sequence: 0,
-            context: None,
-        }
+        Client::connect(&self.socket())
     }
 
     pub fn admin(&self, request: AdminRequest) -> serde_json::Value {
@@ -293,6 +314,21 @@ pub struct Refused {
 }
 
 impl Client {
+    /// A connection that has not said hello.
+    pub fn connect(socket: &Path) -> Self {
+        let flags = SocketFlags::CLOEXEC;
+        let address = SocketAddrUnix::new(socket).unwrap();
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        rustix::net::connect(&socket, &address).unwrap();
+        Client {
+            socket,
+            session: 0,
+            sequence: 0,
+            context: None,
+        }
+    }
+
     pub fn hello(&mut self) {
         let (hello, fds) = self
             .call_with::<HelloReply>(Op::Hello, &Hello::default(), &[])
@@ -418,6 +454,12 @@ impl Client {
     }
 
     pub fn try_qp(&mut self, pd: u32, cq: u32) -> Result<CreateQpReply, Refused> {
+        self.send_create(pd, cq);
+        self.result().map(|(reply, _)| reply)
+    }
+
+    /// Asks for a QP, without waiting for it.
+    pub fn send_create(&mut self, pd: u32, cq: u32) {
         let arg = CreateQp {
             pd,
             send_cq: cq,
@@ -427,7 +469,7 @@ impl Client {
             rq_units: 16,
             ..CreateQp::default()
         };
-        self.call(Op::CreateQp, &arg)
+        self.send(Op::CreateQp, &arg, &[]);
     }
 
     pub fn qp(&mut self, pd: u32, cq: u32) -> CreateQpReply {

@@ -239,7 +239,8 @@ impl Control {
         Ok((handle, sq, rq))
     }
 
-    /// The core has taken the QP in: publishes it. Only now can frames find it.
+    /// The core has taken the QP in: it is in the next publication. Only then can frames find it, and only then comes the
+    /// answer.
     pub(crate) fn qp_installed(&mut self, conn: u32, creation: QpCreation) -> Reply {
         let QpCreation {
             device,
@@ -251,7 +252,6 @@ impl Control {
         let (qpn, core) = (qp.qpn, qp.core);
         let leaf = view::Leaf::new(qpn, core as u16, qp.slot());
         self.engine.publisher().add(view::Kind::Qp, qpn, leaf);
-        self.engine.commit();
         let reply = CreateQpReply {
             handle: handle.0,
             qpn,

@@ -60,6 +60,10 @@ pub struct SlowPath {
     macs: Vec<[u8; 6]>,
     started: Instant,
     outgoing: VecDeque<Outgoing>,
+    /// When smoltcp has something to do, unless `stale`.
+    due: Option<Instant>,
+    /// Something has happened since `due` was told.
+    stale: bool,
 }
 
 struct PortInterface {
@@ -78,6 +82,8 @@ impl SlowPath {
             macs: devices.iter().map(|d| d.mac).collect(),
             started: now,
             outgoing: VecDeque::new(),
+            due: None,
+            stale: true,
         };
         for (port, device) in devices.iter().enumerate() {
             slow.set_addresses(port as u16, device);
@@ -87,6 +93,7 @@ impl SlowPath {
 
     /// The addresses of a port have changed: answers for those it has now, the kernel's own apart.
     pub fn set_addresses(&mut self, port: u16, device: &Device) {
+        self.stale = true;
         self.interfaces.retain(|interface| interface.port != port);
         let answered: Vec<_> = device.gids.iter().filter(|g| !g.kernel_answers).collect();
         let mut vlans: Vec<_> = answered.iter().map(|g| g.vlan).collect();
@@ -111,6 +118,7 @@ impl SlowPath {
         tag: Option<u16>,
         now: Instant,
     ) -> (Option<Heard>, Option<u16>) {
+        self.stale = true;
         let mut untagged = Vec::new();
         let (vlan, frame) = match (tag, split_tag(frame)) {
             (Some(tci), _) => (Some(tci & 0xFFF), frame),
@@ -140,6 +148,10 @@ impl SlowPath {
 
     /// Lets smoltcp do what is due.
     pub fn tick(&mut self, now: Instant) {
+        if !self.stale && self.due.is_none_or(|due| now < due) {
+            return;
+        }
+        self.stale = true;
         let time = self.time(now);
         for interface in &mut self.interfaces {
             interface.poll(time, &mut self.outgoing);
@@ -148,6 +160,13 @@ impl SlowPath {
 
     /// When the next tick is due.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        if std::mem::take(&mut self.stale) {
+            self.due = self.next_due(now);
+        }
+        self.due
+    }
+
+    fn next_due(&mut self, now: Instant) -> Option<Instant> {
         let time = self.time(now);
         let delay = self
             .interfaces

@@ -2,6 +2,7 @@
 mod admin;
 mod ah;
 mod ah_at_once;
+mod batch;
 mod destroy;
 mod events;
 mod gid;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rnic_qsbr::{Epoch, ParticipantState, Qsbr, Reclaimer, RegisterError, RetireCollector};
-use rustix::{event::epoll, io::read};
+use rustix::event::epoll;
 
 use crate::{
     arena::ArenaError,
@@ -271,8 +271,6 @@ impl Engine {
 
     /// Moves waiting commands, gives every message to `f`, takes in what cores gave up, frees what may be freed.
     pub fn poll(&mut self, mut f: impl FnMut(usize, Message)) {
-        let _ = read(&self.control.fd, &mut [0u8; 8]);
-        self.control.rung.store(false, Ordering::SeqCst);
         for (id, core) in self.cores.iter_mut().enumerate() {
             core.push_waiting();
             // One look at a full queue; what comes in meanwhile rings again.
@@ -290,7 +288,18 @@ impl Engine {
         self.reclaim();
     }
 
-    /// Readable when messages wait.
+    /// Before the thread sleeps on [`Engine::wake_fd`]: from now on cores wake it. One more [`Engine::poll`] has to come
+    /// between, for what was queued before.
+    pub fn arm(&self) {
+        self.control.arm();
+    }
+
+    /// After the sleep: no core makes a system call to wake a thread that is awake.
+    pub fn disarm(&self) {
+        self.control.disarm();
+    }
+
+    /// Readable when messages have come after [`Engine::arm`].
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.control.fd.as_fd()
     }

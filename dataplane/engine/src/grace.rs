@@ -35,7 +35,8 @@ impl Engine {
             core.retired.collect(|object| batch.push((id, object)));
         }
         if !batch.is_empty() {
-            let epoch = self.qsbr.advance();
+            // Opened when something needs it, and by then everything was collected.
+            let mut opened = None;
             for (id, mut object) in batch.drain(..) {
                 let token = object.take_token();
                 // What a command asked for is on the account of whoever gave the command.
@@ -43,6 +44,7 @@ impl Engine {
                 if object.is_private() {
                     drop(object);
                 } else {
+                    let epoch = *opened.get_or_insert_with(|| self.qsbr.advance());
                     self.reclaimer.retire(Garbage::Object(object), epoch, bytes);
                 }
                 if let Some(token) = token {
@@ -80,6 +82,11 @@ impl Engine {
     /// nothing, so that it may be asked where one must not block.
     pub fn is_past(&self, epoch: Epoch) -> bool {
         self.qsbr.check(epoch)
+    }
+
+    /// The current epoch: grows by one with each publication and each grace period begun.
+    pub fn epoch(&self) -> Epoch {
+        self.qsbr.epoch()
     }
 
     /// Begins a grace period without a publication.

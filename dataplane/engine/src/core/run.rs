@@ -123,7 +123,11 @@ impl Core {
             work += self.serve();
             self.flush_ports();
             self.notify();
-            work += self.commands();
+            let commands = self.commands();
+            if commands > 0 {
+                self.tell_control();
+            }
+            work += commands;
             work += self.doorbells();
             work += self.timers();
             self.participant.quiescent(observed);

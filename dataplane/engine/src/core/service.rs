@@ -326,6 +326,12 @@ impl Core {
                 self.control_called = true;
             }
         }
+        self.tell_control();
+    }
+
+    /// Sends what was given up and wakes the control thread if it sleeps and there is something for it. After commands
+    /// too: their answers are waited for.
+    pub(super) fn tell_control(&mut self) {
         self.flush_retired();
         if std::mem::take(&mut self.control_called) {
             self.me.control.ring();

@@ -12,7 +12,7 @@ use crossbeam_queue::ArrayQueue;
 use rnic_wire::ParseError;
 use rustix::{
     event::{EventfdFlags, epoll, eventfd},
-    io::write,
+    io::{read, write},
 };
 
 use crate::{
@@ -158,7 +158,11 @@ pub(crate) struct Shared {
     ports: Vec<[AtomicU64; 6]>,
 }
 
-/// The control thread's bell, rung once until it has looked.
+/// The control thread's bell: a descriptor to sleep on, written at most once a sleep. While the thread is awake the
+/// bell counts as rung, so that cores make no system call.
+///
+/// *The handshake*: the thread takes the ring back, fences, looks once more at what cores have queued and sleeps; a core
+/// queues, fences and rings. One of the two sees the other.
 pub(crate) struct ControlWake {
     pub fd: OwnedFd,
     pub rung: AtomicBool,
@@ -169,13 +173,27 @@ impl ControlWake {
         let fd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         Ok(ControlWake {
             fd,
-            rung: AtomicBool::new(false),
+            rung: AtomicBool::new(true),
         })
     }
 
     pub fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
+        fence(Ordering::SeqCst);
+        if !self.rung.load(Ordering::Relaxed) && !self.rung.swap(true, Ordering::AcqRel) {
             let _ = write(&self.fd, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// From now on cores ring. What they have queued before must be looked at before the thread sleeps.
+    pub fn arm(&self) {
+        self.rung.store(false, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// From now on they do not.
+    pub fn disarm(&self) {
+        if self.rung.swap(true, Ordering::AcqRel) {
+            let _ = read(&self.fd, &mut [0u8; 8]);
         }
     }
 }
