@@ -21,6 +21,7 @@ use crate::{
     objects::{IdKind, Key, What},
     ops::Work,
     poller::{Interest, Source},
+    res::{ResPage, ResQuery},
 };
 
 /// Longest request.
@@ -36,6 +37,10 @@ pub enum AdminRequest {
     Dev,
     /// Answered by a list of [`crate::status::QpState`].
     Qp,
+    /// Answered by a list of [`crate::res::ResSummary`].
+    Res,
+    /// Answered by a [`crate::res::ResPage`].
+    ResShow(ResQuery),
     /// Answered by a list of [`crate::status::GidState`].
     Gid,
     /// Answered by a list of [`crate::status::NeighbourState`].
@@ -58,7 +63,7 @@ pub struct AdminConnection {
     input: Vec<u8>,
     output: Vec<u8>,
     /// A request is being carried out; the next one waits.
-    busy: bool,
+    pub(crate) busy: bool,
 }
 
 impl AdminConnection {
@@ -110,8 +115,38 @@ impl AdminConnection {
 #[derive(Debug)]
 pub struct QpListing {
     admin: u32,
+    /// A page of `res_show`, with where the next one begins; else all of `qp`.
+    page: Option<Option<u64>>,
     /// Each with its core, in the order of the questions.
     qps: Vec<(Key, usize)>,
+}
+
+impl QpListing {
+    /// A page of resources.
+    pub(crate) fn resources(admin: u32, qps: Vec<(Key, usize)>, next: Option<u64>) -> Self {
+        QpListing {
+            admin,
+            page: Some(next),
+            qps,
+        }
+    }
+}
+
+/// The request in a line. What it has beyond the fields that are known is an error, also where serde passes over it:
+/// beside the tag of a request without fields.
+fn parse(line: &[u8]) -> Result<AdminRequest, String> {
+    let value: Value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let request: AdminRequest = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
+    let known = json!(request);
+    let unknown = value.as_object().and_then(|fields| {
+        fields
+            .iter()
+            .find(|(name, value)| known.get(name).is_none() && !value.is_null())
+    });
+    match unknown {
+        Some((name, _)) => Err(format!("unknown field `{name}`")),
+        None => Ok(request),
+    }
 }
 
 impl Control {
@@ -137,7 +172,15 @@ impl Control {
                 break;
             }
             let Some(line) = admin.next_line() else { break };
-            let response = match serde_json::from_slice(&line) {
+            let response = match parse(&line) {
+                Ok(AdminRequest::Res) => ok(&self.res_summary()),
+                Ok(AdminRequest::ResShow(query)) => match self.all_answer() {
+                    Ok(()) => match self.show_resources(id, &query) {
+                        Some(response) => response,
+                        None => continue,
+                    },
+                    Err(refusal) => AdminResponse::Error(refusal.text().to_owned()),
+                },
                 Ok(AdminRequest::Status) => ok(&self.status()),
                 Ok(AdminRequest::Dev) => ok(&self.device_states()),
                 Ok(AdminRequest::Gid) => ok(&self.gid_states()),
@@ -150,9 +193,9 @@ impl Control {
                     // The cores know what is to be listed, and this one would not answer.
                     Err(refusal) => AdminResponse::Error(refusal.text().to_owned()),
                 },
-                Err(error) => {
-                    AdminResponse::Error(format!("{error}; requests are status, dev, qp, gid and neigh"))
-                }
+                Err(error) => AdminResponse::Error(format!(
+                    "{error}; requests are status, dev, qp, gid, neigh, res and res_show"
+                )),
             };
             self.respond(id, &response);
         }
@@ -203,7 +246,14 @@ impl Control {
             })
             .collect();
         let keys = qps.iter().map(|(key, core, _)| (*key, *core)).collect();
-        let number = self.begin(NOBODY, Work::ListQps(QpListing { admin, qps: keys }));
+        let number = self.begin(
+            NOBODY,
+            Work::ListQps(QpListing {
+                admin,
+                page: None,
+                qps: keys,
+            }),
+        );
         let none = qps.is_empty();
         for (_, core, slot) in qps {
             self.command(number, core, |token| Command::QueryQp { slot, token });
@@ -221,8 +271,13 @@ impl Control {
             by_core.entry(core).or_default().push_back(status);
         }
         let mut states = Vec::new();
+        let mut objects = Vec::new();
         for (key, core) in listing.qps {
             let status = by_core.get_mut(&core).and_then(VecDeque::pop_front).flatten();
+            if listing.page.is_some() {
+                objects.extend(status.and_then(|status| self.resource(key, Some(&status))));
+                continue;
+            }
             // Destroyed meanwhile: not listed.
             if let (Some(object), Some(status)) = (self.objects.peek(key), status) {
                 states.extend(self.qp_state(object, &status));
@@ -231,15 +286,19 @@ impl Control {
         if let Some(admin) = self.admins.get_mut(&listing.admin) {
             admin.busy = false;
         }
-        self.respond(listing.admin, &ok(&states));
+        let response = match listing.page {
+            Some(next) => ok(&ResPage { objects, next }),
+            None => ok(&states),
+        };
+        self.respond(listing.admin, &response);
         self.next_admin_request(listing.admin);
     }
 }
 
 /// No client's connection: requests of `rnicctl` are nobody's.
-const NOBODY: u32 = u32::MAX;
+pub(crate) const NOBODY: u32 = u32::MAX;
 
-fn ok(value: &impl Serialize) -> AdminResponse {
+pub(crate) fn ok(value: &impl Serialize) -> AdminResponse {
     match serde_json::to_value(value) {
         Ok(value) => AdminResponse::Ok(value),
         Err(error) => AdminResponse::Error(error.to_string()),

@@ -37,6 +37,7 @@ mod refusal;
 mod region_alloc;
 pub mod registry;
 mod request;
+pub mod res;
 mod route;
 mod session;
 mod slowpath;

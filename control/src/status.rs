@@ -377,7 +377,7 @@ fn gid_texts(table: &GidTable) -> Vec<String> {
 }
 
 /// A GID in the form of `ibv_devinfo`: eight groups of four digits.
-fn gid_text(gid: [u8; 16]) -> String {
+pub(crate) fn gid_text(gid: [u8; 16]) -> String {
     let groups = gid
         .chunks_exact(2)
         .map(|pair| format!("{:02x}{:02x}", pair[0], pair[1]));

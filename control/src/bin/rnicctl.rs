@@ -15,6 +15,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use rnic_control::{
     AdminRequest, AdminResponse, request_line,
+    res::{ResPage, ResQuery, ResSummary},
     stall::HeldUp,
     status::{CoreState, DeviceState, GidState, NeighbourState, QpState, Status},
 };
@@ -51,8 +52,35 @@ enum Command {
     Qp(Form),
     /// GID tables with indices and holders.
     Gid(Form),
+    /// What there is, and who owns it: counts by device, or the objects of a kind.
+    Res {
+        /// Print JSON instead of text.
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(subcommand)]
+        command: Option<ResCommand>,
+    },
     /// Neighbours: their states, MAC addresses and users.
     Neigh(Form),
+}
+
+#[derive(Debug, Subcommand)]
+enum ResCommand {
+    /// Each object with owner, age, state, users and last error.
+    Show {
+        /// Kind of object.
+        #[arg(value_parser = ["qp", "cq", "mr", "pd", "srq", "ah", "channel", "client"])]
+        kind: String,
+        /// Only objects of this process.
+        #[arg(long)]
+        pid: Option<i32>,
+        /// Only the QP of this number.
+        #[arg(long)]
+        qpn: Option<u32>,
+        /// Only objects of this device.
+        #[arg(long)]
+        device: Option<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -73,6 +101,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Qp(form) => (AdminRequest::Qp, form),
         Command::Gid(form) => (AdminRequest::Gid, form),
         Command::Neigh(form) => (AdminRequest::Neigh, form),
+        Command::Res { json, command } => {
+            return resources(&socket(arguments.socket.clone()), *json, command.as_ref());
+        }
     };
     let answer = ask(&socket(arguments.socket.clone()), request)?;
     let text = if form.json {
@@ -84,11 +115,92 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             AdminRequest::Qp => qps(&serde_json::from_value::<Vec<_>>(answer)?),
             AdminRequest::Gid => gids(&serde_json::from_value::<Vec<_>>(answer)?),
             AdminRequest::Neigh => neighbours(&serde_json::from_value::<Vec<_>>(answer)?),
+            // Printed page by page.
+            AdminRequest::Res | AdminRequest::ResShow(_) => String::new(),
         }
     };
-    // A closed pipe (`rnicctl qp | head`) is no failure.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    print(&text);
     Ok(())
+}
+
+/// A closed pipe (`rnicctl qp | head`) is no failure.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Counts by device, or the objects of a kind, page by page: `rdma resource` in words and order.
+fn resources(socket: &PathBuf, json: bool, command: Option<&ResCommand>) -> anyhow::Result<()> {
+    let Some(ResCommand::Show {
+        kind,
+        pid,
+        qpn,
+        device,
+    }) = command
+    else {
+        let answer = ask(socket, AdminRequest::Res)?;
+        if json {
+            print(&format!("{answer:#}\n"));
+            return Ok(());
+        }
+        for (index, sum) in serde_json::from_value::<Vec<ResSummary>>(answer)?
+            .iter()
+            .enumerate()
+        {
+            let ResSummary {
+                device,
+                pd,
+                cq,
+                qp,
+                mr,
+                srq,
+                ah,
+                channel,
+                ctx,
+            } = sum;
+            print(&format!(
+                "{index}: {device}: pd {pd} cq {cq} qp {qp} mr {mr} ctx {ctx} srq {srq} ah {ah} channel {channel}\n"
+            ));
+        }
+        return Ok(());
+    };
+    let mut query = ResQuery {
+        kind: serde_json::from_value(Value::from(kind.as_str()))?,
+        after: 0,
+        pid: *pid,
+        qpn: *qpn,
+    };
+    let mut all = Vec::new();
+    loop {
+        let page: ResPage = serde_json::from_value(ask(socket, AdminRequest::ResShow(query))?)?;
+        let wanted = |object: &Value| device.as_ref().is_none_or(|device| object["device"] == **device);
+        let objects = page.objects.into_iter().filter(wanted);
+        if json {
+            all.extend(objects);
+        } else {
+            objects.for_each(|object| print(&resource(kind, &object)));
+        }
+        match page.next {
+            Some(next) => query.after = next,
+            None => break,
+        }
+    }
+    if json {
+        print(&format!("{:#}\n", Value::from(all)));
+    }
+    Ok(())
+}
+
+/// `qp device rnic0 qpn 258 …`: names and values in a line; what is not there is left out.
+fn resource(kind: &str, object: &Value) -> String {
+    let mut text = kind.to_owned();
+    for (name, value) in object.as_object().into_iter().flatten() {
+        match value {
+            Value::Null => {}
+            Value::String(value) => text += &format!(" {name} {value}"),
+            value => text += &format!(" {name} {value}"),
+        }
+    }
+    text + "\n"
 }
 
 fn socket(given: Option<PathBuf>) -> PathBuf {

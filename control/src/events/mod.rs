@@ -3,4 +3,5 @@
 mod relay;
 mod ring;
 
+pub use relay::LastError;
 pub use ring::EventRing;

@@ -1,6 +1,8 @@
 //! From what happened (a core's report, a link, a vanished device) to the rings of the clients it concerns, and
 //! what the daemon itself concludes.
 
+use std::time::Instant;
+
 use rnic_abi::{Handle, event_kind};
 use rnic_engine::{
     command::{Command, ObjectEvent},
@@ -16,6 +18,18 @@ use crate::{
 
 /// Kinds after which a QP is in the error state.
 const QP_FAILED: u32 = event_kind::QP_FATAL | event_kind::QP_REQ_ERR | event_kind::QP_ACCESS_ERR;
+/// Kinds that report an error of the object itself.
+const ERRORS: u32 = QP_FAILED | event_kind::SRQ_ERR | event_kind::CQ_ERR;
+
+/// The last error that an object reported.
+#[derive(Copy, Clone, Debug)]
+pub struct LastError {
+    /// Why.
+    pub cause: Cause,
+    /// When the control thread heard of it.
+    pub at: Instant,
+}
+
 impl Control {
     /// An object of a client has something to report. Nothing is reported of an object that is being destroyed:
     /// it is found no more, and what it reported before is withdrawn at the end of its grace period.
@@ -29,6 +43,12 @@ impl Control {
         let Some(object) = self.objects.peek_mut(key) else {
             return;
         };
+        if event.kinds & ERRORS != 0 {
+            object.last_error = Some(LastError {
+                cause: event.cause,
+                at: Instant::now(),
+            });
+        }
         match &mut object.what {
             What::Qp(qp) if event.kinds & QP_FAILED != 0 => qp.state = QpState::Err,
             What::Cq(cq) if event.kinds & event_kind::CQ_ERR != 0 => cq.failed = true,

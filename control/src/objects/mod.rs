@@ -9,9 +9,11 @@ mod pd;
 mod qp;
 mod table;
 
-use std::fmt;
+use std::{fmt, time::Instant};
 
 use rnic_abi::Handle;
+
+use crate::events::LastError;
 
 #[cfg(test)]
 pub use ah::NotNow;
@@ -95,6 +97,10 @@ pub struct Object {
     pub device: u32,
     /// Events reported so far.
     pub reported: u32,
+    /// When it was made.
+    pub born: Instant,
+    /// The last error it reported.
+    pub last_error: Option<LastError>,
     /// What it is.
     pub what: What,
 }
@@ -119,6 +125,8 @@ impl Object {
             handle,
             device,
             reported: 0,
+            born: Instant::now(),
+            last_error: None,
             what,
         }
     }

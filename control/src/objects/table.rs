@@ -45,6 +45,13 @@ pub struct Key {
     generation: u32,
 }
 
+impl Key {
+    /// Its place in the table: the order in which objects are listed.
+    pub fn slot(self) -> u32 {
+        self.slot
+    }
+}
+
 /// Objects that depend on one forbid its destruction.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Busy {
@@ -275,6 +282,11 @@ impl<T> Table<T> {
     /// The same, to change.
     pub fn peek_mut(&mut self, key: Key) -> Option<&mut T> {
         Some(&mut self.entry_mut(key)?.object)
+    }
+
+    /// How many objects depend on one.
+    pub fn users(&self, key: Key) -> u32 {
+        self.entry(key).map_or(0, |entry| entry.holds)
     }
 
     /// Every object, live or dying.

@@ -281,6 +281,12 @@ impl MrTable {
         }
     }
 
+    /// Whether a key is valid now. Any thread; for reports.
+    pub fn is_valid(&self, key: u32) -> bool {
+        let slot = self.slots.get(Self::slot_of_key(key));
+        slot.is_some_and(|slot| slot.word.load(Ordering::Relaxed) == VALID | u64::from(key))
+    }
+
     /// Checks key, PD, right and range, and resolves them. Poll cores, within one pass of the loop.
     #[inline]
     pub fn resolve(

@@ -1,0 +1,305 @@
+//! Resource tracking, as `rdma resource` has it: who owns what, since when, in which state, used by how many.
+//!
+//! The answer comes in pages, so that neither other clients wait nor a message grows with the number of objects:
+//! [`ResQuery::after`] of the next page is [`ResPage::next`] of the last. An object made or destroyed meanwhile may
+//! be in the list or not; no other is missed or shown twice. Field names are part of the interface.
+
+use rnic_engine::{
+    command::{Command, QpStatus},
+    view,
+};
+use rnic_transport::Check;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    admin::{AdminResponse, NOBODY, QpListing, ok},
+    control::Control,
+    events::LastError,
+    objects::{IdKind, Key, Kind, Object, What},
+    ops::Work,
+    status::{CauseState, gid_text},
+};
+
+/// Objects of one page.
+const PAGE: usize = 256;
+
+/// A kind of resource.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResKind {
+    /// Queue pairs: `qpn`, `state`, `core`, `dest_qpn`, `sq_psn`, `rq_psn`, `path_mtu`, `pdn`, `send_cqn`, `recv_cqn`,
+    /// `sent_messages`, `received_packets`, `dropped_packets`, `retries`.
+    Qp,
+    /// Completion queues: `cqn`, `state` (`ok` or `error`), `depth`.
+    Cq,
+    /// Memory regions: `mrn`, `key`, `state` (`valid` or `invalid`), `length`, `pdn`.
+    Mr,
+    /// Protection domains: `pdn`.
+    Pd,
+    /// Shared receive queues: there are none yet.
+    Srq,
+    /// Address handles: `ahn`, `dgid`, `pdn`.
+    Ah,
+    /// Completion channels.
+    Channel,
+    /// Clients (contexts): `session`, `state`, `objects`.
+    Client,
+}
+
+/// What is to be shown.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResQuery {
+    /// Of which kind.
+    pub kind: ResKind,
+    /// Where the last page ended; 0 at first.
+    #[serde(default)]
+    pub after: u64,
+    /// Only those of this process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Only the QP of this number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qpn: Option<u32>,
+}
+
+/// A page. Each object has `device`, `pid`, `uid` and `comm` of its owner, `handle`, `age_ms`, `users` (objects that
+/// depend on it), `last_error` (`check`, `psn`, `opcode`, `syndrome`, `ago_ms`, or null), and what [`ResKind`] says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ResPage {
+    /// The objects.
+    pub objects: Vec<Value>,
+    /// For [`ResQuery::after`] of the next page; none when this is the last.
+    pub next: Option<u64>,
+}
+
+/// How many of each kind a device has: one line of `rnicctl res`, by the names of `rdma resource`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct ResSummary {
+    pub device: String,
+    pub pd: usize,
+    pub cq: usize,
+    pub qp: usize,
+    pub mr: usize,
+    pub srq: usize,
+    pub ah: usize,
+    pub channel: usize,
+    /// Clients; each may use every device.
+    pub ctx: usize,
+}
+
+impl Control {
+    /// Counts by device.
+    pub(crate) fn res_summary(&self) -> Vec<ResSummary> {
+        let name = |device: &crate::device::Device| ResSummary {
+            device: device.name.clone(),
+            ctx: self.by_index.len(),
+            ..ResSummary::default()
+        };
+        let mut all: Vec<_> = self.devices.iter().map(name).collect();
+        for (_, object) in self.objects.iter() {
+            let Some(sum) = all.get_mut(object.device as usize) else {
+                continue;
+            };
+            *match object.kind() {
+                Kind::Pd => &mut sum.pd,
+                Kind::Mr => &mut sum.mr,
+                Kind::Channel => &mut sum.channel,
+                Kind::Cq => &mut sum.cq,
+                Kind::Qp => &mut sum.qp,
+                Kind::Ah => &mut sum.ah,
+            } += 1;
+        }
+        all
+    }
+
+    /// Shows a page: at once, or, of QPs, when their cores have told. `None` in the latter case.
+    pub(crate) fn show_resources(&mut self, admin: u32, query: &ResQuery) -> Option<AdminResponse> {
+        let kind = match query.kind {
+            ResKind::Qp => Kind::Qp,
+            ResKind::Cq => Kind::Cq,
+            ResKind::Mr => Kind::Mr,
+            ResKind::Pd => Kind::Pd,
+            ResKind::Ah => Kind::Ah,
+            ResKind::Channel => Kind::Channel,
+            ResKind::Srq => {
+                return Some(ok(&ResPage {
+                    objects: vec![],
+                    next: None,
+                }));
+            }
+            ResKind::Client => return Some(ok(&self.clients(query))),
+        };
+        let (keys, next) = self.page(kind, query);
+        if kind == Kind::Qp {
+            return self.ask_for(admin, &keys, next);
+        }
+        let objects = keys.iter().filter_map(|key| self.resource(*key, None));
+        Some(ok(&ResPage {
+            objects: objects.collect(),
+            next,
+        }))
+    }
+
+    /// The keys of a page, and where the next one begins.
+    fn page(&self, kind: Kind, query: &ResQuery) -> (Vec<Key>, Option<u64>) {
+        let wanted = |object: &Object| {
+            let pid = query.pid.is_none_or(|pid| self.pid_of(object) == Some(pid));
+            let qpn = match (&object.what, query.qpn) {
+                (_, None) => true,
+                (What::Qp(qp), Some(qpn)) => qp.qpn == qpn,
+                _ => false,
+            };
+            object.kind() == kind && pid && qpn
+        };
+        let rest = self
+            .objects
+            .iter()
+            .filter(|(key, object)| u64::from(key.slot()) >= query.after && wanted(object))
+            .map(|(key, _)| key);
+        let mut keys: Vec<Key> = rest.take(PAGE + 1).collect();
+        let next = (keys.len() > PAGE).then(|| keys.pop()).flatten();
+        (keys, next.map(|key| key.slot().into()))
+    }
+
+    /// Asks the cores of a page of QPs.
+    fn ask_for(&mut self, admin: u32, keys: &[Key], next: Option<u64>) -> Option<AdminResponse> {
+        let mut qps = Vec::new();
+        for key in keys {
+            if let Some(What::Qp(qp)) = self.objects.peek(*key).map(|object| &object.what)
+                // One that is being destroyed is found no more, and its core may not have it.
+                && self.objects.find(IdKind::Number(view::Kind::Qp), qp.qpn).is_some()
+            {
+                qps.push((*key, qp.core, qp.slot()));
+            }
+        }
+        if qps.is_empty() {
+            return Some(ok(&ResPage {
+                objects: vec![],
+                next,
+            }));
+        }
+        let asked = qps.iter().map(|(key, core, _)| (*key, *core)).collect();
+        let number = self.begin(NOBODY, Work::ListQps(QpListing::resources(admin, asked, next)));
+        if let Some(admin) = self.admins.get_mut(&admin) {
+            admin.busy = true;
+        }
+        for (_, core, slot) in qps {
+            self.command(number, core, |token| Command::QueryQp { slot, token });
+        }
+        None
+    }
+
+    fn pid_of(&self, object: &Object) -> Option<i32> {
+        Some(self.connections.get(&object.owner)?.session.peer.pid)
+    }
+
+    /// One object.
+    pub(crate) fn resource(&self, key: Key, status: Option<&QpStatus>) -> Option<Value> {
+        let object = self.objects.peek(key)?;
+        let peer = self.connections.get(&object.owner).map(|c| &c.session.peer);
+        let mut shown = json!({
+            "device": self.devices.get(object.device as usize).map(|device| &device.name),
+            "pid": peer.map(|peer| peer.pid),
+            "uid": peer.map(|peer| peer.uid),
+            "comm": peer.map(|peer| &peer.comm),
+            "handle": object.handle.0,
+            "age_ms": object.born.elapsed().as_millis() as u64,
+            "users": self.objects.users(key),
+            "last_error": last_error(object.last_error.as_ref(), status),
+        });
+        let number = |key: Key| match &self.objects.peek(key)?.what {
+            What::Pd(pd) => Some(pd.number),
+            What::Cq(cq) => Some(cq.number),
+            _ => None,
+        };
+        let own = match &object.what {
+            What::Pd(pd) => json!({"pdn": pd.number}),
+            What::Channel(_) => json!({}),
+            What::Cq(cq) => json!({
+                "cqn": cq.number,
+                "state": if cq.failed { "error" } else { "ok" },
+                "depth": cq.depth,
+            }),
+            What::Mr(mr) => json!({
+                "mrn": mr.slot,
+                "key": mr.key,
+                "state": if self.engine.mrs().is_valid(mr.key) { "valid" } else { "invalid" },
+                "length": mr.length,
+                "pdn": number(mr.pd),
+            }),
+            What::Ah(ah) => json!({"ahn": ah.number, "dgid": gid_text(ah.av.dgid), "pdn": number(ah.pd)}),
+            What::Qp(qp) => {
+                let status = status?;
+                json!({
+                    "qpn": qp.qpn,
+                    "state": status.attr.state.to_string(),
+                    "core": qp.core,
+                    "dest_qpn": status.attr.dest_qpn,
+                    "sq_psn": status.attr.sq_psn,
+                    "rq_psn": status.attr.rq_psn,
+                    "path_mtu": status.attr.path_mtu.bytes(),
+                    "pdn": number(qp.pd),
+                    "send_cqn": number(qp.send_cq),
+                    "recv_cqn": number(qp.recv_cq),
+                    "sent_messages": status.sent_messages,
+                    "received_packets": status.received_packets,
+                    "dropped_packets": status.dropped_packets,
+                    "retries": status.retries,
+                })
+            }
+        };
+        if let (Value::Object(shown), Value::Object(own)) = (&mut shown, own) {
+            shown.extend(own);
+        }
+        Some(shown)
+    }
+
+    /// The clients; of these there are few.
+    fn clients(&self, query: &ResQuery) -> ResPage {
+        let shown = self.connections.values().filter_map(|connection| {
+            let client = connection.client.as_deref()?;
+            let peer = &connection.session.peer;
+            query.pid.is_none_or(|pid| pid == peer.pid).then(|| {
+                let mut shown = Map::new();
+                shown.insert("session".into(), connection.session.number.into());
+                shown.insert("pid".into(), peer.pid.into());
+                shown.insert("uid".into(), peer.uid.into());
+                shown.insert("comm".into(), peer.comm.clone().into());
+                shown.insert("objects".into(), client.objects.len().into());
+                let state = if connection.leaving {
+                    "leaving"
+                } else {
+                    "connected"
+                };
+                shown.insert("state".into(), state.into());
+                Value::Object(shown)
+            })
+        });
+        ResPage {
+            objects: shown.collect(),
+            next: None,
+        }
+    }
+}
+
+/// Why an object failed: what it reported, or else what its core knows (an error that only a completion told).
+fn last_error(reported: Option<&LastError>, status: Option<&QpStatus>) -> Value {
+    let known = status
+        .map(|status| status.cause)
+        .filter(|cause| cause.check != Check::None);
+    let Some(cause) = reported.map(|error| error.cause).or(known) else {
+        return Value::Null;
+    };
+    let state = CauseState {
+        check: format!("{:?}", cause.check),
+        psn: cause.psn,
+        opcode: cause.opcode,
+        syndrome: cause.syndrome,
+    };
+    let mut shown = json!(state);
+    shown["ago_ms"] = json!(reported.map(|error| error.at.elapsed().as_millis() as u64));
+    shown
+}
