@@ -17,7 +17,7 @@ use crate::{
     batch::{Batch, Patience},
     client::Connection,
     device::Device,
-    gid::GidManager,
+    gid::{GidManager, Quiet, asked_by},
     grace::GraceAccount,
     mapper::Mapper,
     neighbour::Neighbours,
@@ -76,6 +76,8 @@ pub struct Control {
     pub(crate) registry: Arc<Registry<Control>>,
     pub(crate) gids: Arc<GidManager>,
     pub(crate) netlink: Option<Monitor>,
+    /// Once a port shares its addresses with the kernel.
+    pub(crate) quiet: Option<Quiet>,
     pub(crate) packet: Option<Box<Packet>>,
     pub(crate) batch: Batch,
     pub(crate) admins: BTreeMap<u32, AdminConnection>,
@@ -180,6 +182,7 @@ impl Control {
             registry: Arc::default(),
             gids,
             netlink,
+            quiet: None,
             packet: None,
             batch: Batch::default(),
             admins: BTreeMap::new(),
@@ -352,8 +355,10 @@ impl Control {
 
     /// Asks for neighbours whose time has come, and gives up on the silent.
     pub(crate) fn ask_neighbours(&mut self, now: Instant) {
-        let slow = &mut self.slow;
-        let failed = self.neighbours.tick(now, |target, whom| slow.ask(target, whom));
+        let (slow, devices) = (&mut self.slow, &self.devices);
+        let failed = self
+            .neighbours
+            .tick(now, |target, whom| slow.ask(&asked_by(devices, target), whom));
         self.send_slow_frames();
         for resolved in failed {
             self.neighbour_silent(resolved);

@@ -203,6 +203,14 @@ fn follow_netdev(checks: &mut Checks<'_>, key: &KeyPath, port: &Port) {
         let message = "the interface of a tap is the station at its other end, not the port itself";
         let help = "remove it and list the port's own `addresses`, in the network of the tap's";
         checks.error(key.clone(), message, help);
+    } else if port.mac.is_some() && port.device.shares_frames_with_kernel() {
+        let message =
+            "the kernel answers for these addresses with the interface's MAC address, not with `mac`";
+        checks.error(
+            key.clone(),
+            message,
+            "remove `mac`, or give the interface that MAC address",
+        );
     }
 }
 

@@ -122,6 +122,8 @@ fn only_an_interface_that_is_the_port_can_be_followed() {
     }
     let config = parse(&port("vdev: \"net_af_packet0,iface=e\"", "gateways: []")).unwrap();
     assert!(config.ports[0].device.shares_frames_with_kernel());
+    let mac = port("vdev: \"net_af_packet0,iface=e\"", "mac: 02:00:00:00:00:01");
+    one_error(&mac, (6, 20), "ports[0].follow_netdev", "remove `mac`");
     for device in ["pci: 01:00.0", "vdev: net_null0"] {
         let text = port(device, "addresses: [10.0.0.1/24]");
         one_error(&text, (6, 20), "ports[0].follow_netdev", "no kernel interface");

@@ -7,7 +7,7 @@ use rnic_config::Port;
 use rnic_wire::Mtu;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Found, GidTable};
+use super::{Found, GidTable, Quiet};
 use crate::{
     control::Control,
     device::{Device, GidEntry},
@@ -53,6 +53,11 @@ impl Sources {
         let mut table = GidTable::new(self.configured.len() + room);
         table.sync(&self.configured);
         table
+    }
+
+    /// Whether the kernel gets RoCE packets for addresses of its own.
+    fn shares_addresses(&self) -> bool {
+        self.follow && self.kernel_answers
     }
 
     /// All addresses the device is to have, while its interface has these. A configured one stays as it is
@@ -123,6 +128,11 @@ impl Control {
             self.slow.set_addresses(id.slot, device);
         }
         device.netdev_up = netdev.up;
+        if device.sources.shares_addresses() && self.quiet.is_none() {
+            self.quiet = Quiet::new()
+                .inspect_err(|error| tracing::debug!(%error, "somebody else has the UDP port of RoCE"))
+                .ok();
+        }
         let wanted = device.sources.wanted(&netdev.addresses);
         self.set_gids(port, &wanted);
         self.check_links();

@@ -203,3 +203,56 @@ fn is_station(ip: IpAddr) -> bool {
     let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
     !(ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || broadcast)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(
+        flags: AddressFlags,
+        scope: AddressScope,
+        attributes: Vec<AddressAttribute>,
+    ) -> AddressMessage {
+        let mut message = AddressMessage::default();
+        (message.header.prefix_len, message.header.scope) = (64, scope);
+        message.attributes = attributes;
+        message.attributes.push(AddressAttribute::Flags(flags));
+        message
+    }
+
+    #[test]
+    fn what_a_station_cannot_use_yet_or_at_all_is_left_out() {
+        let address = |ip: &str| vec![AddressAttribute::Address(ip.parse().unwrap())];
+        let (fine, global) = (AddressFlags::Permanent, AddressScope::Universe);
+        for ip in ["fd00::1", "fe80::1", "10.0.0.1"] {
+            assert!(usable(&message(fine, global, address(ip))).is_some(), "{ip}");
+        }
+        for ip in [
+            "::",
+            "::1",
+            "ff02::1",
+            "127.0.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+        ] {
+            assert_eq!(usable(&message(fine, global, address(ip))), None, "{ip}");
+        }
+        for flags in [AddressFlags::Tentative, AddressFlags::Dadfailed] {
+            assert_eq!(usable(&message(fine | flags, global, address("fd00::1"))), None);
+        }
+        assert_eq!(
+            usable(&message(fine, AddressScope::Host, address("fd00::1"))),
+            None
+        );
+        assert_eq!(usable(&message(fine, global, vec![])), None);
+    }
+
+    #[test]
+    fn flags_of_a_header_count_when_there_are_no_others() {
+        let mut message = message(AddressFlags::empty(), AddressScope::Universe, vec![]);
+        message.attributes = vec![AddressAttribute::Address("fd00::1".parse().unwrap())];
+        assert!(usable(&message).is_some());
+        message.header.flags = netlink_packet_route::address::AddressHeaderFlags::Tentative;
+        assert_eq!(usable(&message), None);
+    }
+}

@@ -77,9 +77,11 @@ pub(super) fn listen(frame: &[u8], own: [u8; 6]) -> Option<Heard> {
 
 /// The ARP request or neighbour solicitation for a target.
 pub(super) fn question(target: &Target, whom: Question, own: EthernetAddress) -> Option<Vec<u8>> {
+    let nobody = target.from.is_unspecified();
     let station = match whom {
-        Question::All => None,
-        Question::One(mac) => Some(EthernetAddress(mac)),
+        // Nobody can ask all only, as the answer comes to all.
+        Question::One(mac) if !nobody => Some(EthernetAddress(mac)),
+        _ => None,
     };
     match (target.from, target.ip) {
         (IpAddr::V4(source_protocol_addr), IpAddr::V4(target_protocol_addr)) => {
@@ -105,7 +107,7 @@ pub(super) fn question(target: &Target, whom: Question, own: EthernetAddress) ->
                 Some(_) => target_addr,
                 None => [0xFF, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xFF, x, y, z].into(),
             };
-            let lladdr = Some(RawHardwareAddress::from_bytes(own.as_bytes()));
+            let lladdr = (!nobody).then(|| RawHardwareAddress::from_bytes(own.as_bytes()));
             let message = Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, lladdr });
             let ip = Ipv6Repr {
                 src_addr,

@@ -110,10 +110,23 @@ fn addresses_of_the_interface_come_and_go_and_an_index_in_use_is_given_to_no_oth
     inside.ip("addr add 10.0.0.2/24 dev d0");
     assert_eq!(client.event(0), (0, GID_CHANGE));
     assert_eq!(gid(&mut client, 2)[12..], [10, 0, 0, 2]);
+    let sequence = |client: &Client| -> u32 {
+        let context = client.context();
+        context
+            .region
+            .read(context.layout.event_slots + EventSlot::SEQUENCE)
+            .unwrap()
+    };
+    let before = sequence(&client);
     let qp = qp_on(&mut client, 2);
 
     inside.ip("addr del 10.0.0.2/24 dev d0");
     assert_eq!(client.event(1), (0, GID_CHANGE));
+    assert_eq!(
+        (before % 2, sequence(&client)),
+        (0, before + 2),
+        "changes of a port that stays active"
+    );
     assert_eq!(gid(&mut client, 2), [0; 16], "no query finds it");
     let held = (2, "10.0.0.2".to_owned(), "held".to_owned());
     assert_eq!(table(&daemon)[2], held);

@@ -44,6 +44,16 @@ impl Lab {
         json.as_array().expect("a list").iter().map(row).collect()
     }
 
+    /// ICMP messages "destination unreachable" that the first appliance's kernel has sent.
+    fn unreachables(&self) -> u64 {
+        let text = self.wire.a.run("cat", &["/proc/net/snmp"]);
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("Icmp: "));
+        let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+        let at = names.split(' ').position(|name| name == "OutDestUnreachs");
+        let value = at.and_then(|at| values.split(' ').nth(at));
+        value.expect("a counter").parse().expect("a number")
+    }
+
     fn index_of(&self, ip: &str) -> Option<u64> {
         let found = self
             .table()
@@ -146,6 +156,11 @@ fn gids_follow_the_interface_and_a_qp_keeps_its_own_while_it_lives() {
     // The peer's question for 10.0.0.11 is answered by the kernel that has it.
     let ends = connected(&lab, 2);
     exchange(&ends);
+    assert_eq!(
+        lab.unreachables(),
+        0,
+        "the kernel has no business with RoCE packets"
+    );
 
     lab.ip("addr del 10.0.0.11/24 dev veth0");
     gid_changed(&watcher);
