@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rnic_abi::{
-    CreateCq, CreateCqReply, CreateQp, CreateQpReply, DeviceArg, Empty, HandleArg, HandleReply, Op, RegMr,
-    RegMrReply, event_kind,
+    Av, CreateAh, CreateAhReply, CreateCq, CreateCqReply, CreateQp, CreateQpReply, DeviceArg, Empty,
+    HandleArg, HandleReply, Op, RegMr, RegMrReply, ah_flags, event_kind,
 };
 use rnic_tests::probe::Rng;
 use rnic_tests::raw::{Memory, ipv4_gid, memfd, punch};
@@ -22,6 +22,9 @@ use crate::session::{BUSY, EXHAUSTED, Refused, Session};
 
 /// How long anything may take. Far more than it needs: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Nobody answers for an address.
+const UNREACHABLE: i32 = rustix::io::Errno::HOSTUNREACH.raw_os_error();
 
 /// What a worker has done.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -63,6 +66,8 @@ pub struct Worker {
     pub(crate) rng: Rng,
     pub(crate) sessions: [Session; 2],
     pds: [Vec<Pd>; 2],
+    /// Address handles, each with its PD.
+    ahs: [Vec<(u32, u32)>; 2],
     pub(crate) regions: [Vec<Region>; 2],
     pub(crate) links: Vec<Link>,
     /// Keys that were deregistered lately.
@@ -85,6 +90,7 @@ impl Worker {
             socket,
             rng: Rng::new(seed),
             pds: Default::default(),
+            ahs: Default::default(),
             regions: Default::default(),
             links: Vec::new(),
             dead_keys: Default::default(),
@@ -111,8 +117,10 @@ impl Worker {
             79..91 => self.drop_end()?,
             91..93 => self.punch(side)?,
             93..96 => self.settle_one()?,
-            96..98 => self.overflow(side)?,
+            96 => self.overflow(side)?,
+            97 => self.change_ahs(side)?,
             98 if self.rng.below(8) == 0 => self.start_over()?,
+            99 => self.change_ahs(side)?,
             _ => std::thread::sleep(Duration::from_micros(self.rng.below(2000) as u64)),
         }
         self.pump()
@@ -229,6 +237,47 @@ impl Worker {
         if self.unmake("PDs destroyed", users > 0, answer)? {
             self.pds[side].swap_remove(index);
         }
+        Ok(())
+    }
+
+    /// Makes an address handle, waiting for the neighbour or not, or destroys one.
+    fn change_ahs(&mut self, side: usize) -> Result<()> {
+        if self.rng.below(2) == 0
+            && let Some(index) = self.pick(self.ahs[side].len())
+        {
+            return self.drop_ah(side, index);
+        }
+        let Some(pd) = self.pick(self.pds[side].len()) else {
+            return Ok(());
+        };
+        let pd = self.pds[side][pd].handle;
+        let arg = CreateAh {
+            pd,
+            flags: self.rng.below(2) as u32 * ah_flags::NON_BLOCKING,
+            ah_attr: Av {
+                dgid: gid(self.rng.below(2) as u32),
+                ..Av::default()
+            },
+        };
+        match self.sessions[side].request::<CreateAhReply>(Op::CreateAh, &arg, &[])? {
+            // Frames are lost on purpose, those that ask for a neighbour too.
+            Err(refused) if refused.errno == UNREACHABLE => self.done.count("neighbours not found"),
+            answer => {
+                if let Some(made) = self.make("AHs made", Ok(answer))? {
+                    self.use_pd(side, pd, 1);
+                    self.ahs[side].push((made.handle, pd));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_ah(&mut self, side: usize, index: usize) -> Result<()> {
+        let (handle, pd) = self.ahs[side].swap_remove(index);
+        let arg = HandleArg { handle, reserved: 0 };
+        let answer = self.sessions[side].request::<Empty>(Op::DestroyAh, &arg, &[]);
+        self.unmake("AHs destroyed", false, answer)?;
+        self.use_pd(side, pd, -1);
         Ok(())
     }
 
@@ -583,6 +632,9 @@ impl Worker {
             let handles: Vec<u32> = self.sessions[side].cqs.keys().copied().collect();
             for handle in handles {
                 self.destroy_cq(side, handle)?;
+            }
+            while !self.ahs[side].is_empty() {
+                self.drop_ah(side, 0)?;
             }
             while !self.regions[side].is_empty() {
                 self.drop_region(side)?;
