@@ -24,10 +24,14 @@ pub(super) const SEARCH: [Duration; 4] = [
     Duration::from_millis(800),
     Duration::from_millis(1600),
 ];
-/// Unicast questions to the address that is believed (MAX_UNICAST_SOLICIT), before everyone is asked.
-const UNICASTS: u8 = 3;
-/// The pause after each of them (RETRANS_TIMER).
-const UNICAST_PAUSE: Duration = Duration::from_secs(1);
+/// Unicast questions to the address that is believed (MAX_UNICAST_SOLICIT), before everyone is asked: the pause
+/// after each (RETRANS_TIMER, but for the last, so that who moved is found before retry counters run out).
+const UNICAST: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(1),
+    Duration::from_millis(200),
+];
+const UNICASTS: u8 = UNICAST.len() as u8;
 /// The step of a probe that begins with the last unicast question: something is suspicious already.
 const SUSPICION: u8 = UNICASTS - 1;
 /// How long an unused neighbour is remembered after its lifetime.
@@ -238,16 +242,17 @@ impl Entry {
     }
 
     fn probe_step(&mut self, step: u8, now: Instant) -> Step {
-        match (self.mac, SEARCH.get(usize::from(step.saturating_sub(UNICASTS)))) {
-            (Some(mac), _) if step < UNICASTS => {
-                self.enter(State::Probe(step + 1), now + UNICAST_PAUSE);
+        let search = SEARCH.get(usize::from(step.saturating_sub(UNICASTS)));
+        match (self.mac, UNICAST.get(usize::from(step)), search) {
+            (Some(mac), Some(pause), _) => {
+                self.enter(State::Probe(step + 1), now + *pause);
                 Step::Ask(Question::One(mac))
             }
-            (_, Some(pause)) => {
+            (_, _, Some(pause)) => {
                 self.enter(State::Probe(step.max(UNICASTS) + 1), now + *pause);
                 Step::Ask(Question::All)
             }
-            (_, None) => self.give_up(now),
+            (_, _, None) => self.give_up(now),
         }
     }
 

@@ -201,7 +201,7 @@ fn a_neighbour_that_moved_without_a_word_is_found_by_asking_everyone() {
     world.attach(4);
     world.pass(LIFETIME);
     world.questions();
-    world.pass(Duration::from_secs(3));
+    world.pass(Duration::from_millis(2300));
     assert_eq!(
         world.questions(),
         [Question::One(MAC), Question::One(MAC), Question::All]
@@ -261,7 +261,7 @@ fn an_announced_move_is_believed_and_verified() {
     world.tick();
     assert_eq!(world.questions(), [Question::One(OTHER)]);
     // It was a lie: the one who claimed it says nothing, the true one does.
-    world.pass(Duration::from_secs(1));
+    world.pass(Duration::from_millis(300));
     assert_eq!(world.questions(), [Question::All]);
     assert_eq!(world.learn(says(MAC)).changed.map(|(_, mac)| mac), Some(MAC));
 }

@@ -26,6 +26,8 @@ pub struct Counts {
     pub cqs: u64,
     /// Queue pairs.
     pub qps: u64,
+    /// Address handles.
+    pub ahs: u64,
     /// Bytes of destroyed objects that a poll core may still look at.
     pub bytes_awaiting_grace: u64,
     /// How long the oldest of them has waited, in microseconds.

@@ -47,6 +47,7 @@ fn json_has_its_stable_keys_and_tables_the_same_numbers() {
         "mrs",
         "cqs",
         "qps",
+        "ahs",
         "bytes_awaiting_grace",
         "oldest_grace_us",
     ];
