@@ -106,11 +106,15 @@ fn start_engine(config: &Config, machine: &Machine, ports: Vec<OpenPort>) -> Res
             idle,
         })
         .collect();
-    Engine::start(EngineConfig {
+    let engine = Engine::start(EngineConfig {
         cores,
         limits: limits(config),
         ports,
-    })
+    })?;
+    if pin {
+        placement::keep_off(&cpus);
+    }
+    Ok(engine)
 }
 
 fn nanos(span: rnic_config::TimeSpan) -> u64 {

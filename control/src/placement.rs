@@ -1,6 +1,25 @@
-//! Whether poll cores are near their ports.
+//! Where threads run: whether poll cores are near their ports, and everything else away from poll cores.
 
 use rnic_engine::port::OpenPort;
+
+/// Keeps the calling thread, and those it starts from now on, off the CPUs that poll: the control thread would wait
+/// there for a core that never rests, or the core for it. Without effect when no other CPU is left.
+pub fn keep_off(cpus: &[u16]) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let Ok(mut left) = sched_getaffinity(None) else {
+        return;
+    };
+    for cpu in cpus.iter().map(|cpu| usize::from(*cpu)) {
+        if cpu < CpuSet::MAX_CPU {
+            left.unset(cpu);
+        }
+    }
+    if left.count() > 0
+        && let Err(errno) = sched_setaffinity(None, &left)
+    {
+        tracing::debug!(%errno, "the control thread stays where the scheduler puts it");
+    }
+}
 
 /// Warns of each poll core that is on another NUMA node than the port whose queue it serves: every frame would
 /// cross between the nodes.
