@@ -53,7 +53,9 @@ pub fn run(options: &Run) -> Result<()> {
         eprintln!("{}\n---", lines[lines.len().saturating_sub(60)..].join("\n"));
     }
     let (done, kills, warm) = outcome.with_context(|| format!("seed {seed}"))?;
-    daemon::wait_for_nothing(&appliance, start.descriptors)?;
+    // A sanitizer may open one or two for itself as the run goes.
+    let descriptors = start.descriptors + if options.sanitized { 2 } else { 0 };
+    daemon::wait_for_nothing(&appliance, descriptors)?;
     let end = daemon::sample(&appliance)?;
     let summary = Summary {
         seed,
