@@ -19,13 +19,14 @@ use crate::{
     control::Control,
     dispatch::Outcome,
     events::EventRing,
-    objects::{Id, IdKind, Key, Kind, Numbers, Object},
+    objects::{Id, IdKind, Key, Kind, Numbers, Object, Space},
     ops::Work,
     quota::Usage,
     refusal::{Refusal, Verb},
     region_alloc::{RegionSpace, Slice},
     session::{Reply, Session},
     socket,
+    store::ObjectRecord,
 };
 
 /// Slices from this size on are given back to the kernel when they are freed.
@@ -173,6 +174,11 @@ impl Control {
             max_objects,
             reserved: 0,
         };
+        let handles = Numbers::new(&self.store, Space::Handles, index, devices, devices + max_objects);
+        let handles = handles.map_err(|error| {
+            tracing::warn!(%error, "no handles for a client");
+            Errno::NOMEM
+        })?;
         connection.client = Some(Box::new(Client {
             index,
             memfd,
@@ -181,7 +187,7 @@ impl Control {
             space: RegionSpace::new(layout.queues.next_multiple_of(LINE), layout.size),
             events,
             event_socket,
-            handles: Numbers::new(devices, devices + max_objects),
+            handles,
             objects: BTreeSet::new(),
             usage: Usage::default(),
             fault,
@@ -295,6 +301,13 @@ impl Control {
         let key = self
             .objects
             .add(object, own.into_iter().chain(doorbells).chain(other));
+        if let Some(object) = self.objects.peek_mut(key) {
+            match self.store.objects.put(ObjectRecord::of(key, index, object)) {
+                Ok(record) => object.record = Some(record),
+                // It works all the same, but no other process will find it.
+                Err(error) => tracing::error!(%error, "an object has no place in its arena"),
+            }
+        }
         if let Ok(client) = self.client_mut(conn) {
             client.objects.insert(key);
             client.usage.add(kind);

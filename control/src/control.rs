@@ -23,7 +23,7 @@ use crate::{
     neighbour::Neighbours,
     netlink::{self, Monitor},
     notify::Notifier,
-    objects::{AhSlots, Numbers, Object, Table},
+    objects::{AhSlots, Numbers, Object, Space, Table},
     ops::Ops,
     poller::{Interest, Poller, Ready, Source},
     quota::Quota,
@@ -32,6 +32,7 @@ use crate::{
     slowpath::SlowPath,
     socket::{Listener, Packet},
     stall::StallRecord,
+    store::Store,
 };
 
 /// How long a stop waits for what clients own to be destroyed in order.
@@ -59,6 +60,8 @@ pub struct Control {
     pub(crate) boot_epoch: u64,
     pub(crate) poller: Poller,
     pub(crate) objects: Table<Object>,
+    /// What of them outlives the process.
+    pub(crate) store: Arc<Store>,
     pub(crate) numbers: AllNumbers,
     pub(crate) connections: BTreeMap<u32, Connection>,
     /// Connection of each client by its index on the cores.
@@ -144,14 +147,18 @@ impl Control {
             .collect();
         let limits = engine.limits();
         let pds = config.limits.clients.saturating_mul(config.limits.per_client.pds);
+        let store = Store::create(engine.boot_epoch()).map_err(std::io::Error::other)?;
+        let store = Arc::new(store);
+        let space =
+            |space, first, limit| Numbers::new(&store, space, 0, first, limit).map_err(std::io::Error::other);
         let numbers = AllNumbers {
-            clients: Numbers::new(0, limits.clients),
-            pds: Numbers::new(1, pds.saturating_add(1).min(1 << SLOT_BITS)),
+            clients: space(Space::Clients, 0, limits.clients)?,
+            pds: space(Space::Pds, 1, pds.saturating_add(1).min(1 << SLOT_BITS))?,
             // A key of zero reads like none.
-            keys: Numbers::new(1, limits.mrs),
-            cqs: Numbers::new(0, limits.cqs),
+            keys: space(Space::Keys, 1, limits.mrs)?,
+            cqs: space(Space::Cqs, 0, limits.cqs)?,
             // QP0 and QP1 are the management QPs.
-            qpns: Numbers::new(2, limits.qps),
+            qpns: space(Space::Qpns, 2, limits.qps)?,
         };
         let boot_epoch = engine.boot_epoch();
         let mut control = Control {
@@ -165,13 +172,14 @@ impl Control {
                 now,
             ),
             // The users of neighbours are QPs, by their slots, then address handles.
-            ahs: AhSlots::new(limits.ahs, limits.qps),
+            ahs: AhSlots::new(space(Space::Ahs, 0, limits.ahs)?, limits.qps),
             dropped_ahs: VecDeque::new(),
             slow: SlowPath::new(&devices, now),
             devices,
             boot_epoch,
             poller,
             objects: Table::default(),
+            store,
             numbers,
             connections: BTreeMap::new(),
             by_index: HashMap::new(),

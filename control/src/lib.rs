@@ -38,12 +38,14 @@ mod region_alloc;
 pub mod registry;
 mod request;
 pub mod res;
+pub mod restore;
 mod route;
 mod session;
 mod slowpath;
 pub mod socket;
 pub mod stall;
 pub mod status;
+pub(crate) mod store;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

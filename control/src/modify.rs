@@ -226,6 +226,7 @@ impl Control {
                 self.follow(modify.qp);
             }
         }
+        self.save(modify.qp);
         Ok(Reply::default())
     }
 
@@ -240,6 +241,7 @@ impl Control {
             }
             _ => return Err(gone()),
         };
+        self.save(key);
         Ok(Reply::new(&QueryQpReply {
             attrs: abi_attributes(&status.attr, av),
             cause: abi_cause(&status.cause),

@@ -47,6 +47,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct TestDaemon {
     dir: TempDir,
     stop: OwnedFd,
+    /// The daemon's arenas.
+    pub store: std::sync::Arc<crate::store::Store>,
     thread: Option<JoinHandle<bool>>,
 }
 
@@ -188,11 +190,13 @@ impl TestDaemon {
 
     fn open(cores: u16, sections: &str, open: impl FnOnce(&Config) -> Vec<OpenPort>) -> Self {
         let (dir, stop, control) = build(cores, sections, open);
+        let store = control.store.clone();
         let thread = std::thread::Builder::new().name("rnic-control".into());
         let thread = thread.spawn(move || control.run()).unwrap();
         TestDaemon {
             dir,
             stop,
+            store,
             thread: Some(thread),
         }
     }
@@ -346,6 +350,11 @@ impl Client {
             events,
             wakes: fds.collect(),
         });
+    }
+
+    /// What the daemon's shared headers say.
+    pub fn boot_epoch(&self) -> u64 {
+        self.context().region.read::<RegionHeader>(0).unwrap().boot_epoch
     }
 
     pub fn context(&self) -> &Context {

@@ -24,6 +24,7 @@ impl Control {
             self.gids.retry();
             self.check_links();
             self.check_memory();
+            self.audit();
             for source in [Source::Listener, Source::AdminListener] {
                 if let Some(listener) = self.listener_of(source) {
                     self.poller.change(listener, source, Interest::Read);

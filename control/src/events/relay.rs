@@ -59,6 +59,7 @@ impl Control {
         if let Some(object) = self.objects.peek_mut(key) {
             object.reported = object.reported.saturating_add(reported);
         }
+        self.save(key);
         if event.kinds & event_kind::CQ_ERR != 0 {
             self.fail_users(conn, key, &event.cause);
         }

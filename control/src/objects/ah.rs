@@ -50,6 +50,16 @@ pub struct ReadyAh {
 }
 
 impl Ah {
+    /// One of another process. The hold of its local address is this one's to take again.
+    pub fn restored(pd: Key, number: u32, av: Av) -> Self {
+        Ah {
+            pd,
+            number,
+            av,
+            _gid: None,
+        }
+    }
+
     /// Its slot.
     pub fn slot(&self) -> u32 {
         view::slot_of(self.number)
@@ -117,10 +127,10 @@ pub struct AhSlots {
 }
 
 impl AhSlots {
-    /// `count` slots, whose users' places begin at `first_place`.
-    pub fn new(count: u32, first_place: Place) -> Self {
+    /// Slots by these numbers, whose users' places begin at `first_place`.
+    pub fn new(numbers: Numbers, first_place: Place) -> Self {
         let mut slots = AhSlots {
-            numbers: Numbers::new(0, count),
+            numbers,
             ready: VecDeque::with_capacity(RESERVE as usize),
             first_place,
         };

@@ -12,6 +12,10 @@ mod table;
 use std::{fmt, time::Instant};
 
 use rnic_abi::Handle;
+use rnic_engine::arena::ArenaBox;
+use zerocopy::{Immutable, KnownLayout, TryFromBytes};
+
+use crate::store::ObjectRecord;
 
 use crate::events::LastError;
 
@@ -21,13 +25,14 @@ pub use ah::{Ah, AhCreation, AhSlots, RESERVE as AH_RESERVE};
 pub use channel::Channel;
 pub use cq::{Cq, CqCreation};
 pub use mr::{Mapping, Mr};
-pub use numbers::{Number, Numbers};
+pub use numbers::{Cursor, Number, Numbers, Space};
 pub use pd::Pd;
 pub use qp::{Qp, QpCreation};
 pub use table::{Id, IdKind, Key, Table};
 
 /// A kind of object.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, TryFromBytes, KnownLayout, Immutable)]
+#[repr(u8)]
 pub enum Kind {
     /// Protection domain.
     Pd,
@@ -103,6 +108,8 @@ pub struct Object {
     pub last_error: Option<LastError>,
     /// What it is.
     pub what: What,
+    /// What of it outlives the process; written by [`Object::save`].
+    pub record: Option<ArenaBox<ObjectRecord>>,
 }
 
 /// What an object is.
@@ -128,6 +135,7 @@ impl Object {
             born: Instant::now(),
             last_error: None,
             what,
+            record: None,
         }
     }
 

@@ -15,6 +15,7 @@
 
 use std::num::NonZeroU16;
 
+use crate::store::KeyRecord;
 use arrayvec::ArrayVec;
 use rnic_abi::Handle;
 use rnic_engine::view::{self, Entry as _, Radix, Tables, generation_of};
@@ -49,6 +50,18 @@ impl Key {
     /// Its place in the table: the order in which objects are listed.
     pub fn slot(self) -> u32 {
         self.slot
+    }
+
+    /// The same in a record.
+    pub fn record(self) -> KeyRecord {
+        let Key { slot, generation } = self;
+        KeyRecord { slot, generation }
+    }
+
+    /// The key of a record.
+    pub fn of(record: KeyRecord) -> Self {
+        let KeyRecord { slot, generation } = record;
+        Key { slot, generation }
     }
 }
 
@@ -218,6 +231,53 @@ impl<T> Table<T> {
             dying: false,
         });
         key
+    }
+
+    /// Puts an object back where it stood in another process. Call [`Table::hold`] for what it depends on, when all
+    /// are back, and [`Table::restored`] at last. `false` when its place or one of its ids is another's.
+    pub fn restore(&mut self, key: Key, object: T, ids: impl IntoIterator<Item = Id>) -> bool {
+        let index = key.slot as usize;
+        let ids: ArrayVec<Id, MAX_IDS> = ids.into_iter().take(MAX_IDS).collect();
+        let taken = self.slots.get(index).is_some_and(|place| place.entry.is_some());
+        if taken
+            || ids
+                .iter()
+                .any(|id| generation(*id).is_none() || self.ids.find(*id).is_some())
+        {
+            return false;
+        }
+        while self.slots.len() <= index {
+            self.slots.push(Slot {
+                generation: 0,
+                entry: None,
+            });
+        }
+        for id in &ids {
+            self.ids.add(*id, key);
+        }
+        self.slots[index] = Slot {
+            generation: key.generation,
+            entry: Some(Entry {
+                object,
+                ids,
+                holds: 0,
+                dying: false,
+            }),
+        };
+        true
+    }
+
+    /// Holds an object on behalf of one that was put back; `false` when there is no such object.
+    pub fn hold(&mut self, key: Key) -> bool {
+        let entry = self.entry_mut(key);
+        entry.map(|entry| entry.holds += 1).is_some()
+    }
+
+    /// All that is to be put back is back: other places are free.
+    pub fn restored(&mut self) {
+        let empty = |place: &(usize, &Slot<T>)| place.1.entry.is_none();
+        let free = self.slots.iter().enumerate().rev().filter(empty);
+        self.free = free.map(|(slot, _)| slot as u32).collect();
     }
 
     /// Finds a live object. An id of an earlier generation finds nothing.

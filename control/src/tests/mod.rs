@@ -9,6 +9,7 @@ mod gid;
 mod hostile;
 mod neighbours;
 mod random;
+mod restore;
 mod session;
 mod verbs;
 mod wire;

@@ -300,6 +300,9 @@ fn what_was_destroyed_is_not_handed_over_and_what_was_withdrawn_stays_invalid() 
         5
     );
     assert!(!image.inventory.iter().any(|line| line.contains("MrRecord")));
+    // The first QP has completed two requests: the second stands at position 1, and the record knows.
+    let placed = "placed: Placed { send: 1, recv: 0 }";
+    assert!(image.inventory.iter().any(|line| line.contains(placed)));
     drop(take_over_and_stop(image, files));
 }
 

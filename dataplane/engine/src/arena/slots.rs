@@ -263,6 +263,11 @@ impl<T: Record> SlotArena<T> {
         Ok(unsafe { ArenaBox::new(at, slot, self.slots.clone()) })
     }
 
+    /// Slots that lie within the file: no fewer than there ever were records at once.
+    pub fn extent(&self) -> u32 {
+        self.slots.count()
+    }
+
     /// From now on records stay when their owners are dropped.
     pub fn seal(&self) {
         self.slots.map.seal();

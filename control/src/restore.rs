@@ -1,0 +1,283 @@
+//! The registry of another process, rebuilt from its arenas (DESIGN I13): the table of objects with all its ids and
+//! holds, and the numbers, which go on in the order in which they would have.
+
+use std::{fmt, os::fd::OwnedFd, sync::Arc};
+
+use rnic_abi::Handle;
+use rnic_engine::{
+    arena::{ArenaBox, ArenaError},
+    mem::ClientMem,
+    view,
+};
+use rnic_transport::BadField;
+
+use crate::{
+    objects::{Ah, Channel, Cq, Id, IdKind, Key, Kind, Mr, Numbers, Object, Pd, Qp, Space, Table, What},
+    region_alloc::Slice,
+    store::{ObjectRecord, SliceRecord, Store},
+};
+
+/// What objects have in this process alone.
+pub trait Resources {
+    /// The mapping behind a key.
+    fn mapping(&mut self, key: u32) -> Option<ClientMem>;
+    /// The daemon's end of a completion channel, by index of the client and handle.
+    fn channel(&mut self, client: u32, handle: u32) -> Option<Arc<OwnedFd>>;
+}
+
+/// Why a registry cannot be rebuilt. The arenas stay as they are.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// An arena is damaged.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
+    /// Memory or a socket of an object is not there.
+    #[error("the {kind} with handle {handle:#x} of client {client} lacks its {what}")]
+    Missing {
+        /// What sort of object.
+        kind: &'static str,
+        /// Its handle.
+        handle: u32,
+        /// Index of its client.
+        client: u32,
+        /// What it lacks.
+        what: &'static str,
+    },
+}
+
+/// A registry that was rebuilt.
+pub struct Restored {
+    pub(crate) objects: Table<Object>,
+    pub(crate) numbers: Vec<Numbers>,
+    store: Arc<Store>,
+}
+
+impl Restored {
+    /// Rebuilds what the daemon of this boot epoch has left in its arenas (in the order of `Store::files`). Until
+    /// [`Restored::take_over`] they are only read.
+    ///
+    /// # Errors
+    /// Records that are damaged or contradict each other, each with its place; resources that are not there.
+    pub fn open(
+        boot_epoch: u64,
+        files: [OwnedFd; 3],
+        resources: &mut impl Resources,
+    ) -> Result<Self, RestoreError> {
+        let (store, found) = Store::open(boot_epoch, files)?;
+        let store = Arc::new(store);
+        let mut restored = Restored {
+            objects: Table::default(),
+            numbers: Vec::new(),
+            store,
+        };
+        let mut holds = Vec::new();
+        for record in found.objects {
+            let depends = record.depends;
+            let needed = depends.into_iter().filter(|key| key.generation != 0);
+            holds.extend(needed.map(|key| (record.slot(), Key::of(key))));
+            restored.put_back(record, resources)?;
+        }
+        for (slot, key) in holds {
+            if !restored.objects.hold(key) {
+                let value = key.record().slot;
+                let must = "the place of an object that is there";
+                return Err(restored.wrong(slot, "depends", value, must));
+            }
+        }
+        restored.objects.restored();
+        for cursor in found.cursors {
+            let slot = cursor.slot();
+            let numbers = Numbers::resume(&restored.store, cursor)?;
+            let (space, client) = numbers.space();
+            if restored.numbers(space, client).is_some() {
+                let error = BadField {
+                    field: "space",
+                    value: space as u64,
+                    must: "another's than those before",
+                };
+                let arena = restored.store.cursors.id();
+                return Err(ArenaError::Contradiction { arena, slot, error }.into());
+            }
+            restored.numbers.push(numbers);
+        }
+        Ok(restored)
+    }
+
+    /// From now on the arenas are this process's: what is destroyed is freed in them.
+    pub fn take_over(&self) {
+        self.store.unseal();
+    }
+
+    fn wrong(
+        &self,
+        slot: u32,
+        field: &'static str,
+        value: impl Into<u64>,
+        must: &'static str,
+    ) -> RestoreError {
+        let (arena, value) = (self.store.objects.id(), value.into());
+        let error = BadField { field, value, must };
+        ArenaError::Contradiction { arena, slot, error }.into()
+    }
+
+    fn put_back(
+        &mut self,
+        record: ArenaBox<ObjectRecord>,
+        resources: &mut impl Resources,
+    ) -> Result<(), RestoreError> {
+        let (slot, key, ids) = (record.slot(), Key::of(record.key), ids(&record));
+        let what = self.what(slot, &record, resources)?;
+        let mut object = Object::new(record.owner, Handle(record.handle), record.device, what);
+        object.reported = record.reported;
+        object.record = Some(record);
+        if self.objects.restore(key, object, ids) {
+            return Ok(());
+        }
+        Err(self.wrong(
+            slot,
+            "key",
+            key.record().slot,
+            "a place, and ids, that no other object has",
+        ))
+    }
+
+    fn what(
+        &self,
+        slot: u32,
+        record: &ObjectRecord,
+        resources: &mut impl Resources,
+    ) -> Result<What, RestoreError> {
+        let ObjectRecord {
+            number,
+            client,
+            handle,
+            length,
+            qp,
+            ..
+        } = *record;
+        let missing = |kind, what| RestoreError::Missing {
+            kind,
+            handle,
+            client,
+            what,
+        };
+        let depends = record.depends.map(Key::of);
+        let slices = record.slices.map(slice);
+        Ok(match record.kind {
+            Kind::Pd => What::Pd(Pd { number }),
+            Kind::Channel => {
+                let socket = resources.channel(client, handle);
+                let socket = socket.ok_or_else(|| missing("completion channel", "socket"))?;
+                What::Channel(Channel { socket })
+            }
+            Kind::Mr => {
+                let mem = resources.mapping(number).filter(|mem| mem.len() as u64 >= length);
+                What::Mr(Mr {
+                    pd: depends[0],
+                    slot: view::slot_of(number >> 8),
+                    key: number,
+                    length,
+                    invalidated: None,
+                    mem: mem.ok_or_else(|| missing("MR", "memory"))?,
+                })
+            }
+            Kind::Cq => {
+                if !record.depth.is_power_of_two() {
+                    return Err(self.wrong(slot, "depth", record.depth, "a power of two"));
+                }
+                What::Cq(Cq {
+                    number,
+                    slice: slices[0],
+                    depth: record.depth,
+                    channel: (record.depends[0].generation != 0).then_some(depends[0]),
+                    failed: record.failed,
+                })
+            }
+            Kind::Ah => {
+                let Some(av) = qp.av() else {
+                    return Err(self.wrong(slot, "qp.has_av", 0u8, "set in an AH"));
+                };
+                What::Ah(Ah::restored(depends[0], number, av))
+            }
+            Kind::Qp => What::Qp(Box::new(Qp {
+                qpn: number,
+                pd: depends[0],
+                send_cq: depends[1],
+                recv_cq: depends[2],
+                core: qp.core as usize,
+                sq: slices[0],
+                rq: slices[1],
+                core_bytes: qp.core_bytes as usize,
+                state: qp.state,
+                av: qp.av(),
+                // Resolved again when it is next changed; its core has the path itself.
+                path: None,
+                hop: None,
+                // A hold of a table of this process: taken again when the devices are there.
+                gid: None,
+                dest_qpn: qp.dest_qpn,
+            })),
+        })
+    }
+
+    pub(crate) fn numbers(&mut self, space: Space, client: u32) -> Option<&mut Numbers> {
+        let wanted = match space {
+            Space::Handles => client,
+            _ => 0,
+        };
+        self.numbers
+            .iter_mut()
+            .find(|numbers| numbers.space() == (space, wanted))
+    }
+}
+
+impl fmt::Display for Restored {
+    /// A line for each object, by its place.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (_, object) in self.objects.iter() {
+            if let Some(record) = &object.record {
+                writeln!(f, "{}", describe(record))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An object in one line, the same in every process.
+pub(crate) fn describe(record: &ObjectRecord) -> String {
+    format!("{record:?}")
+}
+
+fn slice(record: SliceRecord) -> Slice {
+    Slice {
+        offset: record.offset as usize,
+        len: record.len as usize,
+    }
+}
+
+/// By what an object is found, besides its handle.
+pub(crate) fn number_of(kind: Kind, number: u32) -> Option<Id> {
+    Some(match kind {
+        Kind::Pd => (IdKind::Number(view::Kind::Pd), number),
+        // Without the byte that its owner cannot foretell.
+        Kind::Mr => (IdKind::Number(view::Kind::Mr), number >> 8),
+        Kind::Cq => (IdKind::Number(view::Kind::Cq), number),
+        Kind::Qp => (IdKind::Number(view::Kind::Qp), number),
+        Kind::Ah => (IdKind::Number(view::Kind::Ah), number),
+        Kind::Channel => return None,
+    })
+}
+
+fn ids(record: &ObjectRecord) -> impl Iterator<Item = Id> + use<> {
+    let (client, handle) = (record.client, record.handle);
+    let doorbells = [IdKind::SendDoorbell(client), IdKind::RecvDoorbell(client)];
+    let qp = record.kind == Kind::Qp;
+    let doorbells = doorbells
+        .into_iter()
+        .filter(move |_| qp)
+        .map(move |kind| (kind, handle));
+    [(IdKind::Handle(client), handle)]
+        .into_iter()
+        .chain(doorbells)
+        .chain(number_of(record.kind, record.number))
+}

@@ -1,0 +1,354 @@
+//! What of the control plane outlives the process: plain records in the daemon's own arenas (DESIGN I13).
+//!
+//! The table of objects, its trees of ids, mappings and sockets are rebuilt from these. An object's record is written
+//! when it becomes findable, after each change ([`Object::save`]), and freed with the object; debug builds compare all
+//! of them with their objects now and then.
+
+use std::{io, os::fd::OwnedFd};
+
+use rnic_abi::{Av, Handle};
+use rnic_engine::{
+    arena::{ArenaBox, ArenaError, ArenaId, RangeArena, SlotArena},
+    view::SLOT_BITS,
+};
+use rnic_transport::{BadField, FieldPath, QpState, Record, record};
+
+use crate::{
+    control::Control,
+    objects::{Cursor, Key, Kind, Object, Space, What},
+};
+
+/// Bytes of number slots: address space, not memory.
+const SLOT_BYTES: usize = 1 << 34;
+/// Number spaces: those of the daemon, and one of each client.
+const SPACES: u32 = 1 << 16;
+/// Objects of all clients.
+const OBJECTS: u32 = 6 << SLOT_BITS;
+
+/// The arenas of the control thread.
+pub struct Store {
+    pub(crate) objects: SlotArena<ObjectRecord>,
+    pub(crate) cursors: SlotArena<Cursor>,
+    pub(crate) numbers: RangeArena,
+}
+
+fn ids(epoch: u64) -> [ArenaId; 3] {
+    let owner = 0;
+    ["objects", "cursors", "numbers"].map(|kind| ArenaId { kind, owner, epoch })
+}
+
+/// What was found in arenas that another process has left.
+#[derive(Debug)]
+pub struct Found {
+    pub objects: Vec<ArenaBox<ObjectRecord>>,
+    pub cursors: Vec<ArenaBox<Cursor>>,
+}
+
+impl Store {
+    /// Empty arenas.
+    pub fn create(epoch: u64) -> Result<Self, ArenaError> {
+        let [objects, cursors, numbers] = ids(epoch);
+        Ok(Store {
+            objects: SlotArena::create(objects, OBJECTS)?,
+            cursors: SlotArena::create(cursors, SPACES)?,
+            numbers: RangeArena::create(numbers, SLOT_BYTES)?,
+        })
+    }
+
+    /// Arenas that another process has left, in the order of [`Store::files`]; sealed until [`Store::unseal`].
+    pub fn open(epoch: u64, [objects, cursors, numbers]: [OwnedFd; 3]) -> Result<(Self, Found), ArenaError> {
+        let [object, cursor, number] = ids(epoch);
+        let (objects, found) = SlotArena::<ObjectRecord>::open(object, objects, OBJECTS)?;
+        for record in &found {
+            let slot = record.slot();
+            record
+                .check(objects.extent())
+                .map_err(|error| ArenaError::Contradiction {
+                    arena: object,
+                    slot,
+                    error,
+                })?;
+        }
+        let (cursors, found_cursors) = SlotArena::open(cursor, cursors, SPACES)?;
+        let numbers = RangeArena::open(number, numbers, SLOT_BYTES)?;
+        let store = Store {
+            objects,
+            cursors,
+            numbers,
+        };
+        let found = Found {
+            objects: found,
+            cursors: found_cursors,
+        };
+        Ok((store, found))
+    }
+
+    /// Everything was taken over.
+    pub fn unseal(&self) {
+        self.objects.unseal();
+        self.cursors.unseal();
+        self.numbers.unseal();
+    }
+
+    /// The files.
+    pub fn files(&self) -> io::Result<[OwnedFd; 3]> {
+        Ok([
+            self.objects.fd().try_clone_to_owned()?,
+            self.cursors.fd().try_clone_to_owned()?,
+            self.numbers.fd().try_clone_to_owned()?,
+        ])
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store of {}", self.objects.id())
+    }
+}
+
+impl Record for Kind {
+    fn invalid(bytes: &[u8]) -> Option<FieldPath> {
+        zerocopy::TryFromBytes::try_read_from_bytes(bytes).map_or(Some(FieldPath::HERE), |_: Kind| None)
+    }
+}
+
+impl Record for Space {
+    fn invalid(bytes: &[u8]) -> Option<FieldPath> {
+        zerocopy::TryFromBytes::try_read_from_bytes(bytes).map_or(Some(FieldPath::HERE), |_: Space| None)
+    }
+}
+
+record! {
+    /// A place in the table of objects. Generations begin at 1: zero is no key.
+    #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+    pub struct KeyRecord {
+        pub slot: u32,
+        pub generation: u32,
+    }
+}
+
+record! {
+    /// A part of the client's region.
+    #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+    pub struct SliceRecord {
+        pub offset: u64,
+        pub len: u64,
+    }
+}
+
+record! {
+    /// What of a QP is the control thread's; of an AH, its address vector.
+    #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+    pub struct QpPart {
+        /// The address vector given last, as the client gave it, if `has_av`.
+        pub dgid: [u8; 16],
+        pub flow_label: u32,
+        pub sgid_index: u8,
+        pub hop_limit: u8,
+        pub traffic_class: u8,
+        pub has_av: bool,
+        pub state: QpState,
+        pub dest_qpn: u32,
+        pub core: u32,
+        pub core_bytes: u64,
+    }
+}
+
+record! {
+    /// An object of a client.
+    #[derive(Copy, Clone, Debug, PartialEq, Eq)]
+    pub struct ObjectRecord {
+        pub kind: Kind,
+        /// A CQ that has overflowed.
+        pub failed: bool,
+        /// Where it stands in the table.
+        pub key: KeyRecord,
+        /// Connection and index of the client.
+        pub owner: u32,
+        pub client: u32,
+        pub handle: u32,
+        pub device: u32,
+        /// Events reported.
+        pub reported: u32,
+        /// PD number, key, CQ number, QPN or AH number; zero for a channel.
+        pub number: u32,
+        /// Entries of a CQ's sub-rings.
+        pub depth: u32,
+        /// What it depends on: PD and both CQs of a QP, the PD of an MR or AH, the channel of a CQ.
+        pub depends: [KeyRecord; 3],
+        /// Bytes of an MR.
+        pub length: u64,
+        /// Both queues of a QP, or a CQ.
+        pub slices: [SliceRecord; 2],
+        pub qp: QpPart,
+    }
+}
+
+impl QpPart {
+    fn take_av(&mut self, av: Option<&Av>) {
+        if let Some(av) = av {
+            *self = QpPart {
+                has_av: true,
+                dgid: av.dgid,
+                flow_label: av.flow_label,
+                sgid_index: av.sgid_index,
+                hop_limit: av.hop_limit,
+                traffic_class: av.traffic_class,
+                ..*self
+            };
+        }
+    }
+
+    /// The address vector, if there is one.
+    pub fn av(&self) -> Option<Av> {
+        self.has_av.then_some(Av {
+            dgid: self.dgid,
+            flow_label: self.flow_label,
+            sgid_index: self.sgid_index,
+            hop_limit: self.hop_limit,
+            traffic_class: self.traffic_class,
+            reserved: 0,
+        })
+    }
+}
+
+impl ObjectRecord {
+    /// What is to be kept of an object that stands at `key`.
+    pub fn of(key: Key, client: u32, object: &Object) -> Self {
+        let mut depends = [KeyRecord::default(); 3];
+        for (to, from) in depends.iter_mut().zip(object.depends_on()) {
+            *to = from.record();
+        }
+        let mut record = ObjectRecord {
+            kind: object.kind(),
+            failed: false,
+            key: key.record(),
+            owner: object.owner,
+            client,
+            handle: object.handle.0,
+            device: object.device,
+            reported: object.reported,
+            number: 0,
+            depth: 0,
+            depends,
+            length: 0,
+            slices: Default::default(),
+            qp: QpPart::default(),
+        };
+        let slice = |slice: &crate::region_alloc::Slice| SliceRecord {
+            offset: slice.offset as u64,
+            len: slice.len as u64,
+        };
+        match &object.what {
+            What::Pd(pd) => record.number = pd.number,
+            What::Channel(_) => {}
+            What::Mr(mr) => (record.number, record.length) = (mr.key, mr.length),
+            What::Cq(cq) => {
+                (record.number, record.depth, record.failed) = (cq.number, cq.depth, cq.failed);
+                record.slices[0] = slice(&cq.slice);
+            }
+            What::Qp(qp) => {
+                record.number = qp.qpn;
+                record.slices = [slice(&qp.sq), slice(&qp.rq)];
+                record.qp = QpPart {
+                    state: qp.state,
+                    dest_qpn: qp.dest_qpn,
+                    core: qp.core as u32,
+                    core_bytes: qp.core_bytes as u64,
+                    ..QpPart::default()
+                };
+                record.qp.take_av(qp.av.as_ref());
+            }
+            What::Ah(ah) => {
+                record.number = ah.number;
+                record.qp.take_av(Some(&ah.av));
+            }
+        }
+        record
+    }
+
+    /// Checks values against each other. Neither the table nor the arena ever has a place more than there were objects
+    /// at once, of which `extent` is a bound.
+    fn check(&self, extent: u32) -> Result<(), BadField> {
+        let slot = self.key.slot;
+        BadField::unless(
+            slot < extent,
+            "key.slot",
+            slot,
+            "a place that a table of so many objects has",
+        )?;
+        let generation = self.key.generation;
+        BadField::unless(generation != 0, "key.generation", generation, "from 1 on")?;
+        let handle = Handle(self.handle);
+        BadField::unless(
+            handle.generation() != 0,
+            "handle",
+            self.handle,
+            "of a generation from 1 on",
+        )?;
+        let needs = match self.kind {
+            Kind::Pd | Kind::Channel | Kind::Cq => 0,
+            Kind::Mr | Kind::Ah => 1,
+            Kind::Qp => 3,
+        };
+        let has = self.depends.iter().take_while(|key| key.generation != 0).count();
+        BadField::unless(
+            has >= needs,
+            "depends",
+            has as u64,
+            "the objects its kind depends on",
+        )?;
+        for slice in &self.slices {
+            let end = slice.offset.checked_add(slice.len);
+            BadField::unless(
+                end.is_some(),
+                "slices",
+                slice.offset,
+                "such that the end fits 64 bits",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Object {
+    /// Writes its record, if it has one: after every change.
+    pub(crate) fn save(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            let key = Key::of(record.key);
+            *record = ObjectRecord::of(key, record.client, self);
+            self.record = Some(record);
+        }
+    }
+
+    /// Whether its record says what it is.
+    #[cfg(debug_assertions)]
+    pub(crate) fn is_saved(&self) -> bool {
+        self.record
+            .as_ref()
+            .is_none_or(|record| **record == ObjectRecord::of(Key::of(record.key), record.client, self))
+    }
+}
+
+impl Control {
+    /// The files of the registry's arenas: whoever keeps them open can rebuild it ([`crate::restore::Restored`]) when
+    /// this process is gone, together with the engine's image.
+    pub fn registry_files(&self) -> io::Result<[OwnedFd; 3]> {
+        self.store.files()
+    }
+
+    /// Writes the record of an object that was changed.
+    pub(crate) fn save(&mut self, key: Key) {
+        if let Some(object) = self.objects.peek_mut(key) {
+            object.save();
+        }
+    }
+
+    /// Debug builds: every record says what its object is.
+    pub(crate) fn audit(&self) {
+        #[cfg(debug_assertions)]
+        for (key, object) in self.objects.iter() {
+            assert!(object.is_saved(), "{key:?} was changed and not saved: {object:?}");
+        }
+    }
+}
