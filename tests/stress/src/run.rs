@@ -50,7 +50,7 @@ pub fn run(options: &Run) -> Result<()> {
         let log = appliance.log();
         let lines: Vec<&str> = log.lines().collect();
         eprintln!("--- the end of the daemon's log ---");
-        eprintln!("{}\n---", lines[lines.len().saturating_sub(60)..].join("\n"));
+        eprintln!("{}\n---", lines[lines.len().saturating_sub(400)..].join("\n"));
     }
     let (done, kills, warm) = outcome.with_context(|| format!("seed {seed}"))?;
     // A sanitizer may open one or two for itself as the run goes.
