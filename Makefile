@@ -110,6 +110,11 @@ stress-tsan: stress-build ## The same against a daemon under ThreadSanitizer
 perf: build ## rnic-perf at 8 B, 4 KiB and 1 MiB, on loopback and on the wire path, as JSON
 	tests/perf.sh
 
+.PHONY: bench-grace
+bench-grace: deps ## What grace periods cost beside those of DPDK and crossbeam-epoch, as JSON
+	@$(CARGO) build --release --quiet -p rnic-bench-lifetimes --bin bench-grace
+	@$(PROFILE_DIR)/bench-grace
+
 .PHONY: bench-lookup
 bench-lookup: deps ## What finding a QP costs beside publications, as JSON
 	@$(CARGO) build --release --quiet -p rnic-bench-lifetimes --bin bench-lookup

@@ -24,6 +24,7 @@ mod interrupt;
 mod mbuf;
 mod mempool;
 mod port;
+mod qsbr;
 mod ring;
 mod shield;
 
@@ -48,4 +49,5 @@ pub use hotplug::{dev_probe, hotplug_add, hotplug_remove, vdev_init, vdev_uninit
 pub use mbuf::{Mbuf, MbufError};
 pub use mempool::{AllocError, Mempool, PoolConfig};
 pub use port::{Applied, DeviceInfo, EthDev, Link, PortConfig, Rss, RxQueue, Stats, TxQueue};
+pub use qsbr::{RcuQsbr, RcuReader};
 pub use ring::ring_pair;

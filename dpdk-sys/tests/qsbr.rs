@@ -1,41 +1,34 @@
-//! DPDK's own quiescent-state reclamation through the raw bindings, which benchmarks compare with.
+//! DPDK's own quiescent-state reclamation, which benchmarks compare with.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
-
-use dpdk_sys::ffi;
+use dpdk_sys::RcuQsbr;
 
 #[test]
 fn a_grace_period_ends_when_every_online_thread_has_been_quiescent() {
-    // SAFETY: the variable has the size DPDK asks for and the alignment of its type, thread ids are
-    // below the number it was initialised for, and only this thread uses it.
-    unsafe {
-        let layout =
-            Layout::from_size_align(ffi::rte_rcu_qsbr_get_memsize(2), align_of::<ffi::rte_rcu_qsbr>())
-                .expect("a sane size");
-        let qsbr = alloc_zeroed(layout).cast::<ffi::rte_rcu_qsbr>();
-        assert!(!qsbr.is_null());
-        assert_eq!(ffi::rte_rcu_qsbr_init(qsbr, 2), 0);
-        for thread in 0..2 {
-            assert_eq!(ffi::rte_rcu_qsbr_thread_register(qsbr, thread), 0);
-            ffi::dpdk_qsbr_online(qsbr, thread);
-        }
+    let qsbr = RcuQsbr::new(2).expect("a sane number");
+    let [mut first, mut second] = [0, 1].map(|id| qsbr.reader(id).expect("nobody has it"));
+    first.online();
+    second.online();
 
-        let token = ffi::dpdk_qsbr_start(qsbr);
-        assert_eq!(ffi::dpdk_qsbr_check(qsbr, token, false), 0);
-        ffi::dpdk_qsbr_quiescent(qsbr, 0);
-        assert_eq!(ffi::dpdk_qsbr_check(qsbr, token, false), 0);
-        ffi::dpdk_qsbr_quiescent(qsbr, 1);
-        assert_eq!(ffi::dpdk_qsbr_check(qsbr, token, false), 1);
+    let token = qsbr.start();
+    assert!(!qsbr.check(token));
+    first.quiescent();
+    assert!(!qsbr.check(token));
+    second.quiescent();
+    assert!(qsbr.check(token));
 
-        let token = ffi::dpdk_qsbr_start(qsbr);
-        ffi::dpdk_qsbr_quiescent(qsbr, 0);
-        ffi::dpdk_qsbr_offline(qsbr, 1);
-        assert_eq!(ffi::dpdk_qsbr_check(qsbr, token, true), 1);
+    let token = qsbr.start();
+    first.quiescent();
+    second.offline();
+    assert!(qsbr.check(token));
+}
 
-        ffi::dpdk_qsbr_offline(qsbr, 0);
-        for thread in 0..2 {
-            assert_eq!(ffi::rte_rcu_qsbr_thread_unregister(qsbr, thread), 0);
-        }
-        dealloc(qsbr.cast(), layout);
-    }
+#[test]
+fn a_reader_is_had_by_one_at_a_time_and_comes_back() {
+    let qsbr = RcuQsbr::new(1).expect("a sane number");
+    let reader = qsbr.reader(0).expect("nobody has it");
+    assert!(qsbr.reader(0).is_none());
+    assert!(qsbr.reader(1).is_none());
+    drop(reader);
+    assert!(qsbr.reader(0).is_some());
+    assert!(RcuQsbr::new(0).is_none());
 }
