@@ -53,7 +53,7 @@ layers: ## Check that each crate uses only what its layer may
 
 # loom replaces the atomics of a whole build, so each package has its own target directory.
 .PHONY: loom
-loom: ## Model-check QSBR, views, destruction, doorbells and CQ arming
+loom: ## Model-check QSBR, views, retire pages, rings, doorbells, CQ arming, events, the order of destruction
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test --release -p rnic-qsbr --lib --test loom
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test --release -p rnic-abi --test loom
 

@@ -198,13 +198,11 @@ impl CqInner {
         let mut touched: Option<(u32, Touched<'_>)> = None;
         for _ in 0..heads.len() {
             let ring = self.offset + cq_subring_offset(self.depth, *next as u32);
-            let tail = self
-                .session
-                .region
-                .u32(ring + RingIndices::TAIL)
-                .load(Ordering::Acquire);
+            let word = |offset| self.session.region.u32(ring + offset);
             let head = &mut heads[*next];
-            if tail.wrapping_sub(*head) > self.depth {
+            let available = protocol::available(word(RingIndices::TAIL), *head, self.depth);
+            let tail = head.wrapping_add(available.unwrap_or(0));
+            if available.is_none() {
                 self.corrupt.store(true, Ordering::Relaxed);
             } else if tail != *head {
                 while tail != *head && count < out.len() {
@@ -226,10 +224,7 @@ impl CqInner {
                         count += 1;
                     }
                 }
-                self.session
-                    .region
-                    .u32(ring + RingIndices::HEAD)
-                    .store(*head, Ordering::Release);
+                protocol::give_back(word(RingIndices::HEAD), *head);
             }
             if count == out.len() {
                 break;

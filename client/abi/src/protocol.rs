@@ -73,10 +73,37 @@ impl Word64 for AtomicU64 {
     }
 }
 
+/// Producer of a ring: publishes `tail`. The entries before it are complete.
+#[inline]
+pub fn publish<W: Word32>(tail_word: &W, tail: u32) {
+    tail_word.store(tail, Ordering::Release);
+}
+
+/// Consumer of a ring: how many entries wait from `next` on, which may now be read. `None` when there would be more
+/// than `depth`: the word was forged.
+#[inline]
+pub fn available<W: Word32>(tail_word: &W, next: u32, depth: u32) -> Option<u32> {
+    let available = tail_word.load(Ordering::Acquire).wrapping_sub(next);
+    (available <= depth).then_some(available)
+}
+
+/// Consumer of a ring: gives the entries before `next` back. It has read them.
+#[inline]
+pub fn give_back<W: Word32>(head_word: &W, next: u32) {
+    head_word.store(next, Ordering::Release);
+}
+
+/// Producer of a ring: the index up to which entries were given back, and may now be written again. Not checked: what
+/// lies between it and the producer's own index is at most the depth, unless the word was forged.
+#[inline]
+pub fn given_back<W: Word32>(head_word: &W) -> u32 {
+    head_word.load(Ordering::Acquire)
+}
+
 /// Client, after posting: publishes `tail` and tells whether the core must be kicked.
 #[inline]
 pub fn publish_tail<W: Word32>(tail_word: &W, tail: u32, need_kick: &W) -> bool {
-    tail_word.store(tail, Ordering::Release);
+    publish(tail_word, tail);
     W::fence(Ordering::SeqCst);
     need_kick.load(Ordering::Relaxed) != 0
 }

@@ -393,3 +393,123 @@ fn an_event_has_the_cause_of_the_first_it_is_told_with() {
         }
     });
 }
+
+/// One side's view of a ring's index; its Release stores and Acquire loads are real or left out.
+struct Index<const ORDERED: bool>(Arc<AtomicU32>);
+
+impl<const ORDERED: bool> Word32 for Index<ORDERED> {
+    fn load(&self, order: Ordering) -> u32 {
+        self.0.load(if ORDERED { order } else { Ordering::Relaxed })
+    }
+    fn store(&self, value: u32, order: Ordering) {
+        self.0
+            .store(value, if ORDERED { order } else { Ordering::Relaxed })
+    }
+    fn swap(&self, value: u32, order: Ordering) -> u32 {
+        self.0.swap(value, order)
+    }
+    fn fetch_and(&self, value: u32, order: Ordering) -> u32 {
+        self.0.fetch_and(value, order)
+    }
+    fn compare_exchange(&self, current: u32, new: u32, ok: Ordering, failed: Ordering) -> Result<u32, u32> {
+        self.0.compare_exchange(current, new, ok, failed)
+    }
+    fn fence(order: Ordering) {
+        fence(order)
+    }
+}
+
+/// Entries of a work queue or a completion queue: memory that both sides may touch, and never at once.
+struct Entries([loom::cell::UnsafeCell<u32>; 2]);
+
+// SAFETY: loom's cells panic on concurrent accesses before they do harm.
+unsafe impl Sync for Entries {}
+// SAFETY: as above.
+unsafe impl Send for Entries {}
+
+/// A producer puts three entries through a ring of two while the consumer takes what it sees: each arrives whole,
+/// once and in order. The parameters say which index is ordered.
+fn ring<const TAIL: bool, const HEAD: bool>() {
+    const DEPTH: u32 = 2;
+    // Near the end of the numbers: indices run freely.
+    const START: u32 = u32::MAX;
+    let (tail, head) = (word(START), word(START));
+    let entries = Arc::new(Entries([0, 0].map(loom::cell::UnsafeCell::new)));
+    let at = |index: u32| (index & (DEPTH - 1)) as usize;
+    let producer = thread::spawn({
+        let (tail, head) = (Index::<TAIL>(tail.clone()), Index::<HEAD>(head.clone()));
+        let entries = entries.clone();
+        move || {
+            let mut next = START;
+            for value in 1..=3 {
+                if next.wrapping_sub(protocol::given_back(&head)) >= DEPTH {
+                    break;
+                }
+                // SAFETY: loom's cell panics if the consumer reads it now; that is what is being tested.
+                entries.0[at(next)].with_mut(|entry| unsafe { *entry = value });
+                next = next.wrapping_add(1);
+                protocol::publish(&tail, next);
+            }
+            next
+        }
+    });
+    let (tail, head) = (Index::<TAIL>(tail), Index::<HEAD>(head));
+    let (mut next, mut expected) = (START, 1);
+    let mut take = |next: &mut u32| {
+        let available = protocol::available(&tail, *next, DEPTH).expect("nobody forged the tail");
+        for _ in 0..available {
+            // SAFETY: as above, for the producer writing it.
+            let value = entries.0[at(*next)].with(|entry| unsafe { *entry });
+            assert_eq!(value, expected, "another entry than the one put in");
+            expected += 1;
+            *next = next.wrapping_add(1);
+            protocol::give_back(&head, *next);
+        }
+    };
+    take(&mut next);
+    take(&mut next);
+    let put = producer.join().unwrap();
+    take(&mut next);
+    assert_eq!(next, put, "an entry was lost");
+}
+
+fn must_be_caught(model: fn()) {
+    let found = catch_unwind(|| loom::model(model));
+    let panic = found.expect_err("the variant without an order passed: the model proves nothing");
+    let text = match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic
+            .downcast::<&str>()
+            .map_or_else(|_| String::new(), |text| text.to_string()),
+    };
+    let known = ["Causality violation", "another entry"];
+    assert!(
+        known.iter().any(|word| text.contains(word)),
+        "failed for another reason: {text}"
+    );
+}
+
+#[test]
+fn entries_of_a_ring_arrive_whole_once_and_in_order() {
+    loom::model(ring::<true, true>);
+}
+
+#[test]
+fn a_tail_published_without_order_shows_entries_that_are_not_written() {
+    must_be_caught(ring::<false, true>);
+}
+
+#[test]
+fn a_head_given_back_without_order_lets_entries_be_overwritten_while_they_are_read() {
+    must_be_caught(ring::<true, false>);
+}
+
+#[test]
+fn a_forged_tail_is_no_number_of_entries() {
+    loom::model(|| {
+        let forged = Index::<true>(word(3));
+        assert_eq!(protocol::available(&forged, 0, 2), None);
+        assert_eq!(protocol::available(&forged, 1, 2), Some(2));
+        assert_eq!(protocol::available(&forged, 4, 2), None, "behind the consumer");
+    });
+}

@@ -35,6 +35,7 @@ impl Engine {
             core.retired.collect(|object| batch.push((id, object)));
         }
         if !batch.is_empty() {
+            let now = Instant::now();
             // Opened when something needs it, and by then everything was collected.
             let mut opened = None;
             for (id, mut object) in batch.drain(..) {
@@ -45,7 +46,8 @@ impl Engine {
                     drop(object);
                 } else {
                     let epoch = *opened.get_or_insert_with(|| self.qsbr.advance());
-                    self.reclaimer.retire(Garbage::Object(object), epoch, bytes);
+                    self.reclaimer
+                        .retire_since(Garbage::Object(object), epoch, bytes, now);
                 }
                 if let Some(token) = token {
                     self.cores[id].traffic.answered += 1;

@@ -116,9 +116,9 @@ impl Scheme for Own {
         }
     }
     fn retire(&mut self, batch: &mut Vec<Box<[u64; 8]>>) {
-        let epoch = self.qsbr.advance();
+        let (epoch, now) = (self.qsbr.advance(), Instant::now());
         for object in batch.drain(..) {
-            self.reclaimer.retire(object, epoch, 64);
+            self.reclaimer.retire_since(object, epoch, 64, now);
         }
         self.report();
         self.reclaimer.poll(&self.qsbr, |object| {

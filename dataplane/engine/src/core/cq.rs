@@ -1,7 +1,7 @@
 //! One core's producer side of a completion queue.
 use std::{
     os::fd::{AsRawFd, OwnedFd},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use rnic_abi::{Cqe, RING_ENTRIES, RingIndices, protocol};
@@ -169,7 +169,7 @@ impl CompletionQueue {
         // Cannot fail: the slice was checked when the queue was made.
         self.mem.write(at, cqe);
         rec.next = rec.next.wrapping_add(1);
-        self.tail.store(rec.next, Ordering::Release);
+        protocol::publish(&self.tail, rec.next);
         rec.fresh = true;
         rec.solicited |= solicited;
         true
@@ -212,7 +212,7 @@ fn has_room(rec: &mut CqRecord, head: &SharedU32) -> bool {
     if rec.next.wrapping_sub(rec.seen_head) < rec.depth {
         return true;
     }
-    rec.seen_head = head.load(Ordering::Acquire);
+    rec.seen_head = protocol::given_back(head);
     rec.next.wrapping_sub(rec.seen_head) < rec.depth
 }
 

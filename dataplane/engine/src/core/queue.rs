@@ -113,12 +113,7 @@ impl Ring {
     /// Units posted and not yet taken.
     #[inline]
     fn available(&self, cursor: &Cursor) -> Result<u32, QueueError> {
-        let available = self.tail.load(Ordering::Acquire).wrapping_sub(cursor.next);
-        if available > self.depth {
-            Err(QueueError::Forged)
-        } else {
-            Ok(available)
-        }
+        protocol::available(&self.tail, cursor.next, self.depth).ok_or(QueueError::Forged)
     }
 
     #[inline]
@@ -133,13 +128,13 @@ impl Ring {
     /// Forgets what was posted.
     fn discard(&self, cursor: &mut Cursor) {
         cursor.next = self.tail.load(Ordering::Acquire);
-        self.head.store(cursor.next, Ordering::Release);
+        protocol::give_back(&self.head, cursor.next);
     }
 
     #[inline]
     fn take(&self, cursor: &mut Cursor, units: u32) {
         cursor.next = cursor.next.wrapping_add(units);
-        self.head.store(cursor.next, Ordering::Release);
+        protocol::give_back(&self.head, cursor.next);
     }
 }
 

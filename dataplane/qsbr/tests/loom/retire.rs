@@ -7,7 +7,7 @@ use loom::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use loom::thread;
 use rnic_qsbr::{NoPage, Qsbr, Reclaimer, retire_channel};
 
-use crate::harness::{Object, explore};
+use crate::harness::{Object, explore, explore_faulty};
 
 #[test]
 fn handles_arrive_once_and_in_order() {
@@ -34,51 +34,73 @@ fn handles_arrive_once_and_in_order() {
     });
 }
 
-/// Core 0 unpublishes and retires; core 1 looks up; the control thread opens the epoch on core 0's behalf.
+/// When the control thread begins the epoch that a batch waits for.
+#[derive(Clone, Copy, PartialEq)]
+enum Epoch {
+    AfterCollecting,
+    /// Wrong: an object may be unpublished and retired between the two.
+    BeforeCollecting,
+}
+
+/// Core 0 unpublishes and retires; core 1 looks up; the control thread begins the epoch on core 0's behalf.
+fn retire_beside_a_reader(when: Epoch, freed: &Count) {
+    let qsbr = Arc::new(Qsbr::new(1));
+    let objects = Arc::new([Object::new(), Object::new()]);
+    let current = Arc::new(AtomicUsize::new(0));
+    let (mut cache, mut collector) = retire_channel::<usize>(1, 1);
+
+    let retiring = {
+        let current = Arc::clone(&current);
+        thread::spawn(move || {
+            cache.push(current.swap(1, Relaxed)).expect("the page is free");
+            cache
+        })
+    };
+    let reading = {
+        let mut participant = qsbr.register(0).unwrap();
+        let (objects, current) = (Arc::clone(&objects), Arc::clone(&current));
+        thread::spawn(move || {
+            let mut observed = participant.online();
+            for _ in 0..2 {
+                objects[current.load(Relaxed)].use_it();
+                participant.quiescent(observed);
+                observed = participant.observe();
+            }
+        })
+    };
+
+    let mut reclaimer = Reclaimer::new();
+    let mut batch = Vec::new();
+    let early = (when == Epoch::BeforeCollecting).then(|| qsbr.advance());
+    collector.collect(|object| batch.push(object));
+    let epoch = early.unwrap_or_else(|| qsbr.advance());
+    batch
+        .into_iter()
+        .for_each(|object| reclaimer.retire(object, epoch, 1));
+    let free = |object: usize| {
+        objects[object].free();
+        Ok(())
+    };
+    freed.fetch_add(reclaimer.poll(&qsbr, free), SeqCst);
+    drop(retiring.join().unwrap());
+    reading.join().unwrap();
+}
+
 #[test]
 fn object_retired_by_one_core_outlives_its_use_on_another() {
     let freed = Arc::new(Count::new(0));
     let count = Arc::clone(&freed);
-    explore(3, move || {
-        let qsbr = Arc::new(Qsbr::new(1));
-        let objects = Arc::new([Object::new(), Object::new()]);
-        let current = Arc::new(AtomicUsize::new(0));
-        let (mut cache, mut collector) = retire_channel::<usize>(1, 1);
-
-        let retiring = {
-            let current = Arc::clone(&current);
-            thread::spawn(move || {
-                cache.push(current.swap(1, Relaxed)).expect("the page is free");
-                cache
-            })
-        };
-        let reading = {
-            let mut participant = qsbr.register(0).unwrap();
-            let (objects, current) = (Arc::clone(&objects), Arc::clone(&current));
-            thread::spawn(move || {
-                let mut observed = participant.online();
-                for _ in 0..2 {
-                    objects[current.load(Relaxed)].use_it();
-                    participant.quiescent(observed);
-                    observed = participant.observe();
-                }
-            })
-        };
-
-        let mut reclaimer = Reclaimer::new();
-        let mut batch = Vec::new();
-        collector.collect(|object| batch.push(object));
-        let epoch = qsbr.advance();
-        batch
-            .into_iter()
-            .for_each(|object| reclaimer.retire(object, epoch, 1));
-        let free = |object: usize| {
-            objects[object].free();
-            Ok(())
-        };
-        count.fetch_add(reclaimer.poll(&qsbr, free), SeqCst);
-        drop(retiring.join().unwrap());
-        reading.join().unwrap();
-    });
+    explore(3, move || retire_beside_a_reader(Epoch::AfterCollecting, &count));
     assert!(freed.load(SeqCst) > 0, "no execution reached the free");
+}
+
+#[test]
+fn beginning_the_epoch_before_the_collection_is_caught() {
+    let said = explore_faulty(3, || {
+        retire_beside_a_reader(Epoch::BeforeCollecting, &Count::new(0))
+    });
+    assert!(
+        said.contains("after free") || said.contains("Causality violation"),
+        "{said}"
+    );
 }
