@@ -16,13 +16,18 @@ pub fn default_socket() -> PathBuf {
 /// The devices of the daemon at `socket`.
 pub fn devices(socket: impl AsRef<Path>) -> Result<Vec<DeviceAttr>> {
     let session = Session::open(socket.as_ref())?;
-    list(&session)
+    Ok(list(&session)?.into_iter().map(|(_, attr)| attr).collect())
 }
 
-fn list(session: &Session) -> Result<Vec<DeviceAttr>> {
-    (0..session.devices)
-        .map(|device| query_device(session, device))
-        .collect()
+/// The devices there are, with their numbers. There are gaps where devices were removed, or may still come.
+fn list(session: &Session) -> Result<Vec<(u32, DeviceAttr)>> {
+    let no_device = rustix::io::Errno::NODEV.raw_os_error();
+    let attr = |device| match query_device(session, device) {
+        Ok(attr) => Some(Ok((device, attr))),
+        Err(error) if error.errno() == Some(no_device) => None,
+        Err(error) => Some(Err(error)),
+    };
+    (0..session.devices).filter_map(attr).collect()
 }
 
 /// A device opened by this process: the start of everything. Cheap to clone; any thread.
@@ -38,16 +43,18 @@ impl Context {
     pub fn open(socket: impl AsRef<Path>, device: &str) -> Result<Context> {
         let session = Session::open(socket.as_ref())?;
         let mut devices = list(&session)?;
-        let Some(index) = devices.iter().position(|attr| attr.name == device) else {
+        let Some(at) = devices.iter().position(|(_, attr)| attr.name == device) else {
             return Err(Error::NoDevice {
                 name: device.into(),
-                available: devices.into_iter().map(|attr| attr.name).collect(),
+                available: devices.into_iter().map(|(_, attr)| attr.name).collect(),
             });
         };
+        let (number, attr) = devices.swap_remove(at);
+        session.events.follow(number, session.devices);
         Ok(Context {
             session,
-            device: index as u32,
-            attr: Arc::new(devices.swap_remove(index)),
+            device: number,
+            attr: Arc::new(attr),
         })
     }
 

@@ -3,7 +3,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
@@ -192,6 +192,8 @@ pub(crate) struct EventQueue {
     slots: u32,
     state: Mutex<State>,
     acknowledged: Condvar,
+    /// The device of the context, and how many there can be.
+    device: OnceLock<(u32, u32)>,
 }
 
 #[derive(Debug, Default)]
@@ -226,7 +228,19 @@ impl EventQueue {
             slots: layout.slots,
             state: Mutex::default(),
             acknowledged: Condvar::new(),
+            device: OnceLock::new(),
         }
+    }
+
+    /// Of the first `devices` slots, which are the devices', only that of `device` is of interest from now on.
+    pub fn follow(&self, device: u32, devices: u32) {
+        let _ = self.device.set((device, devices));
+    }
+
+    /// Whether a slot is that of another device.
+    fn is_anothers(&self, slot: u32) -> bool {
+        let other = |(device, devices): &(u32, u32)| slot < *devices && slot != *device;
+        self.device.get().is_some_and(other)
     }
 
     fn pop(&self, region: &Mapping) -> Option<(Event, ThreadId)> {
@@ -255,7 +269,9 @@ impl EventQueue {
         if slot < self.slots {
             let at = self.slots_offset + slot as usize * size_of::<EventSlot>();
             let State { ready, dead, .. } = state;
-            ready.extend(take(region, at).filter(|event| dead.get(&slot) != Some(&event.handle)));
+            let unwanted = self.is_anothers(slot);
+            let wanted = |event: &Event| !unwanted && dead.get(&slot) != Some(&event.handle);
+            ready.extend(take(region, at).filter(wanted));
         }
         true
     }

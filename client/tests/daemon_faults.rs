@@ -224,8 +224,10 @@ fn several_kinds_of_one_object_and_of_the_port_are_delivered() {
         };
         client.report(handle, b.qp.qpn(), event_kind::COMM_EST, cause);
         client.report(handle, b.qp.qpn(), event_kind::QP_FATAL, cause);
-        // The device's own slot.
-        client.report(0, 1, event_kind::PORT_ERR, Default::default());
+        // The device's own slot, and that of another device, which is of no interest.
+        for device in 0..2 {
+            client.report(device, 1, event_kind::PORT_ERR, Default::default());
+        }
     }
     let events: Vec<_> = std::iter::from_fn(|| b.context.next_event(NOW).unwrap())
         .map(|event| (event.kind, event.object, event.cause.map(|cause| cause.check)))

@@ -19,6 +19,7 @@ mod expand;
 mod locate;
 mod machine;
 mod parse;
+mod ports;
 pub mod samples;
 mod schema;
 mod structure;

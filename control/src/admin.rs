@@ -25,10 +25,10 @@ use crate::{
 };
 
 /// Longest request.
-const MAX_REQUEST: usize = 4096;
+const MAX_REQUEST: usize = 64 << 10;
 
 /// A request of `rnicctl`.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum AdminRequest {
     /// Answered by [`crate::status::Status`].
@@ -45,6 +45,16 @@ pub enum AdminRequest {
     Gid,
     /// Answered by a list of [`crate::status::NeighbourState`].
     Neigh,
+    /// Adds ports. Answered by a list of [`crate::hotplug::PortChange`] when they can be used.
+    PortAdd {
+        /// YAML: one port as in the configuration, a list of them, or a map with `ports`.
+        ports: String,
+    },
+    /// Removes a port. Answered by a [`crate::hotplug::PortChange`] when all of it is gone.
+    PortRemove {
+        /// Name of the port.
+        name: String,
+    },
 }
 
 /// A response: `{"ok": …}` or `{"error": "…"}`.
@@ -193,8 +203,22 @@ impl Control {
                     // The cores know what is to be listed, and this one would not answer.
                     Err(refusal) => AdminResponse::Error(refusal.text().to_owned()),
                 },
+                Ok(AdminRequest::PortAdd { ports }) => {
+                    admin.busy = true;
+                    match self.add_ports(id, &ports) {
+                        Ok(()) => continue,
+                        Err(why) => self.not_begun(id, why),
+                    }
+                }
+                Ok(AdminRequest::PortRemove { name }) => {
+                    admin.busy = true;
+                    match self.remove_port(Some(id), &name) {
+                        Ok(()) => continue,
+                        Err(why) => self.not_begun(id, why),
+                    }
+                }
                 Err(error) => AdminResponse::Error(format!(
-                    "{error}; requests are status, dev, qp, gid, neigh, res and res_show"
+                    "{error}; requests are status, dev, qp, gid, neigh, res, res_show, port_add and port_remove"
                 )),
             };
             self.respond(id, &response);
@@ -283,15 +307,28 @@ impl Control {
                 states.extend(self.qp_state(object, &status));
             }
         }
-        if let Some(admin) = self.admins.get_mut(&listing.admin) {
-            admin.busy = false;
-        }
         let response = match listing.page {
             Some(next) => ok(&ResPage { objects, next }),
             None => ok(&states),
         };
-        self.respond(listing.admin, &response);
-        self.next_admin_request(listing.admin);
+        self.answer_admin(listing.admin, &response);
+    }
+
+    /// Answers a request that took a while, and serves the next one.
+    pub(crate) fn answer_admin(&mut self, id: u32, response: &AdminResponse) {
+        if let Some(admin) = self.admins.get_mut(&id) {
+            admin.busy = false;
+        }
+        self.respond(id, response);
+        self.next_admin_request(id);
+    }
+
+    /// A request that was refused at once.
+    fn not_begun(&mut self, id: u32, why: String) -> AdminResponse {
+        if let Some(admin) = self.admins.get_mut(&id) {
+            admin.busy = false;
+        }
+        AdminResponse::Error(why)
     }
 }
 

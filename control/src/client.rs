@@ -9,6 +9,7 @@ use std::{
 
 use rnic_abi::{Handle, Hello, HelloReply, LINE, RegionLayout};
 use rnic_engine::{
+    PORT_SLOTS,
     command::Command,
     core::ClientDoorbells,
     mem::{ClientMem, FaultCell},
@@ -24,6 +25,7 @@ use crate::{
     quota::Usage,
     refusal::{Refusal, Verb},
     region_alloc::{RegionSpace, Slice},
+    registry::{ClientId, DeviceId},
     session::{Reply, Session},
     socket,
     store::ObjectRecord,
@@ -72,9 +74,36 @@ pub struct Client {
     pub fault: Arc<FaultCell>,
     /// Bytes of its destroyed objects that await a grace period.
     pub awaiting_grace: usize,
+    /// The device it knows in each place, of which there is never a second.
+    devices: [Option<DeviceId>; PORT_SLOTS],
+    /// Its registration with the device registry.
+    pub registered: Option<ClientId>,
 }
 
 impl Client {
+    /// The client learns of a device; `false` when it knows, or knew, another in that place.
+    pub fn see(&mut self, id: DeviceId) -> bool {
+        let Some(place) = self.devices.get_mut(usize::from(id.slot)) else {
+            return false;
+        };
+        if place.is_none() {
+            *place = Some(id);
+            // The first slots are the devices' own: port events have handles of generation 0.
+            self.events.install(&self.region, Handle(id.slot.into()), 1);
+        }
+        *place == Some(id)
+    }
+
+    /// Whether it knows a device.
+    pub fn sees(&self, id: DeviceId) -> bool {
+        self.device_at(u32::from(id.slot)) == Some(id)
+    }
+
+    /// The device it knows in a place.
+    pub fn device_at(&self, place: u32) -> Option<DeviceId> {
+        *self.devices.get(place as usize)?
+    }
+
     /// Tells it that there are events.
     pub fn wake(&self) {
         socket::wake(&self.event_socket);
@@ -133,7 +162,8 @@ impl Control {
 
     fn admit_client(&mut self, conn: u32, index: u32) -> Result<(), Errno> {
         let cores = self.engine.core_count() as u32;
-        let devices = self.devices.len() as u32;
+        // The client's places for devices, those that may come later included.
+        let devices = PORT_SLOTS as u32;
         let max_objects = self.quota.objects().min(Handle::MAX_SLOTS - devices);
         let queue_bytes =
             usize::try_from(self.quota.limits.queue_memory.bytes()).map_err(|_| Errno::NOMEM)?;
@@ -148,10 +178,6 @@ impl Control {
         let region = Arc::new(region);
         region.write(0, &layout.header(self.boot_epoch));
         let events = EventRing::new(layout);
-        for device in 0..devices {
-            events.install(&region, Handle(device), 1);
-            events.set_sequence(&region, device, self.devices[device as usize].sequence);
-        }
         let (event_socket, their_events) = socket::pair()?;
         let mut fds = vec![Arc::new(memfd), Arc::new(their_events)];
         let memfd = fds[0].clone();
@@ -179,7 +205,7 @@ impl Control {
             tracing::warn!(%error, "no handles for a client");
             Errno::NOMEM
         })?;
-        connection.client = Some(Box::new(Client {
+        let mut client = Box::new(Client {
             index,
             memfd,
             fixed: layout.queues,
@@ -193,7 +219,17 @@ impl Control {
             fault,
             awaiting_grace: 0,
             region,
-        }));
+            devices: [None; PORT_SLOTS],
+            registered: None,
+        });
+        for device in self.devices.iter().filter(|device| device.entry.is_present()) {
+            let id = device.entry.id;
+            client.see(id);
+            client
+                .events
+                .set_sequence(&client.region, id.slot.into(), device.sequence);
+        }
+        connection.client = Some(client);
         self.by_index.insert(index, conn);
         let op = self.begin(conn, Work::Hello(Reply::with_fds(&reply, fds)));
         for (core, doorbells) in doorbells.into_iter().enumerate() {
@@ -212,6 +248,7 @@ impl Control {
             connection.session.greeted = true;
             let peer = &connection.session.peer;
             tracing::info!(session = connection.session.number, pid = peer.pid, comm = %peer.comm, "client connected");
+            self.register_session(conn);
         }
     }
 
@@ -265,9 +302,19 @@ impl Control {
     /// Holds an object of the client on behalf of one that will depend on it; also its device.
     pub(crate) fn hold(&mut self, conn: u32, kind: Kind, handle: u32, field: &str) -> Verb<(Key, u32)> {
         let key = self.find(conn, kind, handle, field)?;
+        // Channels belong to no device.
+        if kind != Kind::Channel {
+            let device = self.objects.peek(key).map_or(0, |object| object.device);
+            self.check_present(conn, device)?;
+        }
         let index = self.client_mut(conn)?.index;
         self.objects.get(IdKind::Handle(index), handle);
         Ok((key, self.objects.peek(key).map_or(0, |object| object.device)))
+    }
+
+    /// Refuses what is new on a device that is being removed or gone.
+    pub(crate) fn check_present(&self, conn: u32, device: u32) -> Verb<()> {
+        self.device(conn, device).map(drop)
     }
 
     /// A live object of the client.

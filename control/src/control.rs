@@ -19,6 +19,7 @@ use crate::{
     device::Device,
     gid::{GidManager, Quiet, asked_by},
     grace::GraceAccount,
+    hotplug::{Hotplug, Opener},
     mapper::Mapper,
     neighbour::Neighbours,
     netlink::{self, Monitor},
@@ -27,7 +28,7 @@ use crate::{
     ops::Ops,
     poller::{Interest, Poller, Ready, Source},
     quota::Quota,
-    registry::{DeviceId, Registry},
+    registry::Registry,
     session::Session,
     slowpath::SlowPath,
     socket::{Listener, Packet},
@@ -56,7 +57,9 @@ pub struct Control {
     pub(crate) config: Config,
     pub(crate) quota: Quota,
     pub(crate) engine: Engine,
+    /// By number; those that were removed stay until another takes their place.
     pub(crate) devices: Vec<Device>,
+    pub(crate) hotplug: Hotplug,
     pub(crate) boot_epoch: u64,
     pub(crate) poller: Poller,
     pub(crate) objects: Table<Object>,
@@ -112,6 +115,8 @@ pub struct Parts {
     pub admin_listener: Listener,
     /// Readable when the daemon is to stop.
     pub stop: OwnedFd,
+    /// Opens ports that are added later.
+    pub opener: Opener,
 }
 
 impl Control {
@@ -123,10 +128,13 @@ impl Control {
             listener,
             admin_listener,
             stop,
+            opener,
         } = parts;
         let now = Instant::now();
         let poller = Poller::new()?;
         let mapper = Mapper::start()?;
+        let hotplug = Hotplug::new(opener)?;
+        poller.add(&hotplug.plugger, Source::Plugger, Interest::Read)?;
         poller.add(&stop, Source::Signal, Interest::Read)?;
         poller.add(engine.wake_fd(), Source::Engine, Interest::Read)?;
         poller.add(&mapper, Source::Mapper, Interest::Read)?;
@@ -139,12 +147,6 @@ impl Control {
         if let Some(monitor) = &netlink {
             poller.add(monitor, Source::Netlink, Interest::Read)?;
         }
-        let devices: Vec<_> = config
-            .ports
-            .iter()
-            .zip(engine.ports())
-            .map(|(config, (_, port))| Device::new(config, port))
-            .collect();
         let limits = engine.limits();
         let pds = config.limits.clients.saturating_mul(config.limits.per_client.pds);
         let store = Store::create(engine.boot_epoch()).map_err(std::io::Error::other)?;
@@ -166,7 +168,7 @@ impl Control {
                 limits: config.limits.per_client.clone(),
             },
             neighbours: Neighbours::new(
-                &config.ports,
+                &[],
                 limits.qps + limits.ahs,
                 config.control.neighbour_lifetime.duration(),
                 now,
@@ -174,8 +176,9 @@ impl Control {
             // The users of neighbours are QPs, by their slots, then address handles.
             ahs: AhSlots::new(space(Space::Ahs, 0, limits.ahs)?, limits.qps),
             dropped_ahs: VecDeque::new(),
-            slow: SlowPath::new(&devices, now),
-            devices,
+            slow: SlowPath::new(&[], now),
+            devices: Vec::new(),
+            hotplug,
             boot_epoch,
             poller,
             objects: Table::default(),
@@ -210,22 +213,9 @@ impl Control {
             config,
             engine,
         };
-        control.announce_devices();
+        control.register_all();
+        control.await_first_looks();
         Ok(control)
-    }
-
-    /// Puts the devices of the configuration into the registry, for those who follow them.
-    fn announce_devices(&mut self) {
-        let registry = self.registry.clone();
-        registry.add_client(self, self.gids.clone());
-        for slot in 0..self.devices.len() as u16 {
-            let id = DeviceId { slot, generation: 0 };
-            let name = self.devices[usize::from(slot)].name.clone();
-            let netdev = self.config.ports[usize::from(slot)].device.netdev();
-            let if_index = netdev.and_then(netlink::index_of);
-            registry.add_device(self, id, &name, if_index);
-        }
-        self.await_first_looks();
     }
 
     /// Runs until it is told to stop, then destroys what clients own and stops the poll cores. `false` when it
@@ -258,6 +248,7 @@ impl Control {
             Source::Signal => self.begin_stop(),
             Source::Engine => {}
             Source::Mapper => self.mapped(),
+            Source::Plugger => self.plugged(),
             Source::Listener => self.accept_clients(),
             Source::Client(conn) if event.closed => self.leave(conn),
             Source::Client(conn) => self.serve(conn),

@@ -1,6 +1,6 @@
 //! Putting a daemon together from its configuration.
 
-use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf};
+use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 use rnic_config::{Config, ConfigError, Control as ControlConfig, IdlePolicy, Machine};
 use rnic_engine::{
@@ -17,6 +17,7 @@ use rustix::{
 
 use crate::{
     control::{Control, Parts},
+    hotplug::Opener,
     machine,
     objects::AH_RESERVE,
     placement, ports,
@@ -52,15 +53,18 @@ pub enum DaemonError {
 /// becomes readable when the daemon is to stop.
 pub fn start(mut config: Config, stop: OwnedFd) -> Result<Control, DaemonError> {
     apply_environment(&mut config.control, |name| std::env::var_os(name));
-    start_with(config, stop, ports::open)
+    let machine = machine::look();
+    let opener = move |config: &Config| ports::open(config, &machine);
+    start_with(config, stop, ports::open, Arc::new(opener))
 }
 
 /// As [`start`], with ports opened by `open`, which is called once the sockets are bound: that another daemon
-/// serves them is better known before devices are touched.
+/// serves them is better known before devices are touched. `opener` opens those that are added later.
 pub(crate) fn start_with(
     config: Config,
     stop: OwnedFd,
     open: impl FnOnce(&Config, &Machine) -> Result<Vec<OpenPort>, PortError>,
+    opener: Opener,
 ) -> Result<Control, DaemonError> {
     let machine = machine::look();
     for warning in config.check_against(&machine)? {
@@ -84,6 +88,7 @@ pub(crate) fn start_with(
         listener,
         admin_listener,
         stop,
+        opener,
     })?)
 }
 

@@ -1,12 +1,20 @@
 //! Devices: a port of the appliance as clients see it, and its GID table.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use rnic_config::{Loopback, Port};
 use rnic_engine::PortInfo;
 use rnic_wire::Mtu;
 
-use crate::gid::{GidTable, Sources};
+#[cfg(test)]
+use crate::registry::DeviceId;
+use crate::{
+    gid::{GidTable, Sources},
+    registry::Entry,
+};
 
 /// A GID of RoCE v2: an IPv6 address, or an IPv4 address mapped into one (A17.4.1).
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +76,8 @@ impl GidEntry {
 /// A device.
 #[derive(Debug)]
 pub struct Device {
+    /// Its number, and whether it may be used.
+    pub entry: Arc<Entry>,
     /// Name, `rnic0`.
     pub name: String,
     /// MAC address.
@@ -98,10 +108,11 @@ pub struct Device {
 
 impl Device {
     /// The device of an opened port.
-    pub fn new(config: &Port, port: &PortInfo) -> Self {
+    pub fn new(config: &Port, port: &PortInfo, entry: Arc<Entry>) -> Self {
         let sources = Sources::new(config);
         let up = port.link.is_up();
         Device {
+            entry,
             name: config.name.to_string(),
             mac: port.mac,
             mtu: port.mtu,
@@ -138,7 +149,12 @@ pub(crate) fn sample(name: &str, mac: u8, addresses: &[(&str, u8)]) -> Device {
         vlan: None,
         kernel_answers: false,
     };
+    let id = DeviceId {
+        slot: 0,
+        generation: 0,
+    };
     Device {
+        entry: Arc::new(Entry::new(id, name, None)),
         name: name.into(),
         mac: [2, 0, 0, 0, 0, mac],
         mtu: 1500,

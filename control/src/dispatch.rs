@@ -3,9 +3,10 @@
 use rnic_abi::{
     DeviceArg, DeviceReply, Empty, GidArg, GidReply, HandleArg, MAX_INLINE, MAX_SGE, Op, PortReply,
 };
-use rnic_engine::command::Command;
+use rnic_engine::{PORT_SLOTS, command::Command};
 use rnic_transport::MAX_RD_ATOMIC;
 use rnic_wire::Mtu;
+use rustix::io::Errno;
 
 use crate::{
     control::Control,
@@ -111,9 +112,9 @@ impl Control {
     ) -> Verb<Outcome> {
         match request.op {
             Op::Hello => self.hello(conn, &request.body()?),
-            Op::QueryDevice => self.query_device(&request.body()?).map(Outcome::Done),
-            Op::QueryPort => self.query_port(&request.body()?).map(Outcome::Done),
-            Op::QueryGid => self.query_gid(&request.body()?).map(Outcome::Done),
+            Op::QueryDevice => self.query_device(conn, &request.body()?).map(Outcome::Done),
+            Op::QueryPort => self.query_port(conn, &request.body()?).map(Outcome::Done),
+            Op::QueryGid => self.query_gid(conn, &request.body()?).map(Outcome::Done),
             Op::AllocPd => self.alloc_pd(conn, &request.body()?),
             Op::DeallocPd => self.destroy_one(conn, Kind::Pd, request.body()?),
             Op::RegMr => {
@@ -159,18 +160,33 @@ impl Control {
         }
     }
 
-    /// A device that was named in a request.
-    pub(crate) fn device(&self, index: u32) -> Verb<&Device> {
-        self.devices.get(index as usize).ok_or_else(|| {
-            Refusal::invalid(format!(
-                "device is {index}; there are {}, from 0",
-                self.devices.len()
-            ))
-        })
+    /// A device that a client named in a request: one that it knows, and that may be used.
+    pub(crate) fn device(&self, conn: u32, index: u32) -> Verb<&Device> {
+        if index as usize >= PORT_SLOTS {
+            return Err(Refusal::invalid(format!(
+                "device is {index}; devices are numbered 0 to {}",
+                PORT_SLOTS - 1
+            )));
+        }
+        let client = self.connections.get(&conn).and_then(|c| c.client.as_deref());
+        let known = client.and_then(|client| client.device_at(index));
+        let there = self.devices.get(index as usize).map(|device| &device.entry);
+        match (known, there) {
+            (Some(id), Some(entry)) if entry.id == id && entry.is_present() => {
+                Ok(&self.devices[index as usize])
+            }
+            (Some(_), _) => Err(Refusal::new(
+                Errno::NODEV,
+                format!(
+                    "device {index} was removed; destroy what is left on it, and open another one in a new context"
+                ),
+            )),
+            (None, _) => Err(Refusal::new(Errno::NODEV, format!("there is no device {index}"))),
+        }
     }
 
-    fn query_device(&self, arg: &DeviceArg) -> Verb<Reply> {
-        let device = self.device(arg.device)?;
+    fn query_device(&self, conn: u32, arg: &DeviceArg) -> Verb<Reply> {
+        let device = self.device(conn, arg.device)?;
         let quota = &self.quota;
         Ok(Reply::new(&DeviceReply {
             name: padded(&device.name),
@@ -192,8 +208,8 @@ impl Control {
         }))
     }
 
-    fn query_port(&self, arg: &DeviceArg) -> Verb<Reply> {
-        let device = self.device(arg.device)?;
+    fn query_port(&self, conn: u32, arg: &DeviceArg) -> Verb<Reply> {
+        let device = self.device(conn, arg.device)?;
         Ok(Reply::new(&PortReply {
             state: if device.up { 4 } else { 1 },
             max_mtu: Mtu::M4096.to_verbs().into(),
@@ -207,8 +223,8 @@ impl Control {
     }
 
     /// An index without an address has a GID of zeros, as kernel drivers have it: programs walk the whole table.
-    fn query_gid(&self, arg: &GidArg) -> Verb<Reply> {
-        let device = self.device(arg.device)?;
+    fn query_gid(&self, conn: u32, arg: &GidArg) -> Verb<Reply> {
+        let device = self.device(conn, arg.device)?;
         let (index, count) = (arg.index as usize, device.gids.len());
         if index >= count {
             return Err(Refusal::invalid(format!(

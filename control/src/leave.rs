@@ -178,6 +178,11 @@ impl Control {
         }
         let cost = departure.cost;
         self.settle_grace(op.conn, cost);
+        let registered = self.client_mut(op.conn).ok().and_then(|client| client.registered);
+        if let Some(registered) = registered {
+            let registry = self.registry.clone();
+            registry.remove_client(self, registered);
+        }
         // The region goes with the client: the cores' parts have gone already.
         if let Some(client) = self.connections.remove(&op.conn).and_then(|c| c.client) {
             self.by_index.remove(&client.index);

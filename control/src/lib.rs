@@ -18,6 +18,7 @@ mod event_loop;
 mod events;
 mod gid;
 mod grace;
+pub mod hotplug;
 mod leave;
 pub mod lock_order;
 mod machine;

@@ -37,6 +37,11 @@ pub struct Modify {
 }
 
 impl Modify {
+    /// The QP.
+    pub fn qp(&self) -> Key {
+        self.qp
+    }
+
     /// That nobody answers for the next hop.
     pub fn silent(&self) -> Refusal {
         match self.path {
@@ -129,6 +134,10 @@ impl Control {
             qp.state
         };
         check_modify(QpType::Rc, qp.state, next, mask).map_err(refused)?;
+        // To ERR it may always go: that is where the removal of its device has sent it.
+        if !(mask.contains(QpAttrMask::STATE) && attr.state == QpState::Err) {
+            self.check_present(conn, device)?;
+        }
         self.answers(qp.core)?;
         let owner = &self.devices[device as usize];
         if mask.contains(QpAttrMask::PATH_MTU) && attr.path_mtu > owner.path_mtu {

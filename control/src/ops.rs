@@ -15,6 +15,7 @@ use crate::{
     control::Control,
     destroy::Destroy,
     grace::Cost,
+    hotplug::{Addition, Removal},
     leave::Departure,
     mapper::Done,
     modify::Modify,
@@ -48,6 +49,10 @@ pub enum Work {
     Depart(Departure),
     /// `rnicctl` asked for all QPs.
     ListQps(QpListing),
+    /// Ports are being added.
+    AddPorts(Addition),
+    /// A port is being removed.
+    RemovePort(Box<Removal>),
 }
 
 /// What a core answered.
@@ -137,6 +142,14 @@ impl Ops {
             .pop_front()
             .map(|(_, requests)| requests)
             .unwrap_or_default()
+    }
+
+    /// What the requests of one connection are about.
+    pub fn works_of(&self, conn: u32) -> impl Iterator<Item = &Work> {
+        self.ops
+            .values()
+            .filter(move |op| op.conn == conn)
+            .map(|op| &op.work)
     }
 
     /// When the oldest destruction under way began.
@@ -270,6 +283,8 @@ impl Control {
             Work::Destroy(_) => self.advance_destroy(number, op),
             Work::Depart(_) => self.advance_departure(number, op),
             Work::ListQps(listing) => self.qps_listed(listing, op.answers.queried),
+            Work::AddPorts(addition) => self.ports_added(addition),
+            Work::RemovePort(_) => self.advance_removal(number, op),
         }
     }
 

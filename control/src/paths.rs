@@ -63,7 +63,11 @@ impl Control {
             let Some(op) = self.ops.take(number) else { continue };
             match op.work {
                 Work::CreateAh(creation) => self.ah_resolved(*creation, false),
-                Work::Modify(modify) => self.answer(op.conn, Err(modify.silent())),
+                Work::Modify(modify) => {
+                    let device = self.objects.peek(modify.qp()).map_or(0, |object| object.device);
+                    let removed = self.check_present(op.conn, device).err();
+                    self.answer(op.conn, Err(removed.unwrap_or_else(|| modify.silent())));
+                }
                 _ => {}
             }
         }
@@ -129,7 +133,6 @@ impl Control {
 
     /// A device is gone: the paths of its address handles lead nowhere, though the handles can still be destroyed;
     /// nothing is known of its neighbours, and who waits for one is refused.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the removal of ports"))]
     pub(crate) fn sever_paths(&mut self, port: u16) {
         self.engine.ahs().sever_port(port);
         for resolved in self.neighbours.remove_port(port) {

@@ -20,6 +20,8 @@ pub enum Source {
     Engine,
     /// Memory was mapped.
     Mapper,
+    /// Ports were opened or closed.
+    Plugger,
     /// A client connects.
     Listener,
     /// A connection of a client.
@@ -46,6 +48,7 @@ impl Source {
             Source::Admin(id) => (6, id),
             Source::Netlink => (7, 0),
             Source::Gids => (8, 0),
+            Source::Plugger => (9, 0),
         };
         tag << 32 | id as u64
     }
@@ -62,6 +65,7 @@ impl Source {
             6 => Source::Admin(id),
             7 => Source::Netlink,
             8 => Source::Gids,
+            9 => Source::Plugger,
             _ => return None,
         })
     }
@@ -169,6 +173,7 @@ mod tests {
             Source::Signal,
             Source::Engine,
             Source::Mapper,
+            Source::Plugger,
             Source::Listener,
             Source::Client(u32::MAX),
             Source::AdminListener,

@@ -11,6 +11,7 @@ use crate::{
     device::Device,
     gid::GidTable,
     objects::{Kind, Object, What},
+    registry,
     stall::HeldUp,
 };
 
@@ -75,7 +76,7 @@ pub struct CoreState {
 pub struct PortState {
     /// Device name.
     pub name: String,
-    /// `active` or `down`.
+    /// `active`, `down`, or `removing`.
     pub state: String,
     /// Link MTU in bytes.
     pub mtu: u16,
@@ -250,7 +251,10 @@ impl Control {
             cores: (0..self.engine.core_count())
                 .map(|id| self.core_state(id))
                 .collect(),
-            ports: (0..self.devices.len()).map(|i| self.port_state(i)).collect(),
+            ports: self
+                .devices_there()
+                .map(|(_, device)| port_state(device))
+                .collect(),
         }
     }
 
@@ -269,16 +273,6 @@ impl Control {
             busy_cycles: status.busy_cycles,
             idle_cycles: status.idle_cycles,
             counters: counters.map(|(name, value)| (name.to_owned(), value)).collect(),
-        }
-    }
-
-    fn port_state(&self, index: usize) -> PortState {
-        let device = &self.devices[index];
-        PortState {
-            name: device.name.clone(),
-            state: if device.up { "active" } else { "down" }.into(),
-            mtu: device.mtu,
-            gids: gid_texts(&device.gids),
         }
     }
 
@@ -304,8 +298,9 @@ impl Control {
     }
 
     pub(crate) fn device_states(&self) -> Vec<DeviceState> {
-        let device = |(index, info): (u16, &rnic_engine::PortInfo)| {
+        let state = |(index, info): (u16, &rnic_engine::PortInfo)| {
             let index = usize::from(index);
+            let device = self.devices.get(index)?;
             let PortStats {
                 rx_frames,
                 rx_bytes,
@@ -314,22 +309,22 @@ impl Control {
                 tx_bytes,
                 tx_dropped,
             } = self.engine.port_stats(index);
-            DeviceState {
-                port: self.port_state(index),
+            Some(DeviceState {
+                port: port_state(device),
                 driver: info.driver.clone(),
                 mac: mac_text(info.mac),
-                path_mtu: self.devices[index].path_mtu.bytes(),
+                path_mtu: device.path_mtu.bytes(),
                 queues: info.queues,
-                speed_mbps: self.devices[index].speed_mbps,
+                speed_mbps: device.speed_mbps,
                 rx_frames,
                 rx_bytes,
                 rx_dropped,
                 tx_frames,
                 tx_bytes,
                 tx_dropped,
-            }
+            })
         };
-        self.engine.ports().map(device).collect()
+        self.engine.ports().filter_map(state).collect()
     }
 
     /// What is known of a QP, with what its core has told.
@@ -364,6 +359,20 @@ impl Control {
                 syndrome: status.cause.syndrome,
             }),
         })
+    }
+}
+
+fn port_state(device: &Device) -> PortState {
+    let state = match device.entry.state() {
+        registry::DeviceState::Present if device.up => "active",
+        registry::DeviceState::Present => "down",
+        registry::DeviceState::Removing | registry::DeviceState::Gone => "removing",
+    };
+    PortState {
+        name: device.name.clone(),
+        state: state.into(),
+        mtu: device.mtu,
+        gids: gid_texts(&device.gids),
     }
 }
 

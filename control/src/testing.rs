@@ -7,7 +7,10 @@ use std::{
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -86,7 +89,8 @@ fn build(
     );
     let config = Config::parse(&text, "test.yaml").unwrap_or_else(|error| panic!("{error}"));
     let (stop, theirs) = socket::pair().unwrap();
-    let control = daemon::start_with(config, theirs, |config, _| Ok(open(config))).unwrap();
+    let opener = Arc::new(|config: &Config| open_all(&soft(config), &[]));
+    let control = daemon::start_with(config, theirs, |config, _| Ok(open(config)), opener).unwrap();
     (dir, stop, control)
 }
 

@@ -23,6 +23,7 @@ impl Control {
             self.watch_cores(now);
             self.gids.retry();
             self.check_links();
+            self.check_gone();
             self.check_memory();
             self.audit();
             for source in [Source::Listener, Source::AdminListener] {

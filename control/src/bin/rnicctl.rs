@@ -14,7 +14,9 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use rnic_control::{
-    AdminRequest, AdminResponse, request_line,
+    AdminRequest, AdminResponse,
+    hotplug::{PortChange, port_yaml},
+    request_line,
     res::{ResPage, ResQuery, ResSummary},
     stall::HeldUp,
     status::{CoreState, DeviceState, GidState, NeighbourState, QpState, Status},
@@ -62,6 +64,29 @@ enum Command {
     },
     /// Neighbours: their states, MAC addresses and users.
     Neigh(Form),
+    /// Adds or removes a port of the running daemon.
+    #[command(subcommand)]
+    Port(PortCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum PortCommand {
+    /// Adds a port; returns when clients can use it.
+    Add {
+        /// A YAML file (`-`: standard input) with one port as in the configuration, or a list of them; or the port
+        /// itself as key=value, nested keys joined by dots: name=rnic2 device.vdev=net_null0 addresses=[10.0.0.3/24]
+        #[arg(required = true, value_name = "FILE | KEY=VALUE")]
+        port: Vec<String>,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Removes a port; returns when all of it is gone. QPs on it go to the error state.
+    Remove {
+        /// Name of the port.
+        name: String,
+        #[command(flatten)]
+        form: Form,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -104,8 +129,17 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Res { json, command } => {
             return resources(&socket(arguments.socket.clone()), *json, command.as_ref());
         }
+        Command::Port(PortCommand::Add { port, form }) => (
+            AdminRequest::PortAdd {
+                ports: port_text(port)?,
+            },
+            form,
+        ),
+        Command::Port(PortCommand::Remove { name, form }) => {
+            (AdminRequest::PortRemove { name: name.clone() }, form)
+        }
     };
-    let answer = ask(&socket(arguments.socket.clone()), request)?;
+    let answer = ask(&socket(arguments.socket.clone()), request.clone())?;
     let text = if form.json {
         format!("{answer:#}\n")
     } else {
@@ -117,6 +151,14 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             AdminRequest::Neigh => neighbours(&serde_json::from_value::<Vec<_>>(answer)?),
             // Printed page by page.
             AdminRequest::Res | AdminRequest::ResShow(_) => String::new(),
+            AdminRequest::PortAdd { .. } => serde_json::from_value::<Vec<PortChange>>(answer)?
+                .iter()
+                .map(|port| format!("{} added as device {}\n", port.name, port.device))
+                .collect(),
+            AdminRequest::PortRemove { .. } => {
+                let port: PortChange = serde_json::from_value(answer)?;
+                format!("{} removed\n", port.name)
+            }
         }
     };
     print(&text);
@@ -203,6 +245,19 @@ fn resource(kind: &str, object: &Value) -> String {
     text + "\n"
 }
 
+/// The port to be added: from a file, or in words.
+fn port_text(words: &[String]) -> anyhow::Result<String> {
+    match words {
+        [file] if file == "-" => {
+            std::io::read_to_string(std::io::stdin()).context("reading the port from standard input")
+        }
+        [file] if !file.contains('=') => {
+            std::fs::read_to_string(file).with_context(|| format!("reading the port from {file}"))
+        }
+        words => port_yaml(words).map_err(anyhow::Error::msg),
+    }
+}
+
 fn socket(given: Option<PathBuf>) -> PathBuf {
     let system = PathBuf::from("/run/rnic/admin.sock");
     given.unwrap_or_else(|| {
@@ -223,7 +278,12 @@ fn ask(path: &PathBuf, request: AdminRequest) -> anyhow::Result<Value> {
             path.display()
         )
     })?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // A driver may take its time to bring a port up or down.
+    let patience = match request {
+        AdminRequest::PortAdd { .. } | AdminRequest::PortRemove { .. } => 120,
+        _ => 10,
+    };
+    stream.set_read_timeout(Some(Duration::from_secs(patience)))?;
     stream.write_all(request_line(request).as_bytes())?;
     let mut line = String::new();
     BufReader::new(stream)

@@ -90,18 +90,21 @@ impl Control {
         }
     }
 
-    /// Something happened to a device (a port, its addresses, all of it): every client learns of it.
+    /// Something happened to a device (a port, its addresses, all of it): every client that knows the device learns of it.
     ///
     /// `kinds` are bits of [`event_kind`]: PORT_ACTIVE, PORT_ERR, GID_CHANGE, DEVICE_FATAL. The change itself is
     /// in place before the call, so that a client which asks on hearing of it is told the new state. Devices have
     /// event slots of their own in every client's region; the daemon keeps no count of their events.
     pub(crate) fn device_event(&mut self, device: usize, kinds: u32, cause: &Cause) {
-        let Some(sequence) = self.devices.get(device).map(|device| device.sequence) else {
+        let Some((sequence, id)) = self.devices.get(device).map(|d| (d.sequence, d.entry.id)) else {
             return;
         };
         let clients: Vec<u32> = self.by_index.values().copied().collect();
         for conn in clients {
-            if let Ok(client) = self.client_mut(conn) {
+            // One that knew another device in that place hears nothing of this one.
+            if let Ok(client) = self.client_mut(conn)
+                && client.sees(id)
+            {
                 client
                     .events
                     .set_sequence(&client.region, device as u32, sequence);

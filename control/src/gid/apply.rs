@@ -116,7 +116,8 @@ impl Control {
 
     fn interface_is(&mut self, id: DeviceId, netdev: &Netdev) {
         let port = usize::from(id.slot);
-        let Some(device) = self.devices.get_mut(port) else {
+        let here = |device: &&mut Device| device.entry.id == id && device.entry.is_present();
+        let Some(device) = self.devices.get_mut(port).filter(here) else {
             return;
         };
         let mtu = device.port_mtu.min(netdev.mtu.try_into().unwrap_or(u16::MAX));
@@ -138,17 +139,12 @@ impl Control {
         self.check_links();
     }
 
-    /// The interface behind a port is gone, and no frame will pass the port any more: the link is down for good.
+    /// The interface behind a port is gone, and no frame will pass the port any more: so is the device.
     fn interface_vanished(&mut self, id: DeviceId) {
         let port = usize::from(id.slot);
-        let Some(device) = self.devices.get_mut(port) else {
-            return;
-        };
-        tracing::warn!(device = %device.name, "the interface behind the port is gone");
-        device.netdev_up = false;
-        let configured = device.sources.wanted(&[]);
-        self.set_gids(port, &configured);
-        self.check_links();
+        if self.devices.get(port).is_some_and(|device| device.entry.id == id) {
+            self.device_vanished(port);
+        }
     }
 
     /// Makes these the addresses of a device, and tells everyone.

@@ -47,7 +47,7 @@ pub struct CqCreation {
 
 impl Control {
     pub(crate) fn create_cq(&mut self, conn: u32, arg: &CreateCq) -> Verb<Outcome> {
-        self.device(arg.device)?;
+        self.device(conn, arg.device)?;
         self.allow(conn, Kind::Cq)?;
         self.all_answer()?;
         let limit = self.quota.cq_depth();

@@ -20,7 +20,7 @@ pub struct Pd {
 
 impl Control {
     pub(crate) fn alloc_pd(&mut self, conn: u32, arg: &DeviceArg) -> Verb<Outcome> {
-        self.device(arg.device)?;
+        self.device(conn, arg.device)?;
         self.allow(conn, Kind::Pd)?;
         let number = self
             .numbers

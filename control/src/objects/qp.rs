@@ -70,6 +70,18 @@ pub struct QpCreation {
     qp: Box<Qp>,
 }
 
+impl QpCreation {
+    /// Its device.
+    pub fn device(&self) -> u32 {
+        self.device
+    }
+
+    /// Its core, and its slot there.
+    pub fn place(&self) -> (usize, u32) {
+        (self.qp.core, self.qp.slot())
+    }
+}
+
 impl Control {
     pub(crate) fn create_qp(&mut self, conn: u32, arg: &CreateQp) -> Verb<Outcome> {
         self.allow(conn, Kind::Qp)?;

@@ -45,7 +45,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(id: DeviceId, name: &str, if_index: Option<u32>) -> Self {
+    /// A device that is present.
+    pub fn new(id: DeviceId, name: &str, if_index: Option<u32>) -> Self {
         Entry {
             id,
             name: name.to_owned(),

@@ -112,15 +112,20 @@ impl<C> Registry<C> {
             .collect()
     }
 
-    /// Adds a device and tells every client, in the order they came.
+    /// Makes a device and adds it, as [`Registry::announce`] does.
     pub fn add_device(&self, cx: &mut C, id: DeviceId, name: &str, if_index: Option<u32>) -> Arc<Device> {
         let device = Arc::new(Device::new(id, name, if_index));
+        self.announce(cx, device.clone());
+        device
+    }
+
+    /// Adds a device and tells every client, in the order they came.
+    pub fn announce(&self, cx: &mut C, device: Arc<Device>) {
         let mut clients = self.clients.lock();
         self.devices.lock().push(device.clone());
         for registered in &mut clients.list {
             registered.attach(cx, &device);
         }
-        device
     }
 
     /// Removes a device: from now on it may not be used; every client, the latest first, lets go of it; then it is in

@@ -16,6 +16,10 @@ fn id(slot: u16) -> DeviceId {
     DeviceId { slot, generation: 0 }
 }
 
+fn device(id: DeviceId, name: &str, if_index: Option<u32>) -> Arc<Entry> {
+    Arc::new(Entry::new(id, name, if_index))
+}
+
 /// Writes down what it is told.
 struct Scribe(&'static str);
 
@@ -94,9 +98,9 @@ fn clients_and_devices_learn_of_each_other_whoever_comes_first() {
     let registry = Registry::default();
     let mut log = Log::new();
     registry.add_client(&mut log, Arc::new(Scribe("a")));
-    registry.add_device(&mut log, id(0), "rnic0", None);
+    registry.announce(&mut log, device(id(0), "rnic0", None));
     let b = registry.add_client(&mut log, Arc::new(Scribe("b")));
-    registry.add_device(&mut log, id(1), "rnic1", None);
+    registry.announce(&mut log, device(id(1), "rnic1", None));
     assert_eq!(log, ["a + rnic0", "b + rnic0", "a + rnic1", "b + rnic1"]);
     log.clear();
     let device = registry.remove_device(&mut log, id(0)).unwrap();
@@ -123,7 +127,7 @@ fn an_unknown_or_removed_device_is_not_removed_again() {
         registry.remove_device(&mut log, id(3)).err(),
         Some(RemoveError::Unknown)
     );
-    registry.add_device(&mut log, id(3), "rnic3", None);
+    registry.announce(&mut log, device(id(3), "rnic3", None));
     registry.remove_device(&mut log, id(3)).unwrap();
     assert_eq!(
         registry.remove_device(&mut log, id(3)).err(),
@@ -133,7 +137,7 @@ fn an_unknown_or_removed_device_is_not_removed_again() {
         slot: 3,
         generation: 1,
     };
-    registry.add_device(&mut log, newer, "rnic3", None);
+    registry.announce(&mut log, device(newer, "rnic3", None));
     assert_eq!(
         registry.remove_device(&mut log, id(3)).err(),
         Some(RemoveError::Unknown),
@@ -159,8 +163,8 @@ fn a_device_being_removed_is_in_no_scan_and_cannot_be_removed_by_a_second() {
     let registry = Arc::new(Registry::default());
     let mut log = Log::new();
     registry.add_client(&mut log, Arc::new(Looks(registry.clone())));
-    registry.add_device(&mut log, id(0), "rnic0", None);
-    registry.add_device(&mut log, id(1), "rnic1", None);
+    registry.announce(&mut log, device(id(0), "rnic0", None));
+    registry.announce(&mut log, device(id(1), "rnic1", None));
     registry.remove_device(&mut log, id(0)).unwrap();
     assert_eq!(log, ["1 present"]);
 }
@@ -169,7 +173,8 @@ fn a_device_being_removed_is_in_no_scan_and_cannot_be_removed_by_a_second() {
 fn memory_outlives_use_and_says_nothing_about_it() {
     let registry = Registry::default();
     let mut log = Log::new();
-    let kept = registry.add_device(&mut log, id(0), "rnic0", Some(7));
+    let kept = device(id(0), "rnic0", Some(7));
+    registry.announce(&mut log, kept.clone());
     registry.remove_device(&mut log, id(0)).unwrap();
     // However many references there are: it may not be used, and its memory is there.
     assert_eq!((kept.state(), kept.if_index), (DeviceState::Removing, Some(7)));
@@ -181,8 +186,8 @@ fn when_a_removal_returns_what_ran_has_ended_and_what_was_queued_never_begins() 
     let registry = Arc::new(Registry::default());
     let client = Working::new(false);
     registry.add_client(&mut Log::new(), client.clone());
-    registry.add_device(&mut Log::new(), id(0), "rnic0", None);
-    registry.add_device(&mut Log::new(), id(1), "rnic1", None);
+    registry.announce(&mut Log::new(), device(id(0), "rnic0", None));
+    registry.announce(&mut Log::new(), device(id(1), "rnic1", None));
     let (task, begins, release) = held();
     let ended = Arc::new(AtomicBool::new(false));
     let flag = ended.clone();
@@ -217,7 +222,7 @@ fn a_client_may_have_its_work_finished_instead() {
     let registry = Registry::default();
     let client = Working::new(true);
     registry.add_client(&mut Log::new(), client.clone());
-    registry.add_device(&mut Log::new(), id(0), "rnic0", None);
+    registry.announce(&mut Log::new(), device(id(0), "rnic0", None));
     let count = Arc::new(AtomicUsize::new(0));
     for _ in 0..100 {
         let count = count.clone();
@@ -237,8 +242,8 @@ fn a_scan_of_devices_runs_while_a_client_is_being_removed() {
     let registry = Arc::new(Registry::default());
     let client = Working::new(true);
     let registered = registry.add_client(&mut Log::new(), client.clone());
-    registry.add_device(&mut Log::new(), id(0), "rnic0", None);
-    registry.add_device(&mut Log::new(), id(1), "rnic1", None);
+    registry.announce(&mut Log::new(), device(id(0), "rnic0", None));
+    registry.announce(&mut Log::new(), device(id(1), "rnic1", None));
     let (task, begins, release) = held();
     let (result, scanned) = channel();
     let scanner = registry.clone();
@@ -266,8 +271,8 @@ fn work_that_wants_the_client_list_is_reported_though_nothing_deadlocks() {
     let registry: Arc<Registry<Log>> = Arc::new(Registry::default());
     let client = Working::new(false);
     registry.add_client(&mut Log::new(), client.clone());
-    registry.add_device(&mut Log::new(), id(0), "rnic0", None);
-    registry.add_device(&mut Log::new(), id(1), "rnic1", None);
+    registry.announce(&mut Log::new(), device(id(0), "rnic0", None));
+    registry.announce(&mut Log::new(), device(id(1), "rnic1", None));
     // The right order once: a removal cancels work under the client list's lock.
     registry.remove_device(&mut Log::new(), id(0)).unwrap();
     let (result, reported) = channel();
@@ -298,7 +303,7 @@ fn a_callback_that_registers_clients_is_reported_instead_of_deadlocking() {
     }
     let registry = Arc::new(Registry::default());
     registry.add_client(&mut Log::new(), Arc::new(Meddles(registry.clone())));
-    let add = || drop(registry.add_device(&mut Log::new(), id(0), "rnic0", None));
+    let add = || registry.announce(&mut Log::new(), device(id(0), "rnic0", None));
     let panic = catch_unwind(AssertUnwindSafe(add)).expect_err("a report");
     assert!(
         panic
@@ -338,7 +343,7 @@ fn the_last_reference_to_everything_may_die_in_a_task() {
     let registry: Arc<Registry<Log>> = Arc::new(Registry::default());
     let client = Working::new(false);
     registry.add_client(&mut Log::new(), client.clone());
-    registry.add_device(&mut Log::new(), id(0), "rnic0", None);
+    registry.announce(&mut Log::new(), device(id(0), "rnic0", None));
     let (task, begins, release) = held();
     let (done, is_done) = channel();
     let kept = (registry.clone(), client.clone());

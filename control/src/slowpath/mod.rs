@@ -91,6 +91,22 @@ impl SlowPath {
         slow
     }
 
+    /// A port has come.
+    pub fn add_port(&mut self, port: u16, device: &Device) {
+        let at = usize::from(port);
+        if self.macs.len() <= at {
+            self.macs.resize(at + 1, [0; 6]);
+        }
+        self.macs[at] = device.mac;
+        self.set_addresses(port, device);
+    }
+
+    /// A port has gone: nothing is answered there, and nothing waits to be sent there.
+    pub fn remove_port(&mut self, port: u16) {
+        self.interfaces.retain(|interface| interface.port != port);
+        self.outgoing.retain(|out| out.port != port);
+    }
+
     /// The addresses of a port have changed: answers for those it has now, the kernel's own apart.
     pub fn set_addresses(&mut self, port: u16, device: &Device) {
         self.stale = true;

@@ -1,6 +1,7 @@
 //! GID tables as clients and `rnicctl` see them, and how they follow a kernel's interface.
 use rnic_abi::{event_kind::*, *};
 use rnic_engine::port::OpenPort;
+use rustix::io::Errno;
 
 use crate::{netlink::tests::Inside, testing::*};
 
@@ -184,8 +185,11 @@ fn link_mtu_and_end_of_the_interface_are_told() {
     inside.ip("link set d0 mtu 9000");
     wait_for(|| port(&mut client).link_mtu == 1500);
     inside.ip("link del d0");
-    wait_for(|| live(&daemon) == rows(&[(0, "10.0.0.9")]));
-    wait_for(|| port(&mut client).state == 1);
+    wait_for(|| daemon.status().ports.is_empty());
+    let (device, kinds) = client.event(2);
+    assert_eq!((device, kinds & DEVICE_FATAL), (0, DEVICE_FATAL));
+    let refused = client.call::<PortReply>(Op::QueryPort, &DeviceArg::default());
+    assert_eq!(refused.unwrap_err().errno, Errno::NODEV);
 }
 
 #[test]

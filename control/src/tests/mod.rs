@@ -7,6 +7,7 @@ mod destroy;
 mod events;
 mod gid;
 mod hostile;
+mod hotplug;
 mod neighbours;
 mod random;
 mod restore;
