@@ -107,6 +107,7 @@ fn rnicd_tells_systemd_serves_rnicctl_and_stops_on_sigterm_and_sigint() {
         let mut keys: Vec<_> = status.as_object().unwrap().keys().map(String::as_str).collect();
         keys.sort_unstable();
         let wanted = [
+            "ahs",
             "bytes_awaiting_grace",
             "bytes_awaiting_grace_bound",
             "clients",
