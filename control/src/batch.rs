@@ -83,13 +83,17 @@ impl Patience {
 impl Control {
     /// Publishes what the batch has changed, at once; then the makers of objects are answered, and destructions go on.
     pub(crate) fn publish_batch(&mut self) {
+        // Answering a client serves its next request, or lets it leave: what that unpublishes is not in this publication
+        // and waits for the next one.
+        let created = std::mem::take(&mut self.batch.created);
+        let unpublished = std::mem::take(&mut self.batch.unpublished);
         if self.engine.publisher().is_dirty() {
             self.engine.commit();
         }
-        for (conn, reply) in std::mem::take(&mut self.batch.created) {
+        for (conn, reply) in created {
             self.answer(conn, Ok(reply));
         }
-        for op in std::mem::take(&mut self.batch.unpublished) {
+        for op in unpublished {
             self.resume(op);
         }
     }

@@ -99,3 +99,41 @@ fn the_death_of_a_client_with_a_thousand_qps_is_a_handful_of_publications_and_gr
     assert_shared("QPs of a dead client", before, counts(&mut daemon.control), 1);
     daemon.end();
 }
+
+#[test]
+fn the_qps_of_a_client_that_dies_before_its_create_is_answered_are_unpublished_before_they_are_stopped() {
+    let mut daemon = HeldControl::with(1, LIMITS);
+    let (mut client, pd, cq) = daemon.serve(|socket| {
+        let mut client = Client::connect(socket);
+        client.hello();
+        let (pd, cq) = (client.pd(), client.cq());
+        client.qp(pd, cq);
+        (client, pd, cq)
+    });
+    client.send_create(pd, cq);
+    drop(client);
+    // It is seen to have left while a core takes the QP in, and goes on leaving as that QP's publication is made.
+    let control = &mut daemon.control;
+    let conns: Vec<u32> = control.connections.keys().copied().collect();
+    for conn in conns {
+        control.serve(conn);
+    }
+    assert_eq!(control.ops.unanswered(), 1, "the create is under way");
+    while control.ops.unanswered() > 0 {
+        let mut answers = Vec::new();
+        control.engine.poll(|core, message| answers.push((core, message)));
+        for (core, answer) in answers {
+            control.answered(core, answer);
+        }
+    }
+    control.publish_batch();
+    assert!(
+        control.engine.publisher().is_dirty(),
+        "its QPs wait for the next publication"
+    );
+    assert_eq!(control.ops.unanswered(), 0, "stopped before they are unpublished");
+    control.publish_batch();
+    assert_eq!(control.ops.unanswered(), 2, "both are being stopped");
+    daemon.run_until(|control| control.connections.is_empty());
+    daemon.end();
+}
