@@ -66,8 +66,11 @@ pub fn might_take(class: Class) {
 #[cold]
 fn check(class: Class, here: &'static Location<'static>) {
     let found = HELD.with_borrow(|held| held.iter().find_map(|&(outer, at)| nest(outer, at, class, here)));
-    if let Some(report) = found {
-        panic!("{report}");
+    match found {
+        // A second panic would abort, and hide what the first one says.
+        Some(report) if std::thread::panicking() => tracing::error!("{report}"),
+        Some(report) => panic!("{report}"),
+        None => {}
     }
 }
 
@@ -331,6 +334,30 @@ mod tests {
             }
         });
         assert_eq!((*a.lock(), *b.lock()), (400, 400));
+    }
+
+    #[test]
+    fn what_is_dropped_by_a_panic_breaks_the_order_without_a_second_one() {
+        struct Inverts<'a>(&'a OrderedMutex<()>, &'a OrderedMutex<()>);
+        impl Drop for Inverts<'_> {
+            fn drop(&mut self) {
+                drop((self.1.lock(), self.0.lock()));
+            }
+        }
+        let (a, b) = (
+            OrderedMutex::new(Class::new("test a7"), ()),
+            OrderedMutex::new(Class::new("test b7"), ()),
+        );
+        drop((a.lock(), b.lock()));
+        let panic = catch_unwind(AssertUnwindSafe(|| {
+            let _inverts = Inverts(&a, &b);
+            panic!("the first one");
+        }));
+        assert_eq!(
+            panic.expect_err("it panics").downcast_ref(),
+            Some(&"the first one")
+        );
+        assert!(report(|| drop((b.lock(), a.lock()))).contains("test a7 is taken"));
     }
 
     #[test]
