@@ -62,6 +62,8 @@ pub struct Answers {
     pub modified: Option<Result<QpState, ModifyError>>,
     /// Results of queries, with the core that answered; each core answers in the order it was asked.
     pub queried: Vec<(usize, Option<QpStatus>)>,
+    /// QPs that are not flushed yet: core and slot.
+    pub unflushed: Vec<(usize, u32)>,
 }
 
 /// A request that waits.
@@ -232,6 +234,7 @@ impl Control {
             Message::Done { token }
             | Message::Removed { token, .. }
             | Message::Modified { token, .. }
+            | Message::Flushed { token, .. }
             | Message::Queried { token, .. } => *token,
             _ => return,
         };
@@ -242,6 +245,7 @@ impl Control {
         match message {
             Message::Modified { result, .. } => op.answers.modified = Some(result),
             Message::Queried { state, .. } => op.answers.queried.push((core, state)),
+            Message::Flushed { slot, more: true, .. } => op.answers.unflushed.push((core, slot)),
             // What was removed is with the reclaimer, which frees it before the grace period of the request is over.
             _ => {}
         }

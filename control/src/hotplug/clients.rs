@@ -123,6 +123,9 @@ impl Control {
             _ => None,
         }));
         let cause = Cause::of(Check::DeviceRemoved);
+        if let Some(Work::RemovePort(removal)) = self.ops.work_mut(removal) {
+            removal.qps.extend(&qps);
+        }
         for (core, slot) in qps {
             self.command(removal, core, |token| Command::FailQp { slot, cause, token });
         }

@@ -6,7 +6,7 @@
 //! 2. it is removed from every client of the registry: sessions have their QPs moved to ERR (and, by their cores,
 //!    flushed), every client of the daemon that knows it gets DEVICE_FATAL, neighbours and slow path forget it
 //! 3. every core gives up its part: the queue, its frames; then what others handed over to it
-//! 4. a grace period
+//! 4. every work request that was posted to those QPs has its completion; a grace period
 //! 5. the port is closed, its place is free
 //! 6. `rnicctl` is answered
 //!

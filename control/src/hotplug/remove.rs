@@ -20,15 +20,23 @@ pub struct Removal {
     admin: Option<u32>,
     slot: u16,
     step: Step,
+    /// QPs that have failed: core and slot.
+    pub(super) qps: Vec<(usize, u32)>,
     /// The port, until it is closed.
     port: Option<PortInfo>,
 }
+
+/// How often a QP is flushed before the removal goes on: more than its queues can hold at once, but there is an end to
+/// it when a client goes on posting.
+const FLUSH_ROUNDS: u32 = 4096;
 
 enum Step {
     /// QPs go to ERR, cores give up their parts.
     Cores,
     /// Cores let go of frames that were handed over.
     Frames,
+    /// QPs are flushed; how often cores will still be asked.
+    Flush(u32),
     /// Cores pass quiescent states.
     Grace(Epoch),
     /// The port is being closed.
@@ -78,6 +86,7 @@ impl Control {
                 admin,
                 slot,
                 step: Step::Cores,
+                qps: Vec::new(),
                 port: None,
             })),
         );
@@ -124,8 +133,23 @@ impl Control {
                 }
                 return;
             }
-            Step::Frames => removal.step = Step::Grace(self.engine.start_grace()),
-            Step::Grace(_) | Step::Close => {}
+            Step::Frames => {
+                removal.step = Step::Flush(FLUSH_ROUNDS);
+                op.answers.unflushed = std::mem::take(&mut removal.qps);
+            }
+            Step::Flush(_) | Step::Grace(_) | Step::Close => {}
+        }
+        if let Step::Flush(left) = removal.step {
+            let unflushed = std::mem::take(&mut op.answers.unflushed);
+            if left > 0 && !unflushed.is_empty() {
+                removal.step = Step::Flush(left - 1);
+                self.ops.put_back(number, op);
+                for (core, slot) in unflushed {
+                    self.command(number, core, |token| Command::FlushQp { slot, token });
+                }
+                return;
+            }
+            removal.step = Step::Grace(self.engine.start_grace());
         }
         let Step::Grace(epoch) = removal.step else {
             self.ops.put_back(number, op);

@@ -107,6 +107,13 @@ pub enum Command {
         /// For the answer.
         token: Token,
     },
+    /// Flush a bounded part of a QP in the error state. Answered by `Flushed`; ask again while there is more.
+    FlushQp {
+        /// Slot in the core's arena.
+        slot: u32,
+        /// For the answer.
+        token: Token,
+    },
     /// Take a port. Answered by `Removed` when what was in its place has come back.
     AddPort {
         /// Index of the port.
@@ -233,6 +240,16 @@ pub enum Message {
         /// `None` when there is no such QP.
         state: Option<QpStatus>,
     },
+    /// A QP was flushed, or a part of it.
+    Flushed {
+        /// Of the command.
+        token: Token,
+        /// The QP's slot.
+        slot: u32,
+        /// Whether there may be more. When not, all that was posted before has its completion, which the client
+        /// sees a grace period later at the latest; or the QP is gone, or in another state.
+        more: bool,
+    },
     /// Asynchronous events of an object.
     Event(ObjectEvent),
     /// A frame that is not RoCE, for the slow path.
@@ -283,6 +300,7 @@ impl fmt::Debug for Message {
             Message::Removed { token, .. } => write!(f, "Removed({})", token.0),
             Message::Modified { token, result, .. } => write!(f, "Modified({}, {result:?})", token.0),
             Message::Queried { token, .. } => write!(f, "Queried({})", token.0),
+            Message::Flushed { token, more, .. } => write!(f, "Flushed({}, more: {more})", token.0),
             Message::Event(event) => write!(f, "{event:?}"),
             Message::Frame { port, frame } => write!(f, "Frame({port}, {frame:?})"),
         }

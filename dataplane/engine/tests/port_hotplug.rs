@@ -197,3 +197,41 @@ fn a_place_that_is_taken_or_not_there_is_refused() {
     assert!(rig.engine.remove_port(u16::MAX).is_none());
     rig.engine.stop();
 }
+
+#[test]
+fn a_qp_that_is_told_to_be_flushed_has_a_completion_for_everything_posted_before() {
+    const POSTED: usize = 60;
+    let (first, second, _pool) = ports();
+    let mut rig = Rig::new(1, vec![first, second]);
+    let (a, b) = (rig.create_qp(10), rig.create_qp(11));
+    rig.connect(a, b, path(1, 2, false), path(2, 1, false), Mtu::M1024);
+    let flush = |rig: &mut Rig| {
+        let (token, slot) = (rig.token(), rnic_engine::view::slot_of(rig.qps[a].qpn));
+        rig.engine.submit(0, Command::FlushQp { slot, token });
+        match rig.answer(token) {
+            Message::Flushed { more, slot: of, .. } => {
+                assert_eq!(of, slot);
+                more
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(!flush(&mut rig), "it has not failed");
+    for id in 0..POSTED {
+        rig.post_recv(a, id as u64, &[]);
+    }
+    fail(&mut rig, a);
+    while flush(&mut rig) {}
+    // What was completed in a pass is shown at the end of it or of the next one.
+    let epoch = rig.engine.start_grace();
+    while !rig.engine.passed(epoch) {
+        rig.poll();
+    }
+    for id in 0..POSTED {
+        let cqe = rig.poll_cq(a).unwrap_or_else(|| panic!("only {id} completions"));
+        assert_eq!((cqe.wr_id, cqe.status), (id as u64, 5));
+    }
+    rig.destroy_qp(a);
+    assert!(!flush(&mut rig), "it is gone");
+    rig.engine.stop();
+}

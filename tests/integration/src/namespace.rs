@@ -128,18 +128,26 @@ impl Wire {
             a: Namespace::new(),
             b: Namespace::new(),
         };
-        let (a, b) = (wire.a.name(), wire.b.name());
+        wire.join();
+        wire
+    }
+
+    /// Joins them again, after the pair has been deleted.
+    ///
+    /// # Panics
+    /// As [`Namespace::new`], and when they are joined.
+    pub fn join(&self) {
+        let (a, b) = (self.a.name(), self.b.name());
         run(
             "ip",
             &[
                 "link", "add", "veth0", "netns", a, "type", "veth", "peer", "name", "veth0", "netns", b,
             ],
         );
-        for end in [&wire.a, &wire.b] {
+        for end in [&self.a, &self.b] {
             end.run("ip", &["link", "set", "lo", "up"]);
             end.run("ip", &["link", "set", "veth0", "mtu", "9000", "up"]);
         }
-        wire
     }
 }
 

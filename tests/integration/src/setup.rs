@@ -71,18 +71,7 @@ impl Setup {
             self.extra
         );
         for port in &self.ports {
-            let PortSetup {
-                name,
-                device,
-                addresses,
-                mtu,
-                extra,
-            } = port;
-            let addresses = addresses.join("\", \"");
-            let _ = write!(
-                text,
-                "  - name: {name}\n    device: {device}\n    mtu: {mtu}\n    addresses: [\"{addresses}\"]\n{extra}"
-            );
+            text += &port.yaml();
         }
         text
     }
@@ -129,6 +118,21 @@ impl PortSetup {
     pub fn mtu(mut self, bytes: u32) -> PortSetup {
         self.mtu = bytes;
         self
+    }
+
+    /// The port as one of a list, for a configuration or `rnicctl port add`.
+    pub fn yaml(&self) -> String {
+        let PortSetup {
+            name,
+            device,
+            addresses,
+            mtu,
+            extra,
+        } = self;
+        let addresses = addresses.join("\", \"");
+        format!(
+            "  - name: {name}\n    device: {device}\n    mtu: {mtu}\n    addresses: [\"{addresses}\"]\n{extra}"
+        )
     }
 
     /// Adds YAML, one key per line.

@@ -117,6 +117,10 @@ impl Core {
                 }
                 Message::Done { token }
             }
+            Command::FlushQp { slot, token } => {
+                let more = self.flush_qp(slot);
+                Message::Flushed { token, slot, more }
+            }
             Command::AddPort { port, part, token } | Command::RemovePort { port, part, token } => {
                 let replaced = self.exchange_port(port, part);
                 return self.give_up(Some(Retired::Port(replaced)), token);

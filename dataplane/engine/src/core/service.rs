@@ -120,6 +120,17 @@ impl Core {
         }
     }
 
+    /// One turn of a QP in the error state; whether it was of use. Else nothing is posted that has no completion.
+    pub(super) fn flush_qp(&mut self, slot: u32) -> bool {
+        let Some(mut qp) = self.qps.get_mut(slot as usize).and_then(Option::take) else {
+            return false;
+        };
+        let more = qp.in_error() && self.serve_one(&mut qp) > 0;
+        self.after(slot, &mut qp);
+        self.qps[slot as usize] = Some(qp);
+        more
+    }
+
     fn serve_one(&mut self, qp: &mut Qp) -> usize {
         let mut work = self.intake(qp);
         if qp.in_error() {

@@ -187,6 +187,7 @@ impl Rig {
                 Message::Done { token: t }
                 | Message::Removed { token: t, .. }
                 | Message::Modified { token: t, .. }
+                | Message::Flushed { token: t, .. }
                 | Message::Queried { token: t, .. } => *t == token,
                 _ => false,
             });
