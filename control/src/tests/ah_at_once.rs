@@ -106,8 +106,13 @@ fn an_ah_of_a_device_that_is_gone_has_no_path_and_can_be_destroyed() {
     let now = Instant::now();
     let ah = control.ah_at_once(0, 7, &av("10.0.0.9"), now).unwrap();
     let ahs = control.engine.ahs().clone();
-    control.sever_paths(0);
+    assert!(ahs.resolve(ah.number, 7).is_ok());
+    assert_eq!(control.neighbour_states().len(), 1);
+    control.remove_port(None, "rnic0").unwrap();
     assert_eq!(ahs.resolve(ah.number, 7), Err(AhError::Severed));
+    assert!(control.neighbour_states().is_empty());
+    let late = control.ah_at_once(0, 7, &av("10.0.0.9"), now).map(drop);
+    assert!(matches!(late, Err(NotNow::Route(_))), "{late:?}");
     control.drop_ah(ah);
     held.end();
 }
