@@ -36,7 +36,7 @@ test: deps ## All tests: units, simulator, models in bounded form, whole applian
 	$(CARGO) build --workspace --bins --examples
 	$(CARGO) test --workspace
 	$(MAKE) --no-print-directory loom asan tsan
-	$(MAKE) --no-print-directory stress-asan STRESS_SECONDS=20
+	$(MAKE) --no-print-directory stress-asan stress-tsan STRESS_SECONDS=20
 
 .PHONY: lint
 lint: deps ## Format, clippy, layers, documents, licences

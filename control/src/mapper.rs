@@ -58,6 +58,9 @@ pub struct Mapper {
     results: Receiver<(u64, Done)>,
     bell: Arc<OwnedFd>,
     threads: Vec<JoinHandle<()>>,
+    /// Ours is the last one to be dropped, after the threads were joined: between those only a fence would order the last
+    /// drop, and ThreadSanitizer knows no fences.
+    _queue: Arc<Mutex<Receiver<Job>>>,
 }
 
 impl Mapper {
@@ -78,6 +81,7 @@ impl Mapper {
             results,
             bell,
             threads,
+            _queue: queue,
         })
     }
 
@@ -104,7 +108,7 @@ impl Mapper {
     }
 
     fn submit(&self, job: Job) {
-        // The threads live as long as the sender does; without them the job is dropped, which unmaps.
+        // The threads live as long as the sender does; without them the job is dropped with the queue, which unmaps.
         if let Some(jobs) = &self.jobs {
             let _ = jobs.send(job);
         }

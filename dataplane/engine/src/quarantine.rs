@@ -48,6 +48,7 @@ mod kept {
         sync::{Mutex, PoisonError},
     };
 
+    use crossbeam_queue::SegQueue;
     use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
     /// As a pointer not canonical, as a length too long for anything.
@@ -68,7 +69,9 @@ mod kept {
     unsafe impl Send for Box_ {}
 
     static KEPT_BOXES: Mutex<VecDeque<Box_>> = Mutex::new(VecDeque::new());
-    static KEPT_RANGES: Mutex<VecDeque<(usize, usize)>> = Mutex::new(VecDeque::new());
+    /// Several threads unmap. Not under a lock of the standard library: it is not instrumented where it waits, and then
+    /// looks like a race to ThreadSanitizer.
+    static KEPT_RANGES: SegQueue<(usize, usize)> = SegQueue::new();
 
     pub fn bury<T>(value: Box<T>) {
         let layout = Layout::new::<T>();
@@ -121,10 +124,9 @@ mod kept {
         if fenced.is_err() {
             return false;
         }
-        let mut kept = KEPT_RANGES.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.push_back((base.as_ptr() as usize, len));
-        if kept.len() > RANGES
-            && let Some((base, len)) = kept.pop_front()
+        KEPT_RANGES.push((base.as_ptr() as usize, len));
+        if KEPT_RANGES.len() > RANGES
+            && let Some((base, len)) = KEPT_RANGES.pop()
         {
             // SAFETY: a range that `fence_off` made, and that nobody else knows.
             let _ = unsafe { munmap(base as *mut _, len) };

@@ -17,6 +17,10 @@ use crate::worker::{Done, Worker};
 /// keeps for later.
 const SLACK_KIB: u64 = 8 << 10;
 
+/// Descriptors of a sanitizer in the daemon: as it first has a stack to name, for a suppression too, it starts
+/// `llvm-symbolizer` and keeps a pipe to and one from it. That may be before or after the first sample.
+const SYMBOLIZER_PIPES: usize = 2;
+
 #[derive(Debug, Serialize)]
 struct Summary {
     seed: u64,
@@ -53,9 +57,8 @@ pub fn run(options: &Run) -> Result<()> {
         eprintln!("{}\n---", lines[lines.len().saturating_sub(400)..].join("\n"));
     }
     let (done, kills, warm) = outcome.with_context(|| format!("seed {seed}"))?;
-    // A sanitizer may open one or two for itself as the run goes.
-    let descriptors = start.descriptors + if options.sanitized { 2 } else { 0 };
-    daemon::wait_for_nothing(&appliance, descriptors)?;
+    let own = if options.sanitized { SYMBOLIZER_PIPES } else { 0 };
+    daemon::wait_for_nothing(&appliance, start.descriptors + own)?;
     let end = daemon::sample(&appliance)?;
     let summary = Summary {
         seed,
