@@ -1,6 +1,7 @@
 //! What finding a QP costs on a poll core, beside a slice index and a locked hash map, without and with publications
-//! by another thread. Two lines of JSON with the keys `ids`, `slice_cycles`, `lookup_cycles`, `rwlock_map_cycles`
-//! (cycles of the time stamp counter for one lookup, medians over bursts), `ratio` (lookup to slice) and `pubs_per_s`.
+//! by another thread, in turn. Two lines of JSON with the keys `ids`, `slice_cycles`, `lookup_cycles`,
+//! `rwlock_map_cycles` (cycles of the time stamp counter for one lookup, medians over bursts), `ratio` (lookup to slice)
+//! and `pubs_per_s`.
 use std::{
     collections::HashMap,
     hint::black_box,
@@ -8,7 +9,7 @@ use std::{
         Arc, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
@@ -21,16 +22,20 @@ use serde::Serialize;
 const BURST: usize = 32;
 /// Bursts of one phase before the next phase has its turn.
 const TURN: usize = 64;
+/// Turns before publications begin or end.
+const ROUND: usize = 20;
+/// Turns that warm caches and branch predictors.
+const WARM_UP: usize = 2 * ROUND;
 
 #[derive(Parser)]
 struct Args {
     /// QPs in the table.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..1 << 18))]
     ids: u32,
-    /// Turns of each phase.
-    #[arg(long, default_value_t = 2_000)]
+    /// Turns of each phase, half of them beside publications.
+    #[arg(long, default_value_t = 4_000)]
     turns: usize,
-    /// Publications a second in the second half.
+    /// Publications a second in every other round.
     #[arg(long, default_value_t = 10_000)]
     publications: u32,
 }
@@ -84,8 +89,7 @@ fn main() -> anyhow::Result<()> {
         overhead: clock_overhead(),
         args,
     };
-    bench.run(0)?;
-    let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (stop, publishing, count) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
     let last = bench.qpns.last().copied().unwrap_or_default();
     let rate = bench.args.publications;
     std::thread::scope(|scope| {
@@ -93,52 +97,65 @@ fn main() -> anyhow::Result<()> {
             pin(0);
             let mut waiting = Reclaimer::new();
             pace(rate, || {
-                // One QP goes and comes back: a destroy and a create in one publication.
-                publisher.remove(Kind::Qp, last);
-                publisher.add(Kind::Qp, last, leaf(last));
-                publisher.commit(|view, epoch| waiting.retire(view, epoch, 0));
-                waiting.poll(&qsbr, |view| view.try_free());
-                count.fetch_add(1, Ordering::Relaxed);
+                if publishing.load(Ordering::Relaxed) {
+                    // One QP goes and comes back: a destroy and a create in one publication.
+                    publisher.remove(Kind::Qp, last);
+                    publisher.add(Kind::Qp, last, leaf(last));
+                    publisher.commit(|view, epoch| waiting.retire(view, epoch, 0));
+                    waiting.poll(&qsbr, |view| view.try_free());
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
                 !stop.load(Ordering::Relaxed)
             });
         });
-        let start = Instant::now();
-        let line = bench.measure();
-        let seconds = start.elapsed().as_secs_f64();
+        let (lines, time) = bench.measure(&publishing);
         stop.store(true, Ordering::Relaxed);
-        let pubs_per_s = (count.load(Ordering::Relaxed) as f64 / seconds).round() as u64;
-        print(&Line { pubs_per_s, ..line })
+        let pubs_per_s = (count.load(Ordering::Relaxed) as f64 / time.as_secs_f64()).round() as u64;
+        for (line, pubs_per_s) in lines.into_iter().zip([0, pubs_per_s]) {
+            print(&Line { pubs_per_s, ..line })?;
+        }
+        Ok(())
     })
 }
 
-impl Bench {
-    fn run(&mut self, pubs_per_s: u64) -> anyhow::Result<()> {
-        let line = self.measure();
-        print(&Line { pubs_per_s, ..line })
-    }
+/// Times of one burst by each way of finding.
+type Phases = [Samples; 3];
 
-    fn measure(&mut self) -> Line {
+impl Bench {
+    /// Without and with publications, and how long there were some.
+    fn measure(&mut self, publishing: &AtomicBool) -> ([Line; 2], Duration) {
         let mut random = Random::new(7);
-        let room = self.args.turns * TURN;
-        let mut phases = [(); 3].map(|()| Samples::with_capacity(room));
-        for turn in 0..self.args.turns + 50 {
+        let mut time = Duration::ZERO;
+        let mut sides: [Phases; 2] = Default::default();
+        for turn in 0..self.args.turns + WARM_UP {
+            let side = turn / ROUND % 2;
+            publishing.store(side == 1, Ordering::Relaxed);
+            let start = Instant::now();
             let ids: Vec<[u32; BURST]> = (0..TURN)
                 .map(|_| std::array::from_fn(|_| self.qpns[random.below(self.args.ids) as usize]))
                 .collect();
-            for (phase, samples) in phases.iter_mut().enumerate() {
+            for (phase, samples) in sides[side].iter_mut().enumerate() {
                 for burst in &ids {
                     let taken = match phase {
                         0 => self.slice(burst),
                         1 => self.lookup(burst),
                         _ => self.map(burst),
                     };
-                    // The first turns warm caches and branch predictors.
-                    if turn >= 50 {
+                    if turn >= WARM_UP {
                         samples.push(taken);
                     }
                 }
             }
+            time += if side == 1 {
+                start.elapsed()
+            } else {
+                Duration::ZERO
+            };
         }
+        (sides.map(|phases| self.line(phases)), time)
+    }
+
+    fn line(&self, phases: Phases) -> Line {
         let [slice, lookup, map] = phases.map(|mut samples| {
             let burst = samples.percentile(50).saturating_sub(self.overhead);
             burst as f64 / BURST as f64
