@@ -43,6 +43,7 @@ lint: deps ## Format, clippy, layers, documents, licences
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	tests/docs.sh
+	tests/mutations.sh --check
 	$(MAKE) --no-print-directory layers
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check licenses bans sources; \
 	else echo "SKIPPED cargo deny: install it with 'cargo install cargo-deny'"; fi
@@ -56,6 +57,10 @@ layers: ## Check that each crate uses only what its layer may
 loom: ## Model-check QSBR, views, retire pages, rings, doorbells, CQ arming, events, the order of destruction
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test --release -p rnic-qsbr --lib --test loom
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test --release -p rnic-abi --test loom
+
+.PHONY: mutations
+mutations: deps ## Break the line that holds each invariant and see its test fail (half an hour)
+	tests/mutations.sh
 
 .PHONY: soak
 soak: deps ## A million simulated schedules
