@@ -207,6 +207,7 @@ fn when_a_removal_returns_what_ran_has_ended_and_what_was_queued_never_begins() 
     };
     // From the outside only this tells that the removal has begun.
     while client.submit(0, || ()).is_ok() {
+        assert!(!remover.is_finished(), "work is taken on a device that is gone");
         std::thread::yield_now();
     }
     assert!(!remover.is_finished(), "it waits for what runs");
