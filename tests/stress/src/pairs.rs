@@ -50,7 +50,7 @@ pub fn run(options: &Pairs) -> Result<()> {
             .map(|index| {
                 let (made, stop, socket) = (&made, &stop, socket.clone());
                 scope.spawn(move || {
-                    let done = churn(&socket, &[seed, index as u64], options.count, made);
+                    let done = churn(&socket, &[seed, index as u64], options.count, (made, stop));
                     stop.fetch_or(done.is_err(), Ordering::Relaxed);
                     done
                 })
@@ -131,12 +131,13 @@ fn watch(
     Ok(())
 }
 
-/// One client: links are made, used every now and then, and destroyed, until there were `count` QPs in all.
-fn churn(socket: &Path, seed: &[u64], count: u64, made: &AtomicU64) -> Result<Done> {
+/// One client: links are made, used every now and then, and destroyed, until there were `count` QPs in all or another
+/// client has failed.
+fn churn(socket: &Path, seed: &[u64], count: u64, (made, stop): (&AtomicU64, &AtomicBool)) -> Result<Done> {
     let mut worker = Worker::new(socket.into(), seed)?;
     worker.furnish()?;
     let mut seen = 0;
-    while made.load(Ordering::Relaxed) < count {
+    while made.load(Ordering::Relaxed) < count && !stop.load(Ordering::Relaxed) {
         worker.churn().with_context(|| format!("client {seed:?}"))?;
         let now = worker
             .done

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rnic_abi::{
@@ -34,6 +35,9 @@ pub const EXHAUSTED: [i32; 2] = [
     rustix::io::Errno::AGAIN.raw_os_error(),
     rustix::io::Errno::NOMEM.raw_os_error(),
 ];
+const AGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
+/// How long a poll core that does not go on is waited for.
+const STALL_PATIENCE: Duration = Duration::from_secs(30);
 /// Something depends on it.
 pub const BUSY: i32 = rustix::io::Errno::BUSY.raw_os_error();
 
@@ -145,7 +149,27 @@ impl Session {
     }
 
     /// Sends a request and waits for its answer. An error is a daemon that has hung up or talks nonsense.
+    ///
+    /// A modify that is refused because its poll core has not gone on for a while has changed nothing and is asked for
+    /// again: on a machine with fewer CPUs than threads that is the scheduler's doing.
     pub fn request<T: FromBytes>(
+        &mut self,
+        op: Op,
+        body: &(impl IntoBytes + Immutable),
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Answer<T>> {
+        let deadline = Instant::now() + STALL_PATIENCE;
+        loop {
+            let answer = self.request_once(op, body, fds)?;
+            let stalled = matches!(&answer, Err(refused) if refused.errno == AGAIN);
+            if !stalled || op != Op::ModifyQp || Instant::now() >= deadline {
+                return Ok(answer);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn request_once<T: FromBytes>(
         &mut self,
         op: Op,
         body: &(impl IntoBytes + Immutable),
