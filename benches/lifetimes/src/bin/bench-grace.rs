@@ -72,6 +72,7 @@ trait Scheme {
     /// A grace period, with the reader of the other thread.
     fn grace(&mut self);
     /// Retires a batch and frees what may be freed.
+    #[expect(clippy::vec_box, reason = "each object is retired and freed by itself")]
     fn retire(&mut self, batch: &mut Vec<Box<[u64; 8]>>);
 }
 
