@@ -59,7 +59,7 @@ fn packets_that_are_no_request_are_refused_with_the_reason_and_the_session_goes_
             "ABI version",
         );
     }
-    for op in [0, 9, 22, 999, u16::MAX] {
+    for op in [0, 9, 25, 999, u16::MAX] {
         refused(
             &line,
             &packet(RequestHeader { op, ..good }),
