@@ -35,8 +35,8 @@ const IN_A_ROW: usize = 16;
 const MAX_MR_SIZE: u64 = 1 << 47;
 
 impl Control {
-    /// Serves what waits in a connection's socket.
-    pub(crate) fn serve(&mut self, conn: u32) {
+    /// Serves what waits in a connection's socket. Whether there was anything.
+    pub(crate) fn serve(&mut self, conn: u32) -> bool {
         // A client that asks for more while it waits for an answer is not listened to until it has it.
         if let Some(connection) = self.connections.get_mut(&conn)
             && connection.session.is_busy()
@@ -44,8 +44,9 @@ impl Control {
             connection.watched = false;
             self.poller
                 .change(&connection.session, Source::Client(conn), Interest::Nothing);
-            return;
+            return false;
         }
+        let mut came = false;
         let mut packet = self.packet.take().unwrap_or_default();
         for _ in 0..IN_A_ROW {
             let Some(connection) = self.connections.get(&conn) else {
@@ -54,7 +55,9 @@ impl Control {
             if connection.leaving || connection.session.is_busy() {
                 break;
             }
-            match receive(&connection.session, &mut packet) {
+            let received = receive(&connection.session, &mut packet);
+            came |= received != Received::Nothing;
+            match received {
                 Received::Packet => self.packet_came(conn, &mut packet),
                 Received::Nothing => break,
                 Received::Closed => {
@@ -65,6 +68,7 @@ impl Control {
         }
         packet.fds.clear();
         self.packet = Some(packet);
+        came
     }
 
     fn packet_came(&mut self, conn: u32, packet: &mut Packet) {

@@ -17,23 +17,41 @@ use crate::{
 const GRACE_SLEEP: Duration = Duration::from_millis(1);
 /// How long a burst of requests is taken in before what it changes is published.
 const BURST: Duration = Duration::from_millis(1);
+/// How often the cores' queues are looked at before the clock is.
+const LOOKS_A_CLOCK: u32 = 16;
 
 impl Control {
     /// One pass. False when the loop is to end.
     pub(crate) fn pass(&mut self, ready: &mut Vec<Ready>) -> bool {
-        self.sleep(ready);
-        self.take_requests(ready);
+        if !self.follow_up() {
+            self.sleep(ready);
+            self.now = Instant::now();
+            self.take_requests(ready);
+        }
         self.attend();
-        let now = Instant::now();
-        self.upkeep(now);
+        self.upkeep(self.now);
         !self
             .stopping
-            .is_some_and(|deadline| self.connections.is_empty() || now >= deadline)
+            .is_some_and(|deadline| self.connections.is_empty() || self.now >= deadline)
+    }
+
+    /// Serves the next request of whom was answered last, if it is there already.
+    fn follow_up(&mut self) -> bool {
+        let Some(conn) = self.follow_up.next() else {
+            return false;
+        };
+        if !self.batch.is_empty() {
+            return false;
+        }
+        self.now = Instant::now();
+        let came = self.serve(conn);
+        self.follow_up.learn(came);
+        came
     }
 
     /// Sleeps until something happens.
     fn sleep(&mut self, ready: &mut Vec<Ready>) {
-        let mut timeout = self.timeout(Instant::now());
+        let mut timeout = self.timeout(self.now);
         if timeout.is_zero() {
             self.poller.wait(Some(timeout), ready);
             return;
@@ -49,13 +67,17 @@ impl Control {
     /// Serves who is ready. If there are several, more may be on their way: they are waited for, briefly, so that all of
     /// them share one publication.
     fn take_requests(&mut self, ready: &mut Vec<Ready>) {
-        let start = Instant::now();
+        let start = self.now;
         loop {
             for &event in &*ready {
                 self.happened(event);
             }
             let requests = ready.iter().filter(|r| matches!(r.source, Source::Client(_)));
-            if requests.count() < 2 || self.batch.is_full() || start.elapsed() >= BURST {
+            if requests.count() < 2 {
+                return;
+            }
+            self.now = Instant::now();
+            if self.batch.is_full() || self.now - start >= BURST {
                 return;
             }
             self.hear_cores();
@@ -65,10 +87,14 @@ impl Control {
 
     /// Goes on with everything that waits for poll cores or their quiescent states, until nothing does or patience ends.
     fn attend(&mut self) {
-        let start = Instant::now();
-        loop {
+        let start = self.now;
+        for look in 1u32.. {
             self.hear_cores();
-            let late = start.elapsed() >= self.patience.time();
+            // The clock takes as long as the look.
+            if look.is_multiple_of(LOOKS_A_CLOCK) {
+                self.now = Instant::now();
+            }
+            let late = self.now.saturating_duration_since(start) >= self.patience.time();
             // Who has an answer waits for those who will have one in a moment: they share what comes now.
             if late || self.ops.unanswered() == 0 {
                 self.publish_batch();

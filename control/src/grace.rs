@@ -220,7 +220,7 @@ impl Control {
         if let Ok(client) = self.client_mut(conn) {
             client.awaiting_grace += cost.bytes;
         }
-        self.ops.restart_clock(number);
+        self.ops.restart_clock(number, self.now);
         match self.ops.work_of(number) {
             Some(Work::Destroy(_)) => self.begin_destroy(number),
             Some(Work::Depart(_)) => self.begin_departure(number, conn),
@@ -259,7 +259,7 @@ impl Control {
 
     /// Refuses what needs an answer of this core while it does not go on.
     pub(crate) fn answers(&self, core: usize) -> Verb<()> {
-        match self.engine.stalled(core, Instant::now()) {
+        match self.engine.stalled(core, self.now) {
             None => Ok(()),
             Some(quiet) => Err(Refusal::again(format!(
                 "this needs {}; try again when it goes on",

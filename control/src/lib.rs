@@ -16,6 +16,7 @@ mod device;
 mod dispatch;
 mod event_loop;
 mod events;
+mod follow_up;
 mod gid;
 mod grace;
 pub mod hotplug;

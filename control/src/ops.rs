@@ -192,9 +192,9 @@ impl Ops {
     }
 
     /// A request begins only now to hold what it destroys.
-    pub fn restart_clock(&mut self, number: u64) {
+    pub fn restart_clock(&mut self, number: u64, now: Instant) {
         if let Some(op) = self.ops.get_mut(&number) {
-            op.started = Instant::now();
+            op.started = now;
         }
     }
 
@@ -212,7 +212,7 @@ impl Control {
             conn,
             waiting: 0,
             answers: Answers::default(),
-            started: Instant::now(),
+            started: self.now,
             work,
         };
         self.ops.put_back(number, op);
@@ -315,6 +315,7 @@ impl Control {
         if let Err(refusal) = &result {
             log_refusal(connection.session.peer.pid, refusal);
         }
+        self.follow_up.answered(conn);
         if !connection.leaving && connection.session.answer(result).is_err() {
             self.leave(conn);
             return;

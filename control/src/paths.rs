@@ -118,8 +118,7 @@ impl Control {
         let Some(target) = hop else {
             return self.neighbours.detach(place);
         };
-        let now = Instant::now();
-        match self.neighbours.adopt(&target, place, User::Qp(key), now) {
+        match self.neighbours.adopt(&target, place, User::Qp(key), self.now) {
             Ok(Some(mac)) => self.repath_qp(key, mac),
             Ok(None) => {}
             Err(_) => tracing::warn!(ip = %target.ip, "too many neighbours in use; this one is not followed"),

@@ -29,6 +29,8 @@ pub(crate) struct Traffic {
 #[derive(Debug)]
 pub(crate) struct Watch {
     cores: Vec<Seen>,
+    /// When the cores were last looked at.
+    looked: Instant,
     /// An epoch begun at the last look: an online core that is well has reported it by the next.
     probe: Epoch,
 }
@@ -41,6 +43,7 @@ impl Watch {
         };
         Watch {
             cores: vec![seen; cores],
+            looked: now,
             probe: Epoch::FIRST,
         }
     }
@@ -58,13 +61,15 @@ impl Watch {
             }
             seen.answered = traffic.answered;
         }
-        self.probe = qsbr.advance();
+        (self.looked, self.probe) = (now, qsbr.advance());
     }
 
-    /// For how long a core has been without progress, once that is long enough to be called a stall.
+    /// For how long a core has been without progress, once that is long enough to be called a stall. The time since
+    /// the last look does not make one: it is the looking thread that may have been away.
     pub fn stalled(&self, core: usize, now: Instant) -> Option<Duration> {
-        let quiet = now.saturating_duration_since(self.cores.get(core)?.progress);
-        (quiet >= STALLED_AFTER).then_some(quiet)
+        let progress = self.cores.get(core)?.progress;
+        let quiet = self.looked.saturating_duration_since(progress) >= STALLED_AFTER;
+        quiet.then(|| now.saturating_duration_since(progress))
     }
 }
 
@@ -139,6 +144,7 @@ mod tests {
         let observed = core.observe();
         core.quiescent(observed);
         let later = start + Duration::from_secs(60);
+        assert_eq!(watch.stalled(0, later), None, "nobody has looked since");
         watch.look(&qsbr, none(), later);
         assert_eq!(watch.stalled(0, later), None);
     }
