@@ -280,7 +280,7 @@ impl Control {
         );
         let none = qps.is_empty();
         for (_, core, slot) in qps {
-            self.command(number, core, |token| Command::QueryQp { slot, token });
+            self.command(number, core, |token| Command::query_qp(slot, token));
         }
         if none {
             self.resume(number);

@@ -2,7 +2,7 @@
 //! slow path. Nothing in it waits for a client or a core; what has to wait is an [`crate::ops::Op`].
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -11,6 +11,7 @@ use std::{
 use rnic_config::Config;
 use rnic_engine::{Engine, command::Message, view::SLOT_BITS};
 use rnic_qsbr::Epoch;
+use rustc_hash::FxHashMap;
 
 use crate::{
     admin::AdminConnection,
@@ -69,7 +70,7 @@ pub struct Control {
     pub(crate) numbers: AllNumbers,
     pub(crate) connections: BTreeMap<u32, Connection>,
     /// Connection of each client by its index on the cores.
-    pub(crate) by_index: HashMap<u32, u32>,
+    pub(crate) by_index: FxHashMap<u32, u32>,
     pub(crate) ops: Ops,
     pub(crate) grace: GraceAccount,
     /// What is remembered of each core's stalls.
@@ -189,7 +190,7 @@ impl Control {
             store,
             numbers,
             connections: BTreeMap::new(),
-            by_index: HashMap::new(),
+            by_index: FxHashMap::default(),
             ops: Ops::default(),
             grace: GraceAccount::default(),
             stalls: vec![StallRecord::default(); engine.core_count()],

@@ -252,7 +252,7 @@ impl Control {
         let (core, slot) = (qp.core, qp.slot());
         self.answers(core)?;
         let op = self.begin(conn, Work::Query(key));
-        self.command(op, core, |token| Command::QueryQp { slot, token });
+        self.command(op, core, |token| Command::query_qp(slot, token));
         Ok(Outcome::Pending)
     }
 }

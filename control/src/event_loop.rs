@@ -23,13 +23,16 @@ const LOOKS_A_CLOCK: u32 = 16;
 impl Control {
     /// One pass. False when the loop is to end.
     pub(crate) fn pass(&mut self, ready: &mut Vec<Ready>) -> bool {
-        if !self.follow_up() {
+        let followed = self.follow_up();
+        if !followed {
             self.sleep(ready);
             self.now = Instant::now();
             self.take_requests(ready);
         }
         self.attend();
-        self.upkeep(self.now);
+        if !followed {
+            self.upkeep(self.now);
+        }
         !self
             .stopping
             .is_some_and(|deadline| self.connections.is_empty() || self.now >= deadline)
@@ -87,13 +90,9 @@ impl Control {
 
     /// Goes on with everything that waits for poll cores or their quiescent states, until nothing does or patience ends.
     fn attend(&mut self) {
-        let start = self.now;
-        for look in 1u32.. {
+        let (start, mut looks) = (self.now, 0);
+        loop {
             self.hear_cores();
-            // The clock takes as long as the look.
-            if look.is_multiple_of(LOOKS_A_CLOCK) {
-                self.now = Instant::now();
-            }
             let late = self.now.saturating_duration_since(start) >= self.patience.time();
             // Who has an answer waits for those who will have one in a moment: they share what comes now.
             if late || self.ops.unanswered() == 0 {
@@ -104,6 +103,26 @@ impl Control {
             let waiting = self.ops.unanswered() > 0 || self.ops.await_grace() || !self.batch.is_empty();
             if !waiting || late {
                 self.patience.learn(!waiting);
+                return;
+            }
+            self.await_cores(start, &mut looks);
+        }
+    }
+
+    /// Looks until the cores have sent something, the next grace period is over, or patience, which began at `start`,
+    /// ends. Nothing is touched meanwhile but what tells of that: the cores are about to write there.
+    fn await_cores(&mut self, start: Instant, looks: &mut u32) {
+        let grace = self.ops.next_grace();
+        loop {
+            *looks += 1;
+            // The clock takes longer than the look.
+            if looks.is_multiple_of(LOOKS_A_CLOCK) {
+                self.now = Instant::now();
+                if self.now.saturating_duration_since(start) >= self.patience.time() {
+                    return;
+                }
+            }
+            if self.engine.has_news() || grace.is_some_and(|epoch| self.engine.is_past(epoch)) {
                 return;
             }
             std::hint::spin_loop();

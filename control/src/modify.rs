@@ -201,7 +201,8 @@ impl Control {
             };
             modify.sent = Some(route.path(&self.devices, av, mac, qpn, peer));
         }
-        let change = QpChange::new(attr, mask, modify.sent);
+        let path = modify.sent;
+        let change = Box::new(QpChange { attr, mask, path });
         let work = Work::Modify(modify);
         self.ops.put_back(number, crate::ops::Op { work, ..op });
         self.command(number, core, |token| Command::ModifyQp { slot, change, token });

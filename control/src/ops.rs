@@ -1,14 +1,12 @@
 //! Requests that wait: for poll cores, a grace period, a neighbour, or memory being mapped. Each is a small state
 //! machine that the event loop resumes; nobody else waits for it.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    time::Instant,
-};
+use std::{collections::VecDeque, time::Instant};
 
 use rnic_engine::command::{Command, Message, QpStatus, Token};
 use rnic_qsbr::Epoch;
 use rnic_transport::{ModifyError, QpState};
+use rustc_hash::FxHashMap;
 
 use crate::{
     admin::QpListing,
@@ -84,7 +82,7 @@ pub struct Op {
 #[derive(Default)]
 pub struct Ops {
     next: u64,
-    ops: HashMap<u64, Op>,
+    ops: FxHashMap<u64, Op>,
     /// Commands without an answer yet, of all requests.
     unanswered: usize,
     /// Those that wait for a grace period, by its epoch.
@@ -243,8 +241,8 @@ impl Control {
         };
         self.ops.unanswered -= 1;
         match message {
-            Message::Modified { result, .. } => op.answers.modified = Some(result),
-            Message::Queried { state, .. } => op.answers.queried.push((core, state)),
+            Message::Modified { result, .. } => op.answers.modified = result,
+            Message::Queried { state, .. } => op.answers.queried.push((core, *state)),
             Message::Flushed { slot, more: true, .. } => op.answers.unflushed.push((core, slot)),
             // What was removed is with the reclaimer, which frees it before the grace period of the request is over.
             _ => {}

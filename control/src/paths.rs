@@ -105,6 +105,7 @@ impl Control {
         let path = path.over(mac);
         qp.path = Some(path);
         let (core, slot) = (qp.core, qp.slot());
+        let path = Box::new(path);
         self.engine.submit(core, Command::Repath { slot, path });
     }
 

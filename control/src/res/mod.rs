@@ -187,7 +187,7 @@ impl Control {
             admin.busy = true;
         }
         for (_, core, slot) in qps {
-            self.command(number, core, |token| Command::QueryQp { slot, token });
+            self.command(number, core, |token| Command::query_qp(slot, token));
         }
         None
     }

@@ -1,23 +1,22 @@
 //! What the control thread and the poll cores tell each other, through bounded queues.
 //!
 //! What a core takes in comes in boxes, so that it allocates nothing; what it gives up goes to the reclaimer
-//! ([`crate::retire`]), so that it frees nothing.
+//! ([`crate::retire`]), or back with the answer, so that it frees nothing.
 use std::fmt;
 
+use rnic_qsbr::spsc::INLINE;
 use rnic_transport::{Cause, ModifyError, QpAttr, QpAttrMask, QpState};
 
 use crate::{
     core::{ClientDoorbells, CompletionQueue, PortPart, Qp},
     frame::Frame,
-    retire::RetireLink,
 };
 
 /// Names a request of the control thread in the answer.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Token(pub u64);
 
-/// Control thread to poll core. Each is answered by exactly one [`Message`], except `Repath`, `Transmit` and
-/// `Stop`.
+/// Control thread to poll core. Each is answered by exactly one [`Message`], except `Transmit` and `Stop`.
 pub enum Command {
     /// Watch a client's doorbells. Answered by `Done`.
     AddClient {
@@ -78,23 +77,25 @@ pub enum Command {
     ModifyQp {
         /// Slot in the core's arena.
         slot: u32,
-        /// What to change.
+        /// What to change. It comes back with the answer, since no core frees anything.
         change: Box<QpChange>,
         /// For the answer.
         token: Token,
     },
     /// The next hop of a QP has another MAC address: packets go there from now on; nothing else of the QP
-    /// changes. Not answered; without effect when the QP has another path meanwhile, or is gone.
+    /// changes. Answered by `Repathed`; without effect when the QP has another path meanwhile, or is gone.
     Repath {
         /// Slot in the core's arena.
         slot: u32,
-        /// The path of the QP, but for the MAC address of the next hop.
-        path: Path,
+        /// The path of the QP, but for the MAC address of the next hop. It comes back with the answer.
+        path: Box<Path>,
     },
     /// Read the attributes of a QP. Answered by `Queried`.
     QueryQp {
         /// Slot in the core's arena.
         slot: u32,
+        /// Where they are to stand. It comes back with the answer.
+        state: Box<Option<QpStatus>>,
         /// For the answer.
         token: Token,
     },
@@ -152,6 +153,17 @@ pub enum Command {
     Stop,
 }
 
+impl Command {
+    /// To read the attributes of the QP at `slot`.
+    pub fn query_qp(slot: u32, token: Token) -> Self {
+        let state = Box::new(None);
+        Command::QueryQp { slot, state, token }
+    }
+}
+
+// Each crosses to the other core in one line.
+const _: () = assert!(size_of::<Command>() <= INLINE && size_of::<Message>() <= INLINE);
+
 /// A change of a QP's attributes.
 pub struct QpChange {
     /// The values.
@@ -160,21 +172,6 @@ pub struct QpChange {
     pub mask: QpAttrMask,
     /// The path, with `IBV_QP_AV`.
     pub path: Option<Path>,
-    /// For its way back.
-    pub(crate) link: RetireLink,
-}
-
-impl QpChange {
-    /// A change, in the box in which it travels.
-    pub fn new(attr: QpAttr, mask: QpAttrMask, path: Option<Path>) -> Box<Self> {
-        let link = RetireLink::default();
-        Box::new(QpChange {
-            attr,
-            mask,
-            path,
-            link,
-        })
-    }
 }
 
 /// The network path of a connected QP, resolved by the control thread.
@@ -230,15 +227,22 @@ pub enum Message {
     Modified {
         /// Of the command.
         token: Token,
-        /// The state it is in now.
-        result: Result<QpState, ModifyError>,
+        /// The state it is in now; `None` when there is no such QP.
+        result: Option<Result<QpState, ModifyError>>,
+        /// What was asked for.
+        change: Box<QpChange>,
+    },
+    /// A QP was told another MAC address.
+    Repathed {
+        /// What it was told.
+        path: Box<Path>,
     },
     /// Attributes of a QP.
     Queried {
         /// Of the command.
         token: Token,
         /// `None` when there is no such QP.
-        state: Option<QpStatus>,
+        state: Box<Option<QpStatus>>,
     },
     /// A QP was flushed, or a part of it.
     Flushed {
@@ -299,6 +303,7 @@ impl fmt::Debug for Message {
             Message::Done { token } => write!(f, "Done({})", token.0),
             Message::Removed { token, .. } => write!(f, "Removed({})", token.0),
             Message::Modified { token, result, .. } => write!(f, "Modified({}, {result:?})", token.0),
+            Message::Repathed { path } => write!(f, "Repathed({path:?})"),
             Message::Queried { token, .. } => write!(f, "Queried({})", token.0),
             Message::Flushed { token, more, .. } => write!(f, "Flushed({}, more: {more})", token.0),
             Message::Event(event) => write!(f, "{event:?}"),

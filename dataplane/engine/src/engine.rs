@@ -8,14 +8,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rnic_qsbr::{Epoch, ParticipantState, Qsbr, Reclaimer, RegisterError, RetireCollector};
+use rnic_qsbr::{
+    Epoch, ParticipantState, Qsbr, Reclaimer, RegisterError, RetireCollector,
+    spsc::{self, Consumer, Producer},
+};
 use rustix::event::epoll;
 
 use crate::{
     arena::ArenaError,
     command::{Command, Message},
     core::{
-        CompletionQueue, Core, CoreArenas, CoreInit, CoreStatus, CqInit, Idle, InitError, Qp, QpInit, Shared,
+        COMMANDS, CompletionQueue, Core, CoreArenas, CoreInit, CoreStatus, CqInit, Idle, InitError, MESSAGES,
+        Qp, QpInit, Shared,
     },
     grace::Garbage,
     mem::{AhTable, MrTable},
@@ -100,6 +104,8 @@ pub enum StartError {
 pub(crate) struct Handle {
     pub(crate) shared: Arc<Shared>,
     thread: Option<JoinHandle<Core>>,
+    commands: Producer<Command>,
+    messages: Consumer<Message>,
     /// Commands that did not fit the queue yet.
     waiting: VecDeque<Command>,
     /// Where what the core gives up comes in.
@@ -158,9 +164,13 @@ impl Engine {
         let mut handles = Vec::new();
         for (id, core) in cores.iter().enumerate() {
             let (retire, retired) = retire::channel();
+            let (commands, their_commands) = spsc::ring(COMMANDS);
+            let (their_messages, messages) = spsc::ring(MESSAGES);
             let init = CoreInit {
                 id,
                 retire,
+                commands: their_commands,
+                messages: their_messages,
                 cores: shared.clone(),
                 participant: qsbr.register(id)?,
                 view: publisher.cache(id),
@@ -177,6 +187,8 @@ impl Engine {
             handles.push(Handle {
                 shared,
                 thread: Some(thread),
+                commands,
+                messages,
                 waiting: VecDeque::new(),
                 retired,
                 traffic: Traffic::default(),
@@ -274,8 +286,8 @@ impl Engine {
         for (id, core) in self.cores.iter_mut().enumerate() {
             core.push_waiting();
             // One look at a full queue; what comes in meanwhile rings again.
-            for _ in 0..core.shared.messages.capacity() {
-                let Some(message) = core.shared.messages.pop() else {
+            for _ in 0..core.messages.capacity() {
+                let Some(message) = core.messages.pop() else {
                     break;
                 };
                 if !matches!(message, Message::Event(_) | Message::Frame { .. }) {
@@ -286,6 +298,13 @@ impl Engine {
         }
         self.collect(&mut f);
         self.reclaim();
+    }
+
+    /// Whether there may be something for [`Engine::poll`]: a look at what cores have sent, and no more.
+    pub fn has_news(&self) -> bool {
+        self.cores
+            .iter()
+            .any(|core| !core.messages.is_empty() || !core.retired.is_empty() || !core.waiting.is_empty())
     }
 
     /// Before the thread sleeps on [`Engine::wake_fd`]: from now on cores wake it. One more [`Engine::poll`] has to come
@@ -378,9 +397,8 @@ impl Engine {
     fn close(mut self, stopped: Vec<Core>) {
         // The cores' queues go before their ports, and their views before the tables.
         drop(stopped);
-        for core in &self.cores {
-            while core.shared.messages.pop().is_some() {}
-            while core.shared.commands.pop().is_some() {}
+        for core in &mut self.cores {
+            while core.messages.pop().is_some() {}
             while core.shared.inbound.pop().is_some() {}
         }
         self.reclaim();
@@ -394,7 +412,7 @@ impl Handle {
     fn push_waiting(&mut self) {
         let mut pushed = false;
         while let Some(command) = self.waiting.pop_front() {
-            if let Err(command) = self.shared.commands.push(command) {
+            if let Err(command) = self.commands.push(command) {
                 self.waiting.push_front(command);
                 break;
             }

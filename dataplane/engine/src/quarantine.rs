@@ -17,7 +17,6 @@ pub(crate) fn bury(what: Retired) {
         Retired::Qp(qp) => kept::bury(qp),
         Retired::Cq(cq) => kept::bury(cq),
         Retired::Client(client) => kept::bury(client),
-        Retired::Change(change) => kept::bury(change),
         // Its parts are closed as they are dropped; nothing but its core ever knew where it was.
         Retired::Port(port) => drop(port),
     }

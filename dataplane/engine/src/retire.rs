@@ -7,7 +7,7 @@
 use rnic_qsbr::{Linked, RetireCache, RetireCollector, retire_channel};
 
 use crate::{
-    command::{QpChange, Token},
+    command::Token,
     core::{ClientDoorbells, CompletionQueue, PortPart, Qp},
 };
 
@@ -31,8 +31,6 @@ pub enum Retired {
     Cq(Box<CompletionQueue>),
     /// A client's doorbells.
     Client(Box<ClientDoorbells>),
-    /// A change that was made.
-    Change(Box<QpChange>),
     /// A core's part of a port, or the empty one in whose place it came.
     Port(Box<PortPart>),
 }
@@ -55,14 +53,13 @@ impl Retired {
             Retired::Qp(qp) => qp.bytes(),
             Retired::Cq(_) => size_of::<CompletionQueue>(),
             Retired::Client(client) => client.bytes(),
-            Retired::Change(_) => size_of::<QpChange>(),
             Retired::Port(_) => size_of::<PortPart>(),
         }
     }
 
     /// Whether only its own core ever knew where it is. Then nobody can still hold it once the core gave it up.
     pub(crate) fn is_private(&self) -> bool {
-        matches!(self, Retired::Change(_) | Retired::Port(_))
+        matches!(self, Retired::Port(_))
     }
 
     fn link(&mut self) -> &mut RetireLink {
@@ -70,7 +67,6 @@ impl Retired {
             Retired::Qp(qp) => &mut qp.link,
             Retired::Cq(cq) => &mut cq.link,
             Retired::Client(client) => &mut client.link,
-            Retired::Change(change) => &mut change.link,
             Retired::Port(port) => &mut port.link,
         }
     }

@@ -24,11 +24,6 @@ fn wait(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Whether it is made or refused is all the same here.
-fn change() -> Box<QpChange> {
-    QpChange::new(QpAttr::default(), QpAttrMask::STATE, None)
-}
-
 #[test]
 fn a_core_whose_pages_are_all_under_way_gives_up_objects_all_the_same() {
     let mut rig = Rig::with_idle(1, vec![], Idle::Pause);
@@ -36,9 +31,16 @@ fn a_core_whose_pages_are_all_under_way_gives_up_objects_all_the_same() {
     let slot = slot_of(rig.qps[qp].qpn);
     let before = rig.engine.core_status(0).counters.retired_without_page;
     // Nobody collects, so the pages run out long before the answers do.
+    let (cq, offset) = (7, rig.qps[qp].cq);
     wait(|| {
-        let (change, token) = (change(), rig.token());
-        rig.engine.submit(0, Command::ModifyQp { slot, change, token });
+        let queue = rig.engine.make_cq(rig.cq_init(cq, 0, offset)).unwrap();
+        let token = rig.token();
+        rig.engine.submit(0, Command::AddCq { cq, queue, token });
+        // A pass that began after it was told, so that each object has a page to itself.
+        for _ in 0..2 {
+            let epoch = rig.engine.start_grace();
+            wait(|| rig.engine.is_past(epoch));
+        }
         rig.engine.core_status(0).counters.retired_without_page > before
     });
     // Objects of other kinds go the same way; each is answered when it has arrived.
@@ -90,16 +92,16 @@ fn nothing_at_the_place_of_a_command_is_an_answer_too() {
         rig.engine.submit(0, make(token));
         assert!(matches!(rig.answer(token), Message::Removed { found: false, .. }));
     }
-    let token = rig.token();
-    let change = change();
-    rig.engine.submit(
-        0,
-        Command::ModifyQp {
-            slot: 9,
-            change,
-            token,
-        },
-    );
-    assert!(matches!(rig.answer(token), Message::Removed { found: false, .. }));
+    let (slot, token) = (9, rig.token());
+    let change = Box::new(QpChange {
+        attr: QpAttr::default(),
+        mask: QpAttrMask::STATE,
+        path: None,
+    });
+    rig.engine.submit(0, Command::ModifyQp { slot, change, token });
+    assert!(matches!(
+        rig.answer(token),
+        Message::Modified { result: None, .. }
+    ));
     rig.engine.stop();
 }

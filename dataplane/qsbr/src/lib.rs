@@ -52,7 +52,7 @@ mod primitive;
 mod qsbr;
 mod reclaimer;
 mod retire;
-mod spsc;
+pub mod spsc;
 
 pub use link::{EmbeddedList, Linked};
 pub use qsbr::{Epoch, Participant, ParticipantState, Qsbr, RegisterError};

@@ -166,6 +166,11 @@ impl<T: Linked> Retirer<T> {
 }
 
 impl<T> RetireCollector<T> {
+    /// Whether nothing has arrived.
+    pub fn is_empty(&self) -> bool {
+        self.full.is_empty()
+    }
+
     /// Takes all objects that have arrived, page by page, sends the pages back empty, and returns how many they were.
     ///
     /// Call [`Qsbr::advance`](crate::Qsbr::advance) *after* this: the epoch it returns is the one these objects wait

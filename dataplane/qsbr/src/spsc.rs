@@ -1,24 +1,46 @@
-//! A bounded single-producer single-consumer ring, the road of retire pages.
+//! A bounded single-producer single-consumer ring: the road of retire pages, of commands and of their answers.
+//!
+//! A slot says itself whether it holds an element, so that an element of up to [`INLINE`] bytes and the news of it cross
+//! to the other core in one line: a consumer that looks for it has it. Only when the ring seems full does the producer
+//! look at the consumer's index.
 
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use crate::primitive::{AtomicUsize, Line, Ordering, UnsafeCell};
 
-/// Indices run freely and wrap; `tail - head` elements are in the ring, at `head & mask ..`.
+/// The size of an element that shares its line with nothing but its slot's turn.
+pub const INLINE: usize = 56;
+
+/// Half of a [`Line`]: neighbours are written by the same thread, one after the other.
+#[repr(align(64))]
+struct Slot<T> {
+    value: UnsafeCell<MaybeUninit<T>>,
+    /// One more than the index of the element that was put in last.
+    turn: AtomicUsize,
+}
+
+/// Indices run freely and wrap. Slot `index & mask` holds element `index` from when its turn is `index + 1` until `head`
+/// is past `index`.
 struct Ring<T> {
     head: Line<AtomicUsize>,
-    tail: Line<AtomicUsize>,
-    slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
+    slots: Box<[Slot<T>]>,
     mask: usize,
 }
 
-// SAFETY: a slot is accessed by one thread at a time: by the producer while it lies outside `head..tail`, by the
-// consumer while inside. Ownership of it passes with the Release stores and Acquire loads of the two indices. Elements
-// thus move between threads, which `T: Send` allows; no `&T` is ever shared.
+// SAFETY: a slot is accessed by one thread at a time: by the consumer from when its turn tells of an element until `head`
+// is past it, else by the producer. Ownership of it passes with the Release stores and Acquire loads of the turn and of
+// `head`. Elements thus move between threads, which `T: Send` allows; no `&T` is ever shared.
 unsafe impl<T: Send> Sync for Ring<T> {}
 // SAFETY: the ring owns its elements; as for `Sync`.
 unsafe impl<T: Send> Send for Ring<T> {}
+
+impl<T> Ring<T> {
+    /// Whether element `index`, which the consumer has not taken, is there.
+    fn holds(&self, index: usize) -> bool {
+        self.slots[index & self.mask].turn.load(Ordering::Acquire) == index.wrapping_add(1)
+    }
+}
 
 impl<T> Drop for Ring<T> {
     fn drop(&mut self) {
@@ -27,18 +49,19 @@ impl<T> Drop for Ring<T> {
         if std::thread::panicking() {
             return;
         }
-        let tail = self.tail.load(Ordering::Acquire);
         let mut head = self.head.load(Ordering::Acquire);
-        while head != tail {
-            // SAFETY: both ends are gone, and slots `head..tail` hold elements nobody has taken.
-            self.slots[head & self.mask].with_mut(|slot| unsafe { (*slot).assume_init_drop() });
+        while self.holds(head) {
+            // SAFETY: both ends are gone, and the slot holds an element nobody has taken.
+            self.slots[head & self.mask]
+                .value
+                .with_mut(|value| unsafe { (*value).assume_init_drop() });
             head = head.wrapping_add(1);
         }
     }
 }
 
-/// The end that puts in.
-pub(crate) struct Producer<T> {
+/// The end that puts in. Any thread may have it, one at a time.
+pub struct Producer<T> {
     ring: Arc<Ring<T>>,
     tail: usize,
     /// The consumer's index as last seen.
@@ -48,22 +71,23 @@ pub(crate) struct Producer<T> {
     unordered: bool,
 }
 
-/// The end that takes out.
-pub(crate) struct Consumer<T> {
+/// The end that takes out. Any thread may have it, one at a time.
+pub struct Consumer<T> {
     ring: Arc<Ring<T>>,
     head: usize,
-    /// The producer's index as last seen.
-    tail: usize,
 }
 
-/// A ring for at least `capacity` elements (the next power of two).
-pub(crate) fn ring<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
+/// A ring for at least `capacity` elements (the next power of two). Allocates; nothing done with its ends later does.
+pub fn ring<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
     let size = capacity.max(1).next_power_of_two();
     let ring = Arc::new(Ring {
         head: Line(AtomicUsize::new(0)),
-        tail: Line(AtomicUsize::new(0)),
+        // A slot's first element is that of its own index: no turn tells of it yet.
         slots: (0..size)
-            .map(|_| UnsafeCell::new(MaybeUninit::uninit()))
+            .map(|_| Slot {
+                value: UnsafeCell::new(MaybeUninit::uninit()),
+                turn: AtomicUsize::new(0),
+            })
             .collect(),
         mask: size - 1,
     });
@@ -75,29 +99,35 @@ pub(crate) fn ring<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
             #[cfg(all(test, loom))]
             unordered: false,
         },
-        Consumer {
-            ring,
-            head: 0,
-            tail: 0,
-        },
+        Consumer { ring, head: 0 },
     )
 }
 
 impl<T> Producer<T> {
-    /// Appends `value`, or gives it back if the ring is full.
-    pub(crate) fn push(&mut self, value: T) -> Result<(), T> {
-        if self.tail.wrapping_sub(self.head) > self.ring.mask {
+    /// Whether `wanted` more elements have room.
+    pub fn has_room(&mut self, wanted: usize) -> bool {
+        let room = |this: &Self| (this.ring.mask + 1).wrapping_sub(this.tail.wrapping_sub(this.head));
+        if room(self) < wanted {
             self.head = self.ring.head.load(Ordering::Acquire);
-            if self.tail.wrapping_sub(self.head) > self.ring.mask {
-                return Err(value);
-            }
         }
-        self.ring.slots[self.tail & self.ring.mask].with_mut(|slot| {
-            // SAFETY: the slot lies outside `head..tail`, so it is the producer's, and it holds no element.
-            unsafe { (*slot).write(value) };
+        room(self) >= wanted
+    }
+
+    /// Appends `value`.
+    ///
+    /// # Errors
+    /// The ring is full; `value` comes back.
+    pub fn push(&mut self, value: T) -> Result<(), T> {
+        if !self.has_room(1) {
+            return Err(value);
+        }
+        let slot = &self.ring.slots[self.tail & self.ring.mask];
+        slot.value.with_mut(|place| {
+            // SAFETY: `head` is past the element this slot held last, so it is the producer's, and holds none.
+            unsafe { (*place).write(value) };
         });
         self.tail = self.tail.wrapping_add(1);
-        self.ring.tail.store(self.tail, self.publish_order());
+        slot.turn.store(self.tail, self.publish_order());
         Ok(())
     }
 
@@ -113,21 +143,54 @@ impl<T> Producer<T> {
 }
 
 impl<T> Consumer<T> {
+    /// Whether there is nothing to take.
+    pub fn is_empty(&self) -> bool {
+        !self.ring.holds(self.head)
+    }
+
+    /// How many elements the ring holds at most.
+    pub fn capacity(&self) -> usize {
+        self.ring.mask + 1
+    }
+
     /// Takes the oldest element.
-    pub(crate) fn pop(&mut self) -> Option<T> {
-        if self.head == self.tail {
-            self.tail = self.ring.tail.load(Ordering::Acquire);
-            if self.head == self.tail {
-                return None;
-            }
+    pub fn pop(&mut self) -> Option<T> {
+        if self.is_empty() {
+            return None;
         }
-        // SAFETY: the slot lies inside `head..tail`, so it is the consumer's and holds an element; moving `head` past
-        // it makes sure that it is read once.
+        // SAFETY: the slot's turn tells of this element, so the slot is the consumer's and holds it; moving `head` past it
+        // makes sure that it is read once.
         let value = self.ring.slots[self.head & self.ring.mask]
-            .with_mut(|slot| unsafe { (*slot).assume_init_read() });
+            .value
+            .with_mut(|value| unsafe { (*value).assume_init_read() });
         self.head = self.head.wrapping_add(1);
         self.ring.head.store(self.head, Ordering::Release);
         Some(value)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_what_the_consumer_has_left() {
+        let (mut producer, mut consumer) = ring(3);
+        assert_eq!(consumer.capacity(), 4);
+        assert!(consumer.is_empty() && producer.has_room(4) && !producer.has_room(5));
+        for n in 0..4 {
+            assert!(producer.has_room(4 - n) && !producer.has_room(5 - n));
+            producer.push(n).unwrap();
+        }
+        assert_eq!(producer.push(9), Err(9));
+        assert!(!consumer.is_empty() && !producer.has_room(1));
+        assert_eq!(consumer.pop(), Some(0));
+        assert!(producer.has_room(1) && !producer.has_room(2));
+        assert_eq!(
+            std::iter::from_fn(|| consumer.pop()).collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
+        assert!(consumer.is_empty() && producer.has_room(4));
     }
 }
 

@@ -20,15 +20,15 @@ impl Core {
     /// Carries out commands while their answers have room.
     pub(super) fn commands(&mut self) -> usize {
         for count in 0..BUDGET {
-            if self.me.messages.capacity() - self.me.messages.len() < RESERVED / 2 {
+            if !self.messages.has_room(RESERVED / 2) {
                 return count;
             }
-            let Some(command) = self.me.commands.pop() else {
+            let Some(command) = self.orders.pop() else {
                 return count;
             };
             if let Some(answer) = self.carry_out(command) {
                 // Cannot fail: this core is the only producer, and room was seen.
-                let _ = self.me.messages.push(answer);
+                let _ = self.messages.push(answer);
                 self.control_called = true;
             }
         }
@@ -93,18 +93,19 @@ impl Core {
             Command::Repath { slot, path } => {
                 let qp = self.qps.get_mut(slot as usize).and_then(Option::as_mut);
                 if let Some(qp) = qp
-                    && qp.path.is_some_and(|now| now.over(path.remote_mac) == path)
+                    && qp.path.is_some_and(|now| now.over(path.remote_mac) == *path)
                 {
-                    qp.set_path(path);
+                    qp.set_path(*path);
                 }
-                return None;
+                Message::Repathed { path }
             }
-            Command::QueryQp { slot, token } => {
-                let state = self
-                    .qps
-                    .get(slot as usize)
-                    .and_then(Option::as_ref)
-                    .map(|qp| status(qp));
+            Command::QueryQp {
+                slot,
+                mut state,
+                token,
+            } => {
+                let qp = self.qps.get(slot as usize).and_then(Option::as_ref);
+                *state = qp.map(|qp| status(qp));
                 Message::Queried { token, state }
             }
             Command::FailQp { slot, cause, token } => {
@@ -192,15 +193,18 @@ impl Core {
     }
 
     fn modify_qp(&mut self, slot: u32, change: Box<QpChange>, token: Token) -> Message {
-        let QpChange { attr, mask, path, .. } = *change;
-        self.retire(Retired::Change(change));
         let Some(mut qp) = self.qps.get_mut(slot as usize).and_then(Option::take) else {
-            return Message::Removed { token, found: false };
+            let result = None;
+            return Message::Modified {
+                token,
+                result,
+                change,
+            };
         };
-        let result = qp.with(&mut self.env, |rc, ctx| rc.modify(ctx, &attr, mask));
+        let result = qp.with(&mut self.env, |rc, ctx| rc.modify(ctx, &change.attr, change.mask));
         if result.is_ok() {
-            if mask.contains(QpAttrMask::AV)
-                && let Some(path) = path
+            if change.mask.contains(QpAttrMask::AV)
+                && let Some(path) = change.path
             {
                 qp.set_path(path);
             }
@@ -209,9 +213,13 @@ impl Core {
             }
         }
         self.look_at(slot, &mut qp);
-        let result = result.map(|()| qp.rec.rc.state());
+        let result = Some(result.map(|()| qp.rec.rc.state()));
         self.qps[slot as usize] = Some(qp);
-        Message::Modified { token, result }
+        Message::Modified {
+            token,
+            result,
+            change,
+        }
     }
 
     /// What was posted before RTS, or is to be flushed, is looked at now; the doorbell was rung long ago.

@@ -82,7 +82,7 @@ impl Core {
                 .iter()
                 .any(|c| core.clients[*c as usize].as_ref().is_some_and(|d| d.pending()))
         };
-        if me.commands.is_empty() && me.inbound.is_empty() && !rung(self) {
+        if self.orders.is_empty() && me.inbound.is_empty() && !rung(self) {
             let timer = self
                 .timers
                 .next()

@@ -28,4 +28,4 @@ pub(crate) use records::Found;
 pub use shared::{CoreCounters, CoreStatus};
 
 pub(crate) use run::{Core, CoreInit};
-pub(crate) use shared::{ControlWake, Shared};
+pub(crate) use shared::{COMMANDS, ControlWake, MESSAGES, Shared};

@@ -158,8 +158,9 @@ impl Core {
     }
 
     fn divert(&mut self, port: u16, frame: Frame) {
-        let room = self.me.messages.capacity() - self.me.messages.len();
-        if room <= RESERVED || self.me.messages.push(Message::Frame { port, frame }).is_err() {
+        if !self.messages.has_room(RESERVED + 1)
+            || self.messages.push(Message::Frame { port, frame }).is_err()
+        {
             self.env.counters.slow_path_dropped += 1;
             return;
         }

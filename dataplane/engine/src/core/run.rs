@@ -1,7 +1,10 @@
 //! The loop of a poll core.
 use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering};
 
-use rnic_qsbr::{Participant, RetireCache, Retirer};
+use rnic_qsbr::{
+    Participant, RetireCache, Retirer,
+    spsc::{Consumer, Producer},
+};
 use rnic_simd::Crc;
 use rnic_transport::Time;
 use rustix::time::{ClockId, clock_gettime};
@@ -10,7 +13,14 @@ use super::{
     cq::CompletionQueue, doorbell::ClientDoorbells, host::Env, idle::Idle, port::PortPart, qp::Qp,
     shared::CoreCounters, shared::Shared, timer::TimerWheel,
 };
-use crate::{engine::Limits, mem::MrTable, nonblocking::NonBlocking, retire::Retired, view::ViewCache};
+use crate::{
+    command::{Command, Message},
+    engine::Limits,
+    mem::MrTable,
+    nonblocking::NonBlocking,
+    retire::Retired,
+    view::ViewCache,
+};
 
 /// What a core is started with.
 pub(crate) struct CoreInit {
@@ -25,6 +35,8 @@ pub(crate) struct CoreInit {
     #[allow(clippy::vec_box, reason = "the boxes come and go by command")]
     pub ports: Vec<Box<PortPart>>,
     pub retire: RetireCache<Retired>,
+    pub commands: Consumer<Command>,
+    pub messages: Producer<Message>,
 }
 
 /// A poll core. All of it belongs to one thread; every container has its full capacity from the start.
@@ -45,6 +57,8 @@ pub(crate) struct Core {
     pub(super) timers: TimerWheel,
     /// The way of everything the core gives up.
     retirer: Retirer<Retired>,
+    pub(super) orders: Consumer<Command>,
+    pub(super) messages: Producer<Message>,
     /// By index.
     #[allow(clippy::vec_box, reason = "the boxes come and go by command")]
     pub(super) ports: Vec<Box<PortPart>>,
@@ -94,6 +108,8 @@ impl Core {
             eventful: VecDeque::with_capacity(qps as usize),
             timers: TimerWheel::new(qps as usize, now),
             retirer: init.retire.into(),
+            orders: init.commands,
+            messages: init.messages,
             port_list: listed(&init.ports),
             ports: init.ports,
             idle: init.idle,
@@ -178,6 +194,11 @@ impl Core {
         let after = cycles();
         self.idle_cycles += after.wrapping_sub(before);
         after
+    }
+
+    /// Drops what it was told and has not done. After its thread has ended.
+    pub(crate) fn forget_commands(&mut self) {
+        while self.orders.pop().is_some() {}
     }
 
     /// A line for each object of this core, the same in every process that has it.

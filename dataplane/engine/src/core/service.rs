@@ -315,7 +315,7 @@ impl Core {
                     number: cq.number(),
                     cause: Cause::of(Check::CqOverflow),
                 };
-                if self.me.messages.push(Message::Event(event)).is_err() {
+                if self.messages.push(Message::Event(event)).is_err() {
                     i += 1;
                     continue;
                 }
@@ -326,13 +326,13 @@ impl Core {
             self.env.touched.swap_remove(i);
         }
         while let Some(&slot) = self.eventful.front() {
-            if self.me.messages.capacity() - self.me.messages.len() <= RESERVED {
+            if !self.messages.has_room(RESERVED + 1) {
                 break;
             }
             self.eventful.pop_front();
             if let Some(qp) = &mut self.qps[slot as usize]
                 && let Some(event) = take_event(qp)
-                && self.me.messages.push(Message::Event(event)).is_ok()
+                && self.messages.push(Message::Event(event)).is_ok()
             {
                 self.control_called = true;
             }

@@ -9,22 +9,19 @@ use std::{
 };
 
 use crossbeam_queue::ArrayQueue;
+use crossbeam_utils::CachePadded;
 use rnic_wire::ParseError;
 use rustix::{
     event::{EventfdFlags, epoll, eventfd},
     io::{read, write},
 };
 
-use crate::{
-    command::{Command, Message},
-    frame::Frame,
-    port::PortStats,
-};
+use crate::{frame::Frame, port::PortStats};
 
 /// Commands that can wait for a core.
-const COMMANDS: usize = 1024;
+pub(crate) const COMMANDS: usize = 1024;
 /// Messages that can wait for the control thread.
-pub(super) const MESSAGES: usize = 4096;
+pub(crate) const MESSAGES: usize = 4096;
 /// Places kept free for answers: a core takes a command only when its answer has room.
 pub(super) const RESERVED: usize = 64;
 /// Frames that can wait to be handed over.
@@ -141,11 +138,9 @@ pub struct CoreStatus {
 
 /// The shared part of a core.
 pub(crate) struct Shared {
-    pub commands: ArrayQueue<Command>,
-    pub messages: ArrayQueue<Message>,
     pub inbound: ArrayQueue<Handoff>,
-    /// Set while the core sleeps or is about to.
-    pub sleeping: AtomicBool,
+    /// Set while the core sleeps or is about to. Whoever gives it something looks here.
+    pub sleeping: CachePadded<AtomicBool>,
     /// Wakes the core; the daemon's own, no client has it.
     pub wake: OwnedFd,
     /// What the core sleeps on: `wake`, and each client's wake socket.
@@ -165,7 +160,7 @@ pub(crate) struct Shared {
 /// queues, fences and rings. One of the two sees the other.
 pub(crate) struct ControlWake {
     pub fd: OwnedFd,
-    pub rung: AtomicBool,
+    pub rung: CachePadded<AtomicBool>,
 }
 
 impl ControlWake {
@@ -173,7 +168,7 @@ impl ControlWake {
         let fd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         Ok(ControlWake {
             fd,
-            rung: AtomicBool::new(true),
+            rung: CachePadded::new(AtomicBool::new(true)),
         })
     }
 
@@ -210,10 +205,8 @@ impl Shared {
         )?;
         let count = CoreCounters::default().named().count();
         Ok(Shared {
-            commands: ArrayQueue::new(COMMANDS),
-            messages: ArrayQueue::new(MESSAGES),
             inbound: ArrayQueue::new(INBOUND),
-            sleeping: AtomicBool::new(false),
+            sleeping: CachePadded::new(AtomicBool::new(false)),
             wake,
             epoll: poller,
             control,

@@ -108,11 +108,11 @@ impl Engine {
     /// # Errors
     /// A descriptor could not be duplicated; the state is lost then, as by [`Engine::stop`].
     pub fn hand_over(mut self) -> io::Result<EngineImage> {
-        let stopped = self.halt();
+        let mut stopped = self.halt();
+        stopped.iter_mut().for_each(Core::forget_commands);
         // What no core has taken in was never promised to anyone, and what was given up is gone.
         for core in &mut self.cores {
             core.waiting.clear();
-            while core.shared.commands.pop().is_some() {}
             core.retired.collect(drop);
         }
         self.reclaim();

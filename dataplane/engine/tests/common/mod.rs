@@ -222,17 +222,7 @@ impl Rig {
         let (sq, rq, cq) = (base, base + (64 << 10), base + (128 << 10));
         let handle = Handle::new(slot, 1).0;
         for core in 0..cores {
-            let init = CqInit {
-                handle: 1000 + slot,
-                client: 0,
-                number: slot,
-                region: self.region.clone(),
-                offset: cq,
-                depth: DEPTH,
-                subring: core,
-                channel: None,
-            };
-            let queue = self.engine.make_cq(init).unwrap();
+            let queue = self.engine.make_cq(self.cq_init(slot, core, cq)).unwrap();
             let token = self.token();
             self.engine.submit(
                 core as usize,
@@ -285,6 +275,20 @@ impl Rig {
         self.qps.len() - 1
     }
 
+    /// The sub-ring of CQ `slot`, at `offset` of the region, for one core.
+    pub fn cq_init(&self, slot: u32, core: u32, offset: u64) -> CqInit {
+        CqInit {
+            handle: 1000 + slot,
+            client: 0,
+            number: slot,
+            region: self.region.clone(),
+            offset,
+            depth: DEPTH,
+            subring: core,
+            channel: None,
+        }
+    }
+
     pub fn modify(
         &mut self,
         qp: usize,
@@ -294,11 +298,11 @@ impl Rig {
     ) -> Result<QpState, ModifyError> {
         let token = self.token();
         let (core, slot) = (self.qps[qp].core, slot_of(self.qps[qp].qpn));
-        let change = QpChange::new(attr, mask, path);
+        let change = Box::new(QpChange { attr, mask, path });
         self.engine
             .submit(core, Command::ModifyQp { slot, change, token });
         match self.answer(token) {
-            Message::Modified { result, .. } => result,
+            Message::Modified { result, .. } => result.expect("a QP that is there"),
             other => panic!("{other:?}"),
         }
     }
@@ -306,7 +310,7 @@ impl Rig {
     pub fn query(&mut self, qp: usize) -> QpStatus {
         let token = self.token();
         let (core, slot) = (self.qps[qp].core, slot_of(self.qps[qp].qpn));
-        self.engine.submit(core, Command::QueryQp { slot, token });
+        self.engine.submit(core, Command::query_qp(slot, token));
         match self.answer(token) {
             Message::Queried { state, .. } => state.unwrap(),
             other => panic!("{other:?}"),
