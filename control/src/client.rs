@@ -192,7 +192,7 @@ impl Control {
             return Err(Errno::NOTCONN);
         };
         let reply = HelloReply {
-            session: connection.session.number,
+            session: connection.session.number(),
             boot_epoch: self.boot_epoch,
             region_size: layout.size as u64,
             devices,
@@ -245,9 +245,12 @@ impl Control {
     /// Every core watches the client's doorbells.
     pub(crate) fn client_admitted(&mut self, conn: u32) {
         if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.session.greeted = true;
-            let peer = &connection.session.peer;
-            tracing::info!(session = connection.session.number, pid = peer.pid, comm = %peer.comm, "client connected");
+            let Connection { session, client, .. } = connection;
+            if let Some(client) = client {
+                session.greet(client.index);
+            }
+            let peer = &session.peer;
+            tracing::info!(session = session.number(), pid = peer.pid, comm = %peer.comm, "client connected");
             self.register_session(conn);
         }
     }

@@ -42,6 +42,7 @@ pub mod res;
 pub mod restore;
 mod route;
 mod session;
+mod session_record;
 mod slowpath;
 pub mod socket;
 pub mod stall;

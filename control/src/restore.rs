@@ -1,7 +1,12 @@
 //! The registry of another process, rebuilt from its arenas (DESIGN I13): the table of objects with all its ids and
-//! holds, and the numbers, which go on in the order in which they would have.
+//! holds, the numbers, which go on in the order in which they would have, and the sessions with their last replies.
 
-use std::{fmt, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    os::fd::OwnedFd,
+    sync::Arc,
+};
 
 use rnic_abi::Handle;
 use rnic_engine::{
@@ -14,7 +19,9 @@ use rnic_transport::BadField;
 use crate::{
     objects::{Ah, Channel, Cq, Id, IdKind, Key, Kind, Mr, Numbers, Object, Pd, Qp, Space, Table, What},
     region_alloc::Slice,
-    store::{ObjectRecord, SliceRecord, Store},
+    session::Session,
+    session_record::SessionRecord,
+    store::{FILES, ObjectRecord, SliceRecord, Store},
 };
 
 /// What objects have in this process alone.
@@ -43,12 +50,29 @@ pub enum RestoreError {
         /// What it lacks.
         what: &'static str,
     },
+    /// There is no such session, or it was resumed before.
+    #[error("there is no session {0:#x} to be resumed")]
+    NoSession(u64),
+    /// The last reply of a session cannot be sent again as it was.
+    #[error("the last reply of session {session:#x} brought {need} descriptors ({kind}); there are {got}")]
+    Descriptors {
+        /// Its number.
+        session: u64,
+        /// What they were.
+        kind: &'static str,
+        /// How many the reply brought.
+        need: u32,
+        /// How many there are.
+        got: usize,
+    },
 }
 
 /// A registry that was rebuilt.
 pub struct Restored {
     pub(crate) objects: Table<Object>,
     pub(crate) numbers: Vec<Numbers>,
+    /// By number.
+    sessions: BTreeMap<u64, ArenaBox<SessionRecord>>,
     store: Arc<Store>,
 }
 
@@ -60,7 +84,7 @@ impl Restored {
     /// Records that are damaged or contradict each other, each with its place; resources that are not there.
     pub fn open(
         boot_epoch: u64,
-        files: [OwnedFd; 3],
+        files: [OwnedFd; FILES],
         resources: &mut impl Resources,
     ) -> Result<Self, RestoreError> {
         let (store, found) = Store::open(boot_epoch, files)?;
@@ -68,11 +92,17 @@ impl Restored {
         let mut restored = Restored {
             objects: Table::default(),
             numbers: Vec::new(),
+            sessions: BTreeMap::new(),
             store,
         };
+        let owners = restored.put_sessions(found.sessions)?;
         let mut holds = Vec::new();
         for record in found.objects {
             let depends = record.depends;
+            if owners.get(&record.owner) != Some(&record.client) {
+                let must = "the connection of a session of this client";
+                return Err(restored.wrong(record.slot(), "owner", record.owner, must));
+            }
             let needed = depends.into_iter().filter(|key| key.generation != 0);
             holds.extend(needed.map(|key| (record.slot(), Key::of(key))));
             restored.put_back(record, resources)?;
@@ -106,6 +136,70 @@ impl Restored {
     /// From now on the arenas are this process's: what is destroyed is freed in them.
     pub fn take_over(&self) {
         self.store.unseal();
+    }
+
+    /// The session of this number, over a new socket, with the descriptors of its last reply made anew and in their
+    /// order. Who asks for that reply again gets it.
+    ///
+    /// # Errors
+    /// There is no such session, or the last reply brought another number of descriptors.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the restart"))]
+    pub(crate) fn session(
+        &mut self,
+        number: u64,
+        socket: OwnedFd,
+        fds: Vec<Arc<OwnedFd>>,
+    ) -> Result<Session, RestoreError> {
+        let record = self
+            .sessions
+            .get(&number)
+            .ok_or(RestoreError::NoSession(number))?;
+        if let Some(kept) = record.last()
+            && kept.fds as usize != fds.len()
+        {
+            return Err(RestoreError::Descriptors {
+                session: number,
+                kind: kept.descriptors.name(),
+                need: kept.fds,
+                got: fds.len(),
+            });
+        }
+        let record = self.sessions.remove(&number);
+        let record = record.ok_or(RestoreError::NoSession(number))?;
+        Ok(Session::resume(socket, record, fds))
+    }
+
+    /// Takes the sessions in. Tells the client of each connection that has one.
+    fn put_sessions(
+        &mut self,
+        found: Vec<ArenaBox<SessionRecord>>,
+    ) -> Result<BTreeMap<u32, u32>, RestoreError> {
+        let arena = self.store.sessions.id();
+        let (mut owners, mut connections, mut clients) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        for record in found {
+            let SessionRecord {
+                number,
+                connection,
+                client,
+                greeted,
+                ..
+            } = *record;
+            let twice = [
+                ("number", number, self.sessions.contains_key(&number)),
+                ("connection", connection.into(), !connections.insert(connection)),
+                ("client", client.into(), greeted && !clients.insert(client)),
+            ];
+            if let Some((field, value, _)) = twice.into_iter().find(|(.., twice)| *twice) {
+                let must = "another's than those before";
+                let (slot, error) = (record.slot(), BadField { field, value, must });
+                return Err(ArenaError::Contradiction { arena, slot, error }.into());
+            }
+            if greeted {
+                owners.insert(connection, client);
+            }
+            self.sessions.insert(number, record);
+        }
+        Ok(owners)
     }
 
     fn wrong(
@@ -232,12 +326,15 @@ impl Restored {
 }
 
 impl fmt::Display for Restored {
-    /// A line for each object, by its place.
+    /// A line for each object, by its place; then one for each session.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (_, object) in self.objects.iter() {
             if let Some(record) = &object.record {
                 writeln!(f, "{}", describe(record))?;
             }
+        }
+        for session in self.sessions.values() {
+            writeln!(f, "{session:?}")?;
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use rnic_transport::{BadField, FieldPath, QpState, Record, record};
 use crate::{
     control::Control,
     objects::{Cursor, Key, Kind, Object, Space, What},
+    session_record::SessionRecord,
 };
 
 /// Bytes of number slots: address space, not memory.
@@ -24,17 +25,22 @@ const SLOT_BYTES: usize = 1 << 34;
 const SPACES: u32 = 1 << 16;
 /// Objects of all clients.
 const OBJECTS: u32 = 6 << SLOT_BITS;
+/// Connections, those that have not said hello included.
+const SESSIONS: u32 = 1 << 17;
+/// Files of the control thread's arenas.
+pub const FILES: usize = 4;
 
 /// The arenas of the control thread.
 pub struct Store {
     pub(crate) objects: SlotArena<ObjectRecord>,
     pub(crate) cursors: SlotArena<Cursor>,
     pub(crate) numbers: RangeArena,
+    pub(crate) sessions: SlotArena<SessionRecord>,
 }
 
-fn ids(epoch: u64) -> [ArenaId; 3] {
+fn ids(epoch: u64) -> [ArenaId; FILES] {
     let owner = 0;
-    ["objects", "cursors", "numbers"].map(|kind| ArenaId { kind, owner, epoch })
+    ["objects", "cursors", "numbers", "sessions"].map(|kind| ArenaId { kind, owner, epoch })
 }
 
 /// What was found in arenas that another process has left.
@@ -42,43 +48,41 @@ fn ids(epoch: u64) -> [ArenaId; 3] {
 pub struct Found {
     pub objects: Vec<ArenaBox<ObjectRecord>>,
     pub cursors: Vec<ArenaBox<Cursor>>,
+    pub sessions: Vec<ArenaBox<SessionRecord>>,
 }
 
 impl Store {
     /// Empty arenas.
     pub fn create(epoch: u64) -> Result<Self, ArenaError> {
-        let [objects, cursors, numbers] = ids(epoch);
+        let [objects, cursors, numbers, sessions] = ids(epoch);
         Ok(Store {
             objects: SlotArena::create(objects, OBJECTS)?,
             cursors: SlotArena::create(cursors, SPACES)?,
             numbers: RangeArena::create(numbers, SLOT_BYTES)?,
+            sessions: SlotArena::create(sessions, SESSIONS)?,
         })
     }
 
     /// Arenas that another process has left, in the order of [`Store::files`]; sealed until [`Store::unseal`].
-    pub fn open(epoch: u64, [objects, cursors, numbers]: [OwnedFd; 3]) -> Result<(Self, Found), ArenaError> {
-        let [object, cursor, number] = ids(epoch);
+    pub fn open(epoch: u64, files: [OwnedFd; FILES]) -> Result<(Self, Found), ArenaError> {
+        let [object, cursor, number, session] = ids(epoch);
+        let [objects, cursors, numbers, sessions] = files;
         let (objects, found) = SlotArena::<ObjectRecord>::open(object, objects, OBJECTS)?;
-        for record in &found {
-            let slot = record.slot();
-            record
-                .check(objects.extent())
-                .map_err(|error| ArenaError::Contradiction {
-                    arena: object,
-                    slot,
-                    error,
-                })?;
-        }
+        check_all(object, &found, |record| record.check(objects.extent()))?;
         let (cursors, found_cursors) = SlotArena::open(cursor, cursors, SPACES)?;
         let numbers = RangeArena::open(number, numbers, SLOT_BYTES)?;
+        let (sessions, found_sessions) = SlotArena::open(session, sessions, SESSIONS)?;
+        check_all(session, &found_sessions, SessionRecord::check)?;
         let store = Store {
             objects,
             cursors,
             numbers,
+            sessions,
         };
         let found = Found {
             objects: found,
             cursors: found_cursors,
+            sessions: found_sessions,
         };
         Ok((store, found))
     }
@@ -88,16 +92,33 @@ impl Store {
         self.objects.unseal();
         self.cursors.unseal();
         self.numbers.unseal();
+        self.sessions.unseal();
     }
 
     /// The files.
-    pub fn files(&self) -> io::Result<[OwnedFd; 3]> {
+    pub fn files(&self) -> io::Result<[OwnedFd; FILES]> {
         Ok([
             self.objects.fd().try_clone_to_owned()?,
             self.cursors.fd().try_clone_to_owned()?,
             self.numbers.fd().try_clone_to_owned()?,
+            self.sessions.fd().try_clone_to_owned()?,
         ])
     }
+}
+
+/// Every record passes its own check.
+fn check_all<T>(
+    arena: ArenaId,
+    found: &[ArenaBox<T>],
+    check: impl Fn(&T) -> Result<(), BadField>,
+) -> Result<(), ArenaError> {
+    found.iter().try_for_each(|record| {
+        check(record).map_err(|error| ArenaError::Contradiction {
+            arena,
+            slot: record.slot(),
+            error,
+        })
+    })
 }
 
 impl std::fmt::Debug for Store {
@@ -333,7 +354,7 @@ impl Object {
 impl Control {
     /// The files of the registry's arenas: whoever keeps them open can rebuild it ([`crate::restore::Restored`]) when
     /// this process is gone, together with the engine's image.
-    pub fn registry_files(&self) -> io::Result<[OwnedFd; 3]> {
+    pub fn registry_files(&self) -> io::Result<[OwnedFd; FILES]> {
         self.store.files()
     }
 

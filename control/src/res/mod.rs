@@ -264,7 +264,7 @@ impl Control {
             let peer = &connection.session.peer;
             query.pid.is_none_or(|pid| pid == peer.pid).then(|| {
                 let mut shown = Map::new();
-                shown.insert("session".into(), connection.session.number.into());
+                shown.insert("session".into(), connection.session.number().into());
                 shown.insert("pid".into(), peer.pid.into());
                 shown.insert("uid".into(), peer.uid.into());
                 shown.insert("comm".into(), peer.comm.clone().into());

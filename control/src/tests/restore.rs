@@ -13,11 +13,14 @@ use std::{
 
 use rnic_abi::*;
 use rnic_engine::{mem::ClientMem, view};
+use zerocopy::IntoBytes;
 
 use crate::{
     objects::{IdKind, Space},
     restore::{Resources, Restored, describe},
-    socket,
+    session::Admitted,
+    socket::{self, Packet, Received},
+    store::FILES,
     testing::*,
 };
 
@@ -50,9 +53,12 @@ fn dump(daemon: &TestDaemon, dir: &Path) {
     }
 }
 
-fn dumped(dir: &Path) -> [OwnedFd; 3] {
-    ["0", "1", "2"].map(|name| {
-        let file = OpenOptions::new().read(true).write(true).open(dir.join(name));
+fn dumped(dir: &Path) -> [OwnedFd; FILES] {
+    std::array::from_fn(|i| {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(dir.join(i.to_string()));
         file.unwrap().into()
     })
 }
@@ -151,7 +157,7 @@ fn a_damaged_dump_is_refused_with_its_place() {
     dump(&daemon, dir.path());
     let epoch = client.boot_epoch();
     let (mut refused, mut taken) = (0, 0);
-    for (file, len) in [("0", 3 * 320), ("1", 6 * 64), ("2", 1024)] {
+    for (file, len) in [("0", 3 * 320), ("1", 6 * 64), ("2", 1024), ("3", 200)] {
         let whole = fs::read(dir.path().join(file)).unwrap();
         for at in (0..56).chain((4096..4096 + len).step_by(3)) {
             let mut bytes = whole.clone();
@@ -183,4 +189,51 @@ fn a_damaged_dump_is_refused_with_its_place() {
         "another daemon's"
     );
     drop((qp, daemon));
+}
+
+/// Replies as they come over a socket: header and body, and how many descriptors.
+fn reply(socket: &OwnedFd) -> (Vec<u8>, usize) {
+    let mut packet = Packet::new();
+    assert_eq!(socket::receive(socket, &mut packet), Received::Packet);
+    (packet.bytes().to_vec(), packet.fds.len())
+}
+
+#[test]
+fn a_session_goes_on_where_it_was_and_its_last_reply_can_be_had_again() {
+    let daemon = TestDaemon::start(1);
+    let mut client = daemon.client();
+    client.pd();
+    let _stranger = daemon.stranger();
+    let mut header = client.header(Op::CreateCompChannel, 0);
+    client.send_raw(header.as_bytes(), &[]);
+    let (first, body, fds) = client.receive().unwrap();
+    assert_eq!((first.status, fds.len()), (0, 1));
+    let dir = tempfile::tempdir().unwrap();
+    dump(&daemon, dir.path());
+
+    let mut restored = Restored::open(client.boot_epoch(), dumped(dir.path()), &mut Anew).unwrap();
+    let (ours, theirs) = socket::pair().unwrap();
+    let again = || ours.try_clone().unwrap();
+    let wrong = restored.session(header.session, again(), Vec::new()).unwrap_err();
+    assert!(
+        wrong.to_string().contains("1 descriptors (completion channel)"),
+        "{wrong}"
+    );
+    let fds = vec![Arc::new(socket::pair().unwrap().1)];
+    let mut session = restored.session(header.session, again(), fds).unwrap();
+    assert!(restored.session(header.session, again(), Vec::new()).is_err());
+    assert_eq!(
+        (session.peer.pid, session.number()),
+        (std::process::id() as i32, client.session)
+    );
+    assert_eq!(
+        session.admit(&header, Op::CreateCompChannel),
+        Ok(Admitted::Replayed)
+    );
+    assert_eq!(reply(&theirs), ([first.as_bytes(), &body].concat(), 1));
+    header.sequence += 2;
+    let skipped = session.admit(&header, Op::CreateCompChannel).unwrap_err();
+    assert_eq!(skipped.errno(), rustix::io::Errno::ILSEQ);
+    header.sequence -= 1;
+    assert_eq!(session.admit(&header, Op::CreateCompChannel), Ok(Admitted::New));
 }
