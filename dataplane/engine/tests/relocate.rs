@@ -20,6 +20,7 @@ use common::{KEY, Rig, path, wqe};
 use rnic_abi::RegionLayout;
 use rnic_engine::{
     Engine, EngineImage, Regions, ResumeError,
+    command::Message,
     core::Idle,
     mem::{ClientMem, FaultCell},
     nonblocking::CheckedAllocator,
@@ -304,6 +305,38 @@ fn what_was_destroyed_is_not_handed_over_and_what_was_withdrawn_stays_invalid() 
     let placed = "placed: Placed { send: 1, recv: 0 }";
     assert!(image.inventory.iter().any(|line| line.contains(placed)));
     drop(take_over_and_stop(image, files));
+}
+
+#[test]
+fn an_event_that_nobody_has_heard_of_is_handed_over() {
+    let mut rig = appliance();
+    rig.events.clear();
+    // A QP fails, and its core tells it to a control thread that never looks again.
+    let (sq, handle, core) = (rig.qps[1].sq as usize, rig.qps[1].handle, rig.qps[1].core);
+    rig.publish(sq, 1_000_000, handle, core);
+    std::thread::sleep(Duration::from_millis(100));
+    let qpn = rig.qps[1].qpn;
+    let (image, files) = hand_over(rig);
+    let (engine, inheritance) = Engine::resume(Rig::config(2, ports(), idle()), image).unwrap();
+    let regions = Mapped::new(&files);
+    let mut rig = Rig::over(engine, regions.0.clone(), layout(), files);
+    let rebuilt = rig.engine.rebuild(inheritance, &regions).unwrap();
+    let messages = rig.engine.adopt(rebuilt).into_iter();
+    let mut events: Vec<_> = messages
+        .filter_map(|(_, message)| match message {
+            Message::Event(event) => Some(event),
+            _ => None,
+        })
+        .collect();
+    let until = Instant::now() + Duration::from_secs(5);
+    while events.is_empty() && Instant::now() < until {
+        rig.poll();
+        events.append(&mut rig.events);
+    }
+    assert_eq!(events.len(), 1);
+    assert_eq!((events[0].number, events[0].handle), (qpn, handle));
+    assert_eq!(events[0].cause.check, rnic_transport::Check::SendQueue);
+    rig.engine.stop();
 }
 
 fn take_over_and_stop(image: EngineImage, files: [OwnedFd; 2]) -> Result<bool, ResumeError> {

@@ -103,12 +103,14 @@ fn own_token(n: u64) -> Token {
 
 impl Engine {
     /// Stops the cores between two passes and leaves everything they have in the arenas. What was destroyed is freed
-    /// first, whether or not its grace period had passed: no core is left that could look at it.
+    /// first, whether or not its grace period had passed: no core is left that could look at it. Events that
+    /// [`Engine::poll`] has not brought yet are brought by the engine that takes over.
     ///
     /// # Errors
     /// A descriptor could not be duplicated; the state is lost then, as by [`Engine::stop`].
     pub fn hand_over(mut self) -> io::Result<EngineImage> {
-        let stopped = self.halt();
+        let mut stopped = self.halt();
+        stopped.iter_mut().for_each(Core::take_back_events);
         // What no core has taken in was never promised to anyone, and what was given up is gone.
         for core in &mut self.cores {
             core.waiting.clear();
