@@ -10,6 +10,7 @@ use std::{
 use rnic_abi::{Handle, Hello, HelloReply, LINE, RegionLayout};
 use rnic_engine::{
     PORT_SLOTS,
+    arena::ArenaBox,
     command::Command,
     core::ClientDoorbells,
     mem::{ClientMem, FaultCell},
@@ -17,6 +18,7 @@ use rnic_engine::{
 use rustix::{fs::FallocateFlags, io::Errno};
 
 use crate::{
+    client_record::{ClientRecord, DevicePlace},
     control::Control,
     dispatch::Outcome,
     events::EventRing,
@@ -74,8 +76,8 @@ pub struct Client {
     pub fault: Arc<FaultCell>,
     /// Bytes of its destroyed objects that await a grace period.
     pub awaiting_grace: usize,
-    /// The device it knows in each place, of which there is never a second.
-    devices: [Option<DeviceId>; PORT_SLOTS],
+    /// What of it outlives the process.
+    pub record: ArenaBox<ClientRecord>,
     /// Its registration with the device registry.
     pub registered: Option<ClientId>,
 }
@@ -83,15 +85,19 @@ pub struct Client {
 impl Client {
     /// The client learns of a device; `false` when it knows, or knew, another in that place.
     pub fn see(&mut self, id: DeviceId) -> bool {
-        let Some(place) = self.devices.get_mut(usize::from(id.slot)) else {
+        let Some(place) = self.record.devices.get_mut(usize::from(id.slot)) else {
             return false;
         };
-        if place.is_none() {
-            *place = Some(id);
+        if !place.known {
+            *place = DevicePlace {
+                known: true,
+                generation: id.generation,
+                sequence: 0,
+            };
             // The first slots are the devices' own: port events have handles of generation 0.
             self.events.install(&self.region, Handle(id.slot.into()), 1);
         }
-        *place == Some(id)
+        self.sees(id)
     }
 
     /// Whether it knows a device.
@@ -101,7 +107,15 @@ impl Client {
 
     /// The device it knows in a place.
     pub fn device_at(&self, place: u32) -> Option<DeviceId> {
-        *self.devices.get(place as usize)?
+        self.record.device_at(place)
+    }
+
+    /// Sets the sequence of a device's state, before its event is raised.
+    pub fn set_sequence(&mut self, place: u32, sequence: u32) {
+        if let Some(known) = self.record.devices.get_mut(place as usize) {
+            known.sequence = sequence;
+        }
+        self.events.set_sequence(&self.region, place, sequence);
     }
 
     /// Tells it that there are events.
@@ -205,6 +219,11 @@ impl Control {
             tracing::warn!(%error, "no handles for a client");
             Errno::NOMEM
         })?;
+        let record = self.store.clients.put(ClientRecord::new(index, conn, &layout));
+        let record = record.map_err(|error| {
+            tracing::warn!(%error, "no place for a client");
+            Errno::NOMEM
+        })?;
         let mut client = Box::new(Client {
             index,
             memfd,
@@ -219,15 +238,13 @@ impl Control {
             fault,
             awaiting_grace: 0,
             region,
-            devices: [None; PORT_SLOTS],
+            record,
             registered: None,
         });
         for device in self.devices.iter().filter(|device| device.entry.is_present()) {
             let id = device.entry.id;
             client.see(id);
-            client
-                .events
-                .set_sequence(&client.region, id.slot.into(), device.sequence);
+            client.set_sequence(id.slot.into(), device.sequence);
         }
         connection.client = Some(client);
         self.by_index.insert(index, conn);

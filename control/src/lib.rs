@@ -9,6 +9,7 @@
 mod admin;
 mod batch;
 mod client;
+mod client_record;
 mod control;
 pub mod daemon;
 mod destroy;
@@ -24,6 +25,7 @@ pub mod lock_order;
 mod machine;
 mod mapper;
 mod modify;
+mod moment;
 mod neighbour;
 mod netlink;
 mod notify;

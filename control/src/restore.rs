@@ -1,12 +1,10 @@
 //! The registry of another process, rebuilt from its arenas (DESIGN I13): the table of objects with all its ids and
-//! holds, the numbers, which go on in the order in which they would have, and the sessions with their last replies.
+//! holds, the numbers, which go on in the order in which they would have, the sessions with their last replies, and what
+//! each client has in use.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    os::fd::OwnedFd,
-    sync::Arc,
-};
+mod clients;
+
+use std::{collections::BTreeMap, fmt, os::fd::OwnedFd, sync::Arc};
 
 use rnic_abi::Handle;
 use rnic_engine::{
@@ -15,6 +13,8 @@ use rnic_engine::{
     view,
 };
 use rnic_transport::BadField;
+
+pub(crate) use clients::RestoredClient;
 
 use crate::{
     objects::{Ah, Channel, Cq, Id, IdKind, Key, Kind, Mr, Numbers, Object, Pd, Qp, Space, Table, What},
@@ -73,6 +73,8 @@ pub struct Restored {
     pub(crate) numbers: Vec<Numbers>,
     /// By number.
     sessions: BTreeMap<u64, ArenaBox<SessionRecord>>,
+    /// By index.
+    pub(crate) clients: BTreeMap<u32, RestoredClient>,
     store: Arc<Store>,
 }
 
@@ -93,16 +95,14 @@ impl Restored {
             objects: Table::default(),
             numbers: Vec::new(),
             sessions: BTreeMap::new(),
+            clients: BTreeMap::new(),
             store,
         };
-        let owners = restored.put_sessions(found.sessions)?;
+        restored.put_clients(found.clients, found.sessions)?;
         let mut holds = Vec::new();
         for record in found.objects {
             let depends = record.depends;
-            if owners.get(&record.owner) != Some(&record.client) {
-                let must = "the connection of a session of this client";
-                return Err(restored.wrong(record.slot(), "owner", record.owner, must));
-            }
+            restored.charge(&record)?;
             let needed = depends.into_iter().filter(|key| key.generation != 0);
             holds.extend(needed.map(|key| (record.slot(), Key::of(key))));
             restored.put_back(record, resources)?;
@@ -169,39 +169,6 @@ impl Restored {
         Ok(Session::resume(socket, record, fds))
     }
 
-    /// Takes the sessions in. Tells the client of each connection that has one.
-    fn put_sessions(
-        &mut self,
-        found: Vec<ArenaBox<SessionRecord>>,
-    ) -> Result<BTreeMap<u32, u32>, RestoreError> {
-        let arena = self.store.sessions.id();
-        let (mut owners, mut connections, mut clients) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        for record in found {
-            let SessionRecord {
-                number,
-                connection,
-                client,
-                greeted,
-                ..
-            } = *record;
-            let twice = [
-                ("number", number, self.sessions.contains_key(&number)),
-                ("connection", connection.into(), !connections.insert(connection)),
-                ("client", client.into(), greeted && !clients.insert(client)),
-            ];
-            if let Some((field, value, _)) = twice.into_iter().find(|(.., twice)| *twice) {
-                let must = "another's than those before";
-                let (slot, error) = (record.slot(), BadField { field, value, must });
-                return Err(ArenaError::Contradiction { arena, slot, error }.into());
-            }
-            if greeted {
-                owners.insert(connection, client);
-            }
-            self.sessions.insert(number, record);
-        }
-        Ok(owners)
-    }
-
     fn wrong(
         &self,
         slot: u32,
@@ -223,6 +190,7 @@ impl Restored {
         let what = self.what(slot, &record, resources)?;
         let mut object = Object::new(record.owner, Handle(record.handle), record.device, what);
         object.reported = record.reported;
+        (object.born, object.last_error) = (record.born, record.error.error());
         object.record = Some(record);
         if self.objects.restore(key, object, ids) {
             return Ok(());
@@ -326,12 +294,15 @@ impl Restored {
 }
 
 impl fmt::Display for Restored {
-    /// A line for each object, by its place; then one for each session.
+    /// A line for each object, by its place; then one for each client and each session.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (_, object) in self.objects.iter() {
             if let Some(record) = &object.record {
                 writeln!(f, "{}", describe(record))?;
             }
+        }
+        for client in self.clients.values() {
+            writeln!(f, "{client:?}")?;
         }
         for session in self.sessions.values() {
             writeln!(f, "{session:?}")?;

@@ -11,10 +11,13 @@ use rnic_engine::{
     arena::{ArenaBox, ArenaError, ArenaId, RangeArena, SlotArena},
     view::SLOT_BITS,
 };
-use rnic_transport::{BadField, FieldPath, QpState, Record, record};
+use rnic_transport::{BadField, Cause, FieldPath, QpState, Record, record};
 
 use crate::{
+    client_record::ClientRecord,
     control::Control,
+    events::LastError,
+    moment::Moment,
     objects::{Cursor, Key, Kind, Object, Space, What},
     session_record::SessionRecord,
 };
@@ -27,8 +30,10 @@ const SPACES: u32 = 1 << 16;
 const OBJECTS: u32 = 6 << SLOT_BITS;
 /// Connections, those that have not said hello included.
 const SESSIONS: u32 = 1 << 17;
+/// Clients.
+const CLIENTS: u32 = 1 << 16;
 /// Files of the control thread's arenas.
-pub const FILES: usize = 4;
+pub const FILES: usize = 5;
 
 /// The arenas of the control thread.
 pub struct Store {
@@ -36,11 +41,12 @@ pub struct Store {
     pub(crate) cursors: SlotArena<Cursor>,
     pub(crate) numbers: RangeArena,
     pub(crate) sessions: SlotArena<SessionRecord>,
+    pub(crate) clients: SlotArena<ClientRecord>,
 }
 
 fn ids(epoch: u64) -> [ArenaId; FILES] {
     let owner = 0;
-    ["objects", "cursors", "numbers", "sessions"].map(|kind| ArenaId { kind, owner, epoch })
+    ["objects", "cursors", "numbers", "sessions", "clients"].map(|kind| ArenaId { kind, owner, epoch })
 }
 
 /// What was found in arenas that another process has left.
@@ -49,40 +55,46 @@ pub struct Found {
     pub objects: Vec<ArenaBox<ObjectRecord>>,
     pub cursors: Vec<ArenaBox<Cursor>>,
     pub sessions: Vec<ArenaBox<SessionRecord>>,
+    pub clients: Vec<ArenaBox<ClientRecord>>,
 }
 
 impl Store {
     /// Empty arenas.
     pub fn create(epoch: u64) -> Result<Self, ArenaError> {
-        let [objects, cursors, numbers, sessions] = ids(epoch);
+        let [objects, cursors, numbers, sessions, clients] = ids(epoch);
         Ok(Store {
             objects: SlotArena::create(objects, OBJECTS)?,
             cursors: SlotArena::create(cursors, SPACES)?,
             numbers: RangeArena::create(numbers, SLOT_BYTES)?,
             sessions: SlotArena::create(sessions, SESSIONS)?,
+            clients: SlotArena::create(clients, CLIENTS)?,
         })
     }
 
     /// Arenas that another process has left, in the order of [`Store::files`]; sealed until [`Store::unseal`].
     pub fn open(epoch: u64, files: [OwnedFd; FILES]) -> Result<(Self, Found), ArenaError> {
-        let [object, cursor, number, session] = ids(epoch);
-        let [objects, cursors, numbers, sessions] = files;
+        let [object, cursor, number, session, client] = ids(epoch);
+        let [objects, cursors, numbers, sessions, clients] = files;
         let (objects, found) = SlotArena::<ObjectRecord>::open(object, objects, OBJECTS)?;
         check_all(object, &found, |record| record.check(objects.extent()))?;
         let (cursors, found_cursors) = SlotArena::open(cursor, cursors, SPACES)?;
         let numbers = RangeArena::open(number, numbers, SLOT_BYTES)?;
         let (sessions, found_sessions) = SlotArena::open(session, sessions, SESSIONS)?;
         check_all(session, &found_sessions, SessionRecord::check)?;
+        let (clients, found_clients) = SlotArena::open(client, clients, CLIENTS)?;
+        check_all(client, &found_clients, ClientRecord::check)?;
         let store = Store {
             objects,
             cursors,
             numbers,
             sessions,
+            clients,
         };
         let found = Found {
             objects: found,
             cursors: found_cursors,
             sessions: found_sessions,
+            clients: found_clients,
         };
         Ok((store, found))
     }
@@ -93,6 +105,7 @@ impl Store {
         self.cursors.unseal();
         self.numbers.unseal();
         self.sessions.unseal();
+        self.clients.unseal();
     }
 
     /// The files.
@@ -102,6 +115,7 @@ impl Store {
             self.cursors.fd().try_clone_to_owned()?,
             self.numbers.fd().try_clone_to_owned()?,
             self.sessions.fd().try_clone_to_owned()?,
+            self.clients.fd().try_clone_to_owned()?,
         ])
     }
 }
@@ -176,6 +190,32 @@ record! {
 }
 
 record! {
+    /// The last error that an object reported, if any.
+    #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+    pub struct ErrorRecord {
+        set: bool,
+        cause: Cause,
+        at: Moment,
+    }
+}
+
+impl ErrorRecord {
+    fn of(error: Option<LastError>) -> Self {
+        error.map_or_else(Self::default, |LastError { cause, at }| ErrorRecord {
+            set: true,
+            cause,
+            at,
+        })
+    }
+
+    /// The error.
+    pub fn error(&self) -> Option<LastError> {
+        let ErrorRecord { set, cause, at } = *self;
+        set.then_some(LastError { cause, at })
+    }
+}
+
+record! {
     /// An object of a client.
     #[derive(Copy, Clone, Debug, PartialEq, Eq)]
     pub struct ObjectRecord {
@@ -191,6 +231,8 @@ record! {
         pub device: u32,
         /// Events reported.
         pub reported: u32,
+        pub born: Moment,
+        pub error: ErrorRecord,
         /// PD number, key, CQ number, QPN or AH number; zero for a channel.
         pub number: u32,
         /// Entries of a CQ's sub-rings.
@@ -249,6 +291,8 @@ impl ObjectRecord {
             handle: object.handle.0,
             device: object.device,
             reported: object.reported,
+            born: object.born,
+            error: ErrorRecord::of(object.last_error),
             number: 0,
             depth: 0,
             depends,

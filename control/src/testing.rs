@@ -560,6 +560,13 @@ impl Client {
         self.modify(handle, mask, attrs).unwrap();
     }
 
+    /// Waits until the event ring has had this many entries.
+    pub fn await_events(&self, count: u32) {
+        let Context { layout, region, .. } = self.context();
+        let tail = region.u32(layout.events + RingIndices::TAIL).unwrap();
+        wait_for(|| tail.load(Ordering::Acquire) == count);
+    }
+
     /// The next entry of the event ring: handle and kinds.
     pub fn event(&self, head: u32) -> (u32, u32) {
         let Context {

@@ -16,12 +16,13 @@ use rnic_engine::{mem::ClientMem, view};
 use zerocopy::IntoBytes;
 
 use crate::{
-    objects::{IdKind, Space},
+    objects::{IdKind, Kind, Space},
     restore::{Resources, Restored, describe},
     session::Admitted,
     socket::{self, Packet, Received},
     store::FILES,
     testing::*,
+    tests::hostile::forge_tail,
 };
 
 /// Tells the test binary that it is the fresh process, and where the dump lies.
@@ -73,6 +74,20 @@ fn check(dir: &Path) {
     for line in objects.lines() {
         assert_eq!(Some(line), lines.next());
     }
+    let client = &restored.clients[&0];
+    assert_eq!(client.objects.len(), restored.objects.iter().count());
+    let slices = |kind: Kind| {
+        let objects = restored.objects.iter().map(|(_, object)| object);
+        let records = objects
+            .filter(|object| object.kind() == kind)
+            .map(|o| o.record.as_ref().unwrap());
+        records
+            .flat_map(|record| record.slices)
+            .map(|slice| slice.len as usize)
+            .sum::<usize>()
+    };
+    assert_eq!(client.space.used(), slices(Kind::Qp) + slices(Kind::Cq));
+    assert_eq!(client.usage.of(Kind::Mr), 1);
     // Every object by every id, and as many holds as there are dependants.
     for (key, object) in restored.objects.iter() {
         let record = object.record.as_ref().unwrap();
@@ -117,6 +132,20 @@ fn a_fresh_process_finds_the_same_objects_and_gives_out_the_numbers_that_come_ne
     client.make_rtr(a.handle, "10.0.0.2", b.qpn).unwrap();
     client.make_rts(a.handle);
     client.make_init(b.handle);
+    // An event that was taken and another one that was not.
+    for (taken, qp) in [(true, qps[2]), (false, qps[3])] {
+        client.make_init(qp.handle);
+        client.make_rtr(qp.handle, "10.0.0.2", qp.qpn).unwrap();
+        client.make_rts(qp.handle);
+        forge_tail(&client, &qp);
+        if taken {
+            client.event(0);
+        } else {
+            client.await_events(2);
+        }
+    }
+    // The control thread is done with it.
+    daemon.status();
 
     let dir = tempfile::tempdir().unwrap();
     dump(&daemon, dir.path());
@@ -124,7 +153,15 @@ fn a_fresh_process_finds_the_same_objects_and_gives_out_the_numbers_that_come_ne
     let restored = Restored::open(epoch, dumped(dir.path()), &mut Anew).unwrap();
     let mut expected = format!("{epoch}\n{restored}");
     assert_eq!(restored.objects.iter().count(), 5 + qps.len());
-    for state in ["state: Rts", "state: Init", "state: Reset"] {
+    for state in [
+        "state: Rts",
+        "state: Init",
+        "state: Reset",
+        "state: Err",
+        "reported: 1",
+        "check: SendQueue",
+        "event_tail: 2",
+    ] {
         assert!(expected.contains(state), "{expected}");
     }
     drop(restored);
@@ -157,7 +194,7 @@ fn a_damaged_dump_is_refused_with_its_place() {
     dump(&daemon, dir.path());
     let epoch = client.boot_epoch();
     let (mut refused, mut taken) = (0, 0);
-    for (file, len) in [("0", 3 * 320), ("1", 6 * 64), ("2", 1024), ("3", 200)] {
+    for (file, len) in [("0", 3 * 384), ("1", 6 * 64), ("2", 1024), ("3", 200), ("4", 320)] {
         let whole = fs::read(dir.path().join(file)).unwrap();
         for at in (0..56).chain((4096..4096 + len).step_by(3)) {
             let mut bytes = whole.clone();
