@@ -214,6 +214,7 @@ impl Restored {
             client,
             handle,
             length,
+            mr,
             qp,
             ..
         } = *record;
@@ -239,6 +240,7 @@ impl Restored {
                     slot: view::slot_of(number >> 8),
                     key: number,
                     length,
+                    part: mr,
                     invalidated: None,
                     mem: mem.ok_or_else(|| missing("MR", "memory"))?,
                 })

@@ -11,7 +11,7 @@ use rnic_engine::{
     arena::{ArenaBox, ArenaError, ArenaId, RangeArena, SlotArena},
     view::SLOT_BITS,
 };
-use rnic_transport::{BadField, Cause, FieldPath, QpState, Record, record};
+use rnic_transport::{Access, BadField, Cause, FieldPath, QpState, Record, record};
 
 use crate::{
     client_record::ClientRecord,
@@ -190,6 +190,19 @@ record! {
 }
 
 record! {
+    /// What of an MR is not said by its length and its key.
+    #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+    pub struct MrPart {
+        /// Address by which work requests name the first byte.
+        pub iova: u64,
+        /// Where it begins in the client's memfd.
+        pub offset: u64,
+        pub access: Access,
+        pub invalidatable: bool,
+    }
+}
+
+record! {
     /// The last error that an object reported, if any.
     #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
     pub struct ErrorRecord {
@@ -241,6 +254,7 @@ record! {
         pub depends: [KeyRecord; 3],
         /// Bytes of an MR.
         pub length: u64,
+        pub mr: MrPart,
         /// Both queues of a QP, or a CQ.
         pub slices: [SliceRecord; 2],
         pub qp: QpPart,
@@ -297,6 +311,7 @@ impl ObjectRecord {
             depth: 0,
             depends,
             length: 0,
+            mr: MrPart::default(),
             slices: Default::default(),
             qp: QpPart::default(),
         };
@@ -307,7 +322,10 @@ impl ObjectRecord {
         match &object.what {
             What::Pd(pd) => record.number = pd.number,
             What::Channel(_) => {}
-            What::Mr(mr) => (record.number, record.length) = (mr.key, mr.length),
+            What::Mr(mr) => {
+                (record.number, record.length) = (mr.key, mr.length);
+                record.mr = mr.part;
+            }
             What::Cq(cq) => {
                 (record.number, record.depth, record.failed) = (cq.number, cq.depth, cq.failed);
                 record.slices[0] = slice(&cq.slice);
@@ -362,6 +380,18 @@ impl ObjectRecord {
             "depends",
             has as u64,
             "the objects its kind depends on",
+        )?;
+        let MrPart {
+            iova, offset, access, ..
+        } = self.mr;
+        let rights = Access::from_bits(access.bits().into()).is_some();
+        BadField::unless(rights, "mr.access", access.bits(), "access rights (0xf)")?;
+        let fits = iova.checked_add(self.length).is_some() && offset.checked_add(self.length).is_some();
+        BadField::unless(
+            fits,
+            "length",
+            self.length,
+            "such that iova and offset and it fit 64 bits",
         )?;
         for slice in &self.slices {
             let end = slice.offset.checked_add(slice.len);

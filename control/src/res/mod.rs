@@ -33,7 +33,8 @@ pub enum ResKind {
     Qp,
     /// Completion queues: `cqn`, `state` (`ok` or `error`), `depth`.
     Cq,
-    /// Memory regions: `mrn`, `key`, `state` (`valid` or `invalid`), `length`, `pdn`.
+    /// Memory regions: `mrn`, `key`, `state` (`valid` or `invalid`), `length`, `iova`, `access` (the bits of verbs),
+    /// `pdn`.
     Mr,
     /// Protection domains: `pdn`.
     Pd,
@@ -228,6 +229,8 @@ impl Control {
                 "key": mr.key,
                 "state": if self.engine.mrs().is_valid(mr.key) { "valid" } else { "invalid" },
                 "length": mr.length,
+                "iova": mr.part.iova,
+                "access": mr.part.access.bits(),
                 "pdn": number(mr.pd),
             }),
             What::Ah(ah) => json!({"ahn": ah.number, "dgid": gid_text(ah.av.dgid), "pdn": number(ah.pd)}),

@@ -161,6 +161,7 @@ fn a_fresh_process_finds_the_same_objects_and_gives_out_the_numbers_that_come_ne
         "reported: 1",
         "check: SendQueue",
         "event_tail: 2",
+        "iova: 1048576, offset: 0, access: Access(7)",
     ] {
         assert!(expected.contains(state), "{expected}");
     }
