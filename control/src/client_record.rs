@@ -5,7 +5,7 @@ use rnic_abi::{Handle, PAGE, RegionLayout};
 use rnic_engine::PORT_SLOTS;
 use rnic_transport::{BadField, record};
 
-use crate::registry::DeviceId;
+use crate::{registry::DeviceId, store::CLIENTS};
 
 /// Regions are mapped whole, and no larger ones fit an address space.
 const MAX_QUEUE_BYTES: u64 = 1 << 46;
@@ -70,6 +70,7 @@ impl ClientRecord {
 
     /// Checks values against each other, so that [`ClientRecord::layout`] is one.
     pub fn check(&self) -> Result<(), BadField> {
+        BadField::unless(self.index < CLIENTS, "index", self.index, "that of a client")?;
         let slots = (1..=Handle::MAX_SLOTS).contains(&self.slots);
         BadField::unless(slots, "slots", self.slots, "as many as handles have slots")?;
         let cores = (1..=u32::from(u16::MAX)).contains(&self.cores);

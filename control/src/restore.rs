@@ -3,6 +3,7 @@
 //! each client has in use.
 
 mod clients;
+mod numbers;
 
 use std::{collections::BTreeMap, fmt, os::fd::OwnedFd, sync::Arc};
 
@@ -70,7 +71,7 @@ pub enum RestoreError {
 /// A registry that was rebuilt.
 pub struct Restored {
     pub(crate) objects: Table<Object>,
-    pub(crate) numbers: Vec<Numbers>,
+    numbers: BTreeMap<(Space, u32), Numbers>,
     /// By number.
     sessions: BTreeMap<u64, ArenaBox<SessionRecord>>,
     /// By index.
@@ -79,13 +80,14 @@ pub struct Restored {
 }
 
 impl Restored {
-    /// Rebuilds what the daemon of this boot epoch has left in its arenas (in the order of `Store::files`). Until
-    /// [`Restored::take_over`] they are only read.
+    /// Rebuilds what the daemon of this boot epoch, with as many poll `cores`, has left in its arenas (in the order of
+    /// `Store::files`). Until [`Restored::take_over`] they are only read.
     ///
     /// # Errors
     /// Records that are damaged or contradict each other, each with its place; resources that are not there.
     pub fn open(
         boot_epoch: u64,
+        cores: usize,
         files: [OwnedFd; FILES],
         resources: &mut impl Resources,
     ) -> Result<Self, RestoreError> {
@@ -93,12 +95,12 @@ impl Restored {
         let store = Arc::new(store);
         let mut restored = Restored {
             objects: Table::default(),
-            numbers: Vec::new(),
+            numbers: BTreeMap::new(),
             sessions: BTreeMap::new(),
             clients: BTreeMap::new(),
             store,
         };
-        restored.put_clients(found.clients, found.sessions)?;
+        restored.put_clients(cores, found.clients, found.sessions)?;
         let mut holds = Vec::new();
         for record in found.objects {
             let depends = record.depends;
@@ -115,27 +117,16 @@ impl Restored {
             }
         }
         restored.objects.restored();
-        for cursor in found.cursors {
-            let slot = cursor.slot();
-            let numbers = Numbers::resume(&restored.store, cursor)?;
-            let (space, client) = numbers.space();
-            if restored.numbers(space, client).is_some() {
-                let error = BadField {
-                    field: "space",
-                    value: space as u64,
-                    must: "another's than those before",
-                };
-                let arena = restored.store.cursors.id();
-                return Err(ArenaError::Contradiction { arena, slot, error }.into());
-            }
-            restored.numbers.push(numbers);
-        }
+        restored.put_numbers(found.cursors)?;
+        restored.check_numbers()?;
         Ok(restored)
     }
 
-    /// From now on the arenas are this process's: what is destroyed is freed in them.
-    pub fn take_over(&self) {
+    /// From now on the arenas are this process's: what is destroyed is freed in them, and numbers that nobody has are
+    /// free.
+    pub fn take_over(&mut self) {
         self.store.unseal();
+        self.take_back_numbers();
     }
 
     /// The session of this number, over a new socket, with the descriptors of its last reply made anew and in their
@@ -283,20 +274,10 @@ impl Restored {
             })),
         })
     }
-
-    pub(crate) fn numbers(&mut self, space: Space, client: u32) -> Option<&mut Numbers> {
-        let wanted = match space {
-            Space::Handles => client,
-            _ => 0,
-        };
-        self.numbers
-            .iter_mut()
-            .find(|numbers| numbers.space() == (space, wanted))
-    }
 }
 
 impl fmt::Display for Restored {
-    /// A line for each object, by its place; then one for each client and each session.
+    /// A line for each object, by its place; then one for each client, session and number space.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (_, object) in self.objects.iter() {
             if let Some(record) = &object.record {
@@ -308,6 +289,9 @@ impl fmt::Display for Restored {
         }
         for session in self.sessions.values() {
             writeln!(f, "{session:?}")?;
+        }
+        for numbers in self.numbers.values() {
+            writeln!(f, "{}", numbers.describe())?;
         }
         Ok(())
     }

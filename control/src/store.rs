@@ -31,7 +31,7 @@ const OBJECTS: u32 = 6 << SLOT_BITS;
 /// Connections, those that have not said hello included.
 const SESSIONS: u32 = 1 << 17;
 /// Clients.
-const CLIENTS: u32 = 1 << 16;
+pub const CLIENTS: u32 = 1 << 16;
 /// Files of the control thread's arenas.
 pub const FILES: usize = 5;
 

@@ -39,6 +39,7 @@ impl Restored {
     /// Takes clients and sessions in. Each client has a session, and each session that was greeted a client.
     pub(super) fn put_clients(
         &mut self,
+        cores: usize,
         clients: Vec<ArenaBox<ClientRecord>>,
         sessions: Vec<ArenaBox<SessionRecord>>,
     ) -> Result<(), RestoreError> {
@@ -47,6 +48,14 @@ impl Restored {
         for record in clients {
             let layout = record.layout();
             let (slot, index) = (record.slot(), record.index);
+            if layout.cores as usize != cores {
+                let error = BadField {
+                    field: "cores",
+                    value: layout.cores.into(),
+                    must: "the number of poll cores there are",
+                };
+                return Err(ArenaError::Contradiction { arena, slot, error }.into());
+            }
             places.insert(record.connection, index);
             let client = RestoredClient {
                 record,
@@ -115,6 +124,9 @@ impl Restored {
         };
         if Handle(record.handle).slot() >= client.record.layout().slots {
             return Err(wrong("handle", record.handle.into(), "one of its client's"));
+        }
+        if kind == Kind::Qp && record.qp.core >= client.record.layout().cores {
+            return Err(wrong("qp.core", record.qp.core.into(), "a poll core there is"));
         }
         let queues = match kind {
             Kind::Qp => &record.slices[..],

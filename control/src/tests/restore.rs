@@ -25,6 +25,8 @@ use crate::{
     tests::hostile::forge_tail,
 };
 
+/// Poll cores of every daemon here.
+const CORES: usize = 2;
 /// Tells the test binary that it is the fresh process, and where the dump lies.
 const DUMP: &str = "RNIC_TEST_DUMP";
 const NAME: &str =
@@ -69,7 +71,7 @@ fn check(dir: &Path) {
     let expected = fs::read_to_string(dir.join("expected")).unwrap();
     let mut lines = expected.lines();
     let epoch = lines.next().unwrap().parse().unwrap();
-    let mut restored = Restored::open(epoch, dumped(dir), &mut Anew).unwrap();
+    let mut restored = Restored::open(epoch, CORES, dumped(dir), &mut Anew).unwrap();
     let objects = restored.to_string();
     for line in objects.lines() {
         assert_eq!(Some(line), lines.next());
@@ -98,6 +100,10 @@ fn check(dir: &Path) {
         assert_eq!(describe(record), describe(object.record.as_ref().unwrap()));
         assert!(object.is_saved(), "{object:?}");
     }
+    // The address handles that were kept ready are nobody's.
+    assert!(restored.numbers(Space::Ahs, 0).unwrap().used() > 0);
+    restored.take_over();
+    assert_eq!(restored.numbers(Space::Ahs, 0).unwrap().used(), 0);
     let next = |restored: &mut Restored, space| {
         let number = restored.numbers(space, 0).unwrap().take().unwrap();
         view::number(number.slot, number.generation)
@@ -116,7 +122,7 @@ fn a_fresh_process_finds_the_same_objects_and_gives_out_the_numbers_that_come_ne
     if let Some(dir) = env::var_os(DUMP) {
         return check(Path::new(&dir));
     }
-    let daemon = TestDaemon::start(2);
+    let daemon = TestDaemon::start(CORES as u16);
     let mut client = daemon.client();
     let (pd, cq) = (client.pd(), client.cq());
     let (channel, _socket) = client.channel();
@@ -150,7 +156,7 @@ fn a_fresh_process_finds_the_same_objects_and_gives_out_the_numbers_that_come_ne
     let dir = tempfile::tempdir().unwrap();
     dump(&daemon, dir.path());
     let epoch = client.boot_epoch();
-    let restored = Restored::open(epoch, dumped(dir.path()), &mut Anew).unwrap();
+    let restored = Restored::open(epoch, CORES, dumped(dir.path()), &mut Anew).unwrap();
     let mut expected = format!("{epoch}\n{restored}");
     assert_eq!(restored.objects.iter().count(), 5 + qps.len());
     for state in [
@@ -185,7 +191,7 @@ fn a_fresh_process_finds_the_same_objects_and_gives_out_the_numbers_that_come_ne
 
 #[test]
 fn a_damaged_dump_is_refused_with_its_place() {
-    let daemon = TestDaemon::start(1);
+    let daemon = TestDaemon::start(CORES as u16);
     let mut client = daemon.client();
     let (pd, cq) = (client.pd(), client.cq());
     let qp = client.qp(pd, cq);
@@ -201,7 +207,7 @@ fn a_damaged_dump_is_refused_with_its_place() {
             let mut bytes = whole.clone();
             bytes[at] ^= 1 << (at % 8);
             fs::write(dir.path().join(file), &bytes).unwrap();
-            match Restored::open(epoch, dumped(dir.path()), &mut Anew) {
+            match Restored::open(epoch, CORES, dumped(dir.path()), &mut Anew) {
                 Ok(_) => taken += 1,
                 Err(error) => {
                     let text = error.to_string();
@@ -212,7 +218,7 @@ fn a_damaged_dump_is_refused_with_its_place() {
             assert!(at >= 56 || refused > 0, "byte {at} of the header of {file}");
         }
         fs::write(dir.path().join(file), &whole[..whole.len() - 1]).unwrap();
-        let error = Restored::open(epoch, dumped(dir.path()), &mut Anew)
+        let error = Restored::open(epoch, CORES, dumped(dir.path()), &mut Anew)
             .err()
             .unwrap();
         assert!(error.to_string().contains("cut short"), "{error}");
@@ -223,7 +229,7 @@ fn a_damaged_dump_is_refused_with_its_place() {
         "{refused} refused, {taken} taken over"
     );
     assert!(
-        Restored::open(epoch + 1, dumped(dir.path()), &mut Anew).is_err(),
+        Restored::open(epoch + 1, CORES, dumped(dir.path()), &mut Anew).is_err(),
         "another daemon's"
     );
     drop((qp, daemon));
@@ -238,7 +244,7 @@ fn reply(socket: &OwnedFd) -> (Vec<u8>, usize) {
 
 #[test]
 fn a_session_goes_on_where_it_was_and_its_last_reply_can_be_had_again() {
-    let daemon = TestDaemon::start(1);
+    let daemon = TestDaemon::start(CORES as u16);
     let mut client = daemon.client();
     client.pd();
     let _stranger = daemon.stranger();
@@ -249,7 +255,7 @@ fn a_session_goes_on_where_it_was_and_its_last_reply_can_be_had_again() {
     let dir = tempfile::tempdir().unwrap();
     dump(&daemon, dir.path());
 
-    let mut restored = Restored::open(client.boot_epoch(), dumped(dir.path()), &mut Anew).unwrap();
+    let mut restored = Restored::open(client.boot_epoch(), CORES, dumped(dir.path()), &mut Anew).unwrap();
     let (ours, theirs) = socket::pair().unwrap();
     let again = || ours.try_clone().unwrap();
     let wrong = restored.session(header.session, again(), Vec::new()).unwrap_err();
