@@ -22,6 +22,7 @@ use crate::{
     control::Control,
     dispatch::Outcome,
     events::EventRing,
+    handover::client_line,
     objects::{Id, IdKind, Key, Kind, Numbers, Object, Space},
     ops::Work,
     quota::Usage,
@@ -116,6 +117,16 @@ impl Client {
             known.sequence = sequence;
         }
         self.events.set_sequence(&self.region, place, sequence);
+    }
+
+    /// Its handles.
+    pub fn handles(&self) -> &Numbers {
+        &self.handles
+    }
+
+    /// What is handed over of it, in one line.
+    pub fn describe(&self) -> String {
+        client_line(&self.record, &self.usage, &self.objects, &self.space)
     }
 
     /// Tells it that there are events.

@@ -19,6 +19,7 @@ mod event_loop;
 mod events;
 mod gid;
 mod grace;
+pub mod handover;
 pub mod hotplug;
 mod leave;
 pub mod lock_order;

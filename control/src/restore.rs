@@ -5,7 +5,7 @@
 mod clients;
 mod numbers;
 
-use std::{collections::BTreeMap, fmt, os::fd::OwnedFd, sync::Arc};
+use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
 
 use rnic_abi::Handle;
 use rnic_engine::{
@@ -18,6 +18,7 @@ use rnic_transport::BadField;
 pub(crate) use clients::RestoredClient;
 
 use crate::{
+    handover::{object_line, session_line},
     objects::{Ah, Channel, Cq, Id, IdKind, Key, Kind, Mr, Numbers, Object, Pd, Qp, Space, Table, What},
     region_alloc::Slice,
     session::Session,
@@ -27,8 +28,8 @@ use crate::{
 
 /// What objects have in this process alone.
 pub trait Resources {
-    /// The mapping behind a key.
-    fn mapping(&mut self, key: u32) -> Option<ClientMem>;
+    /// The mapping behind a key: `length` bytes from `offset` of the client's memfd.
+    fn mapping(&mut self, key: u32, offset: u64, length: u64) -> Option<ClientMem>;
     /// The daemon's end of a completion channel, by index of the client and handle.
     fn channel(&mut self, client: u32, handle: u32) -> Option<Arc<OwnedFd>>;
 }
@@ -160,6 +161,21 @@ impl Restored {
         Ok(Session::resume(socket, record, fds))
     }
 
+    /// A line for each object, client, session and number space, sorted: the same as in
+    /// [`crate::handover::Image::inventory`].
+    pub fn inventory(&self) -> Vec<String> {
+        let line = |(key, object): (Key, &Object)| {
+            let record = object.record.as_ref()?;
+            Some(object_line(record, self.objects.users(key)))
+        };
+        let mut lines: Vec<String> = self.objects.iter().filter_map(line).collect();
+        lines.extend(self.clients.values().map(RestoredClient::describe));
+        lines.extend(self.sessions.values().map(|record| session_line(&**record)));
+        lines.extend(self.numbers.values().map(Numbers::describe));
+        lines.sort();
+        lines
+    }
+
     fn wrong(
         &self,
         slot: u32,
@@ -225,7 +241,9 @@ impl Restored {
                 What::Channel(Channel { socket })
             }
             Kind::Mr => {
-                let mem = resources.mapping(number).filter(|mem| mem.len() as u64 >= length);
+                let mem = resources
+                    .mapping(number, mr.offset, length)
+                    .filter(|mem| mem.len() as u64 >= length);
                 What::Mr(Mr {
                     pd: depends[0],
                     slot: view::slot_of(number >> 8),
@@ -274,32 +292,6 @@ impl Restored {
             })),
         })
     }
-}
-
-impl fmt::Display for Restored {
-    /// A line for each object, by its place; then one for each client, session and number space.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (_, object) in self.objects.iter() {
-            if let Some(record) = &object.record {
-                writeln!(f, "{}", describe(record))?;
-            }
-        }
-        for client in self.clients.values() {
-            writeln!(f, "{client:?}")?;
-        }
-        for session in self.sessions.values() {
-            writeln!(f, "{session:?}")?;
-        }
-        for numbers in self.numbers.values() {
-            writeln!(f, "{}", numbers.describe())?;
-        }
-        Ok(())
-    }
-}
-
-/// An object in one line, the same in every process.
-pub(crate) fn describe(record: &ObjectRecord) -> String {
-    format!("{record:?}")
 }
 
 fn slice(record: SliceRecord) -> Slice {

@@ -127,6 +127,11 @@ impl Session {
         self.record.number
     }
 
+    /// What of it outlives the process.
+    pub fn record(&self) -> &SessionRecord {
+        &self.record
+    }
+
     /// The hello succeeds: this is the index of the client on the poll cores.
     pub fn greet(&mut self, client: u32) {
         (self.record.client, self.record.greeted) = (client, true);

@@ -99,6 +99,15 @@ impl Store {
         Ok((store, found))
     }
 
+    /// From now on everything stays as it is, whoever lets go of it.
+    pub fn seal(&self) {
+        self.objects.seal();
+        self.cursors.seal();
+        self.numbers.seal();
+        self.sessions.seal();
+        self.clients.seal();
+    }
+
     /// Everything was taken over.
     pub fn unseal(&self) {
         self.objects.unseal();

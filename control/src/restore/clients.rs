@@ -9,6 +9,7 @@ use rnic_transport::BadField;
 use super::{RestoreError, Restored, slice};
 use crate::{
     client_record::ClientRecord,
+    handover::client_line,
     objects::{Key, Kind},
     quota::Usage,
     region_alloc::RegionSpace,
@@ -17,7 +18,6 @@ use crate::{
 };
 
 /// What there was of a client.
-#[derive(Debug)]
 pub(crate) struct RestoredClient {
     /// Its record.
     pub record: ArenaBox<ClientRecord>,
@@ -27,6 +27,13 @@ pub(crate) struct RestoredClient {
     pub objects: BTreeSet<Key>,
     /// Free queue space of its region.
     pub space: RegionSpace,
+}
+
+impl RestoredClient {
+    /// The same as of the client that was handed over.
+    pub(super) fn describe(&self) -> String {
+        client_line(&self.record, &self.usage, &self.objects, &self.space)
+    }
 }
 
 fn twice(arena: ArenaId, slot: u32, field: &'static str, value: u64) -> RestoreError {
