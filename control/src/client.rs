@@ -10,6 +10,7 @@ use std::{
 use rnic_abi::{Handle, Hello, HelloReply, LINE, RegionLayout};
 use rnic_engine::{
     PORT_SLOTS,
+    arena::ArenaBox,
     command::Command,
     core::ClientDoorbells,
     mem::{ClientMem, FaultCell},
@@ -17,9 +18,11 @@ use rnic_engine::{
 use rustix::{fs::FallocateFlags, io::Errno};
 
 use crate::{
+    client_record::{ClientRecord, DevicePlace},
     control::Control,
     dispatch::Outcome,
     events::EventRing,
+    handover::client_line,
     objects::{Id, IdKind, Key, Kind, Numbers, Object, Space},
     ops::Work,
     quota::Usage,
@@ -74,8 +77,8 @@ pub struct Client {
     pub fault: Arc<FaultCell>,
     /// Bytes of its destroyed objects that await a grace period.
     pub awaiting_grace: usize,
-    /// The device it knows in each place, of which there is never a second.
-    devices: [Option<DeviceId>; PORT_SLOTS],
+    /// What of it outlives the process.
+    pub record: ArenaBox<ClientRecord>,
     /// Its registration with the device registry.
     pub registered: Option<ClientId>,
 }
@@ -83,15 +86,19 @@ pub struct Client {
 impl Client {
     /// The client learns of a device; `false` when it knows, or knew, another in that place.
     pub fn see(&mut self, id: DeviceId) -> bool {
-        let Some(place) = self.devices.get_mut(usize::from(id.slot)) else {
+        let Some(place) = self.record.devices.get_mut(usize::from(id.slot)) else {
             return false;
         };
-        if place.is_none() {
-            *place = Some(id);
+        if !place.known {
+            *place = DevicePlace {
+                known: true,
+                generation: id.generation,
+                sequence: 0,
+            };
             // The first slots are the devices' own: port events have handles of generation 0.
             self.events.install(&self.region, Handle(id.slot.into()), 1);
         }
-        *place == Some(id)
+        self.sees(id)
     }
 
     /// Whether it knows a device.
@@ -101,7 +108,25 @@ impl Client {
 
     /// The device it knows in a place.
     pub fn device_at(&self, place: u32) -> Option<DeviceId> {
-        *self.devices.get(place as usize)?
+        self.record.device_at(place)
+    }
+
+    /// Sets the sequence of a device's state, before its event is raised.
+    pub fn set_sequence(&mut self, place: u32, sequence: u32) {
+        if let Some(known) = self.record.devices.get_mut(place as usize) {
+            known.sequence = sequence;
+        }
+        self.events.set_sequence(&self.region, place, sequence);
+    }
+
+    /// Its handles.
+    pub fn handles(&self) -> &Numbers {
+        &self.handles
+    }
+
+    /// What is handed over of it, in one line.
+    pub fn describe(&self) -> String {
+        client_line(&self.record, &self.usage, &self.objects, &self.space)
     }
 
     /// Tells it that there are events.
@@ -192,7 +217,7 @@ impl Control {
             return Err(Errno::NOTCONN);
         };
         let reply = HelloReply {
-            session: connection.session.number,
+            session: connection.session.number(),
             boot_epoch: self.boot_epoch,
             region_size: layout.size as u64,
             devices,
@@ -203,6 +228,11 @@ impl Control {
         let handles = Numbers::new(&self.store, Space::Handles, index, devices, devices + max_objects);
         let handles = handles.map_err(|error| {
             tracing::warn!(%error, "no handles for a client");
+            Errno::NOMEM
+        })?;
+        let record = self.store.clients.put(ClientRecord::new(index, conn, &layout));
+        let record = record.map_err(|error| {
+            tracing::warn!(%error, "no place for a client");
             Errno::NOMEM
         })?;
         let mut client = Box::new(Client {
@@ -219,15 +249,13 @@ impl Control {
             fault,
             awaiting_grace: 0,
             region,
-            devices: [None; PORT_SLOTS],
+            record,
             registered: None,
         });
         for device in self.devices.iter().filter(|device| device.entry.is_present()) {
             let id = device.entry.id;
             client.see(id);
-            client
-                .events
-                .set_sequence(&client.region, id.slot.into(), device.sequence);
+            client.set_sequence(id.slot.into(), device.sequence);
         }
         connection.client = Some(client);
         self.by_index.insert(index, conn);
@@ -245,9 +273,12 @@ impl Control {
     /// Every core watches the client's doorbells.
     pub(crate) fn client_admitted(&mut self, conn: u32) {
         if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.session.greeted = true;
-            let peer = &connection.session.peer;
-            tracing::info!(session = connection.session.number, pid = peer.pid, comm = %peer.comm, "client connected");
+            let Connection { session, client, .. } = connection;
+            if let Some(client) = client {
+                session.greet(client.index);
+            }
+            let peer = &session.peer;
+            tracing::info!(session = session.number(), pid = peer.pid, comm = %peer.comm, "client connected");
             self.register_session(conn);
         }
     }

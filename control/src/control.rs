@@ -290,7 +290,7 @@ impl Control {
                 continue;
             }
             let number = (self.boot_epoch << 32) | (u64::from(id) + 1);
-            let session = Session::new(socket, number).and_then(|session| {
+            let session = Session::new(socket, number, id, &self.store).and_then(|session| {
                 self.poller.add(&session, Source::Client(id), Interest::Read)?;
                 Ok(session)
             });

@@ -93,6 +93,17 @@ pub(crate) fn start_with(
 }
 
 fn start_engine(config: &Config, machine: &Machine, ports: Vec<OpenPort>) -> Result<Engine, StartError> {
+    let cpus = machine.poll_cpus(config);
+    placement::warn_of_distance(&cpus, &ports);
+    let engine = Engine::start(engine_config(config, &cpus, ports))?;
+    if config.cores.pin {
+        placement::keep_off(&cpus);
+    }
+    Ok(engine)
+}
+
+/// The data path of a configuration, its poll cores on these CPUs.
+pub(crate) fn engine_config(config: &Config, cpus: &[u16], ports: Vec<OpenPort>) -> EngineConfig {
     let idle = match config.cores.idle.policy {
         IdlePolicy::Spin => Idle::Spin,
         IdlePolicy::Pause => Idle::Pause,
@@ -101,9 +112,7 @@ fn start_engine(config: &Config, machine: &Machine, ports: Vec<OpenPort>) -> Res
             max_sleep_ns: nanos(config.cores.idle.max_sleep),
         },
     };
-    let cpus = machine.poll_cpus(config);
     let pin = config.cores.pin;
-    placement::warn_of_distance(&cpus, &ports);
     let cores = cpus
         .iter()
         .map(|cpu| CoreConfig {
@@ -111,15 +120,11 @@ fn start_engine(config: &Config, machine: &Machine, ports: Vec<OpenPort>) -> Res
             idle,
         })
         .collect();
-    let engine = Engine::start(EngineConfig {
+    EngineConfig {
         cores,
         limits: limits(config),
         ports,
-    })?;
-    if pin {
-        placement::keep_off(&cpus);
     }
-    Ok(engine)
 }
 
 fn nanos(span: rnic_config::TimeSpan) -> u64 {

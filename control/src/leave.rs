@@ -71,7 +71,7 @@ impl Control {
         connection.leaving = true;
         self.poller.remove(&connection.session);
         let peer = &connection.session.peer;
-        tracing::info!(session = connection.session.number, pid = peer.pid, comm = %peer.comm, "client left");
+        tracing::info!(session = connection.session.number(), pid = peer.pid, comm = %peer.comm, "client left");
         // Nobody waits for the answer of a silent neighbour any more.
         let waiting: Vec<u64> = self.ops.of(conn).collect();
         for number in waiting {

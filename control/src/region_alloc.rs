@@ -46,6 +46,32 @@ impl RegionSpace {
         Some(Slice { offset, len })
     }
 
+    /// Takes exactly this slice; `false` unless all of it is free and it is made of lines.
+    pub fn claim(&mut self, Slice { offset, len }: Slice) -> bool {
+        if len == 0 || !len.is_multiple_of(LINE) || !offset.is_multiple_of(LINE) {
+            return false;
+        }
+        let Some(end) = offset.checked_add(len) else {
+            return false;
+        };
+        let Some((&start, &room)) = self.free.range(..=offset).next_back() else {
+            return false;
+        };
+        let room_end = start + room;
+        if end > room_end {
+            return false;
+        }
+        self.remove(start);
+        if start < offset {
+            self.insert(start, offset - start);
+        }
+        if end < room_end {
+            self.insert(end, room_end - end);
+        }
+        self.used += len;
+        true
+    }
+
     /// Takes a slice back.
     pub fn give(&mut self, slice: Slice) {
         let Slice { mut offset, mut len } = slice;
@@ -102,6 +128,31 @@ mod tests {
                 len: 4096
             })
         );
+    }
+
+    #[test]
+    fn only_what_is_free_can_be_claimed_and_it_comes_back_like_the_rest() {
+        let slice = |offset, len| Slice { offset, len };
+        let mut space = RegionSpace::new(4096, 8192);
+        let middle = slice(4096 + 1024, 512);
+        assert!(space.claim(middle) && !space.claim(middle));
+        for wrong in [
+            slice(4096, 1025),
+            slice(4096, 0),
+            slice(4096 + 1, 128),
+            slice(4096, 2048),
+            slice(8192, 128),
+            slice(usize::MAX - 127, 128),
+            slice(0, 128),
+        ] {
+            assert!(!space.claim(wrong), "{wrong:?}");
+        }
+        assert!(space.claim(slice(4096, 1024)) && space.claim(slice(8192 - 128, 128)));
+        assert_eq!(space.used(), 1024 + 512 + 128);
+        for taken in [middle, slice(8192 - 128, 128), slice(4096, 1024)] {
+            space.give(taken);
+        }
+        assert_eq!(space.take(4096), Some(slice(4096, 4096)));
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! The registry of another process, rebuilt from its arenas (DESIGN I13): the table of objects with all its ids and
-//! holds, and the numbers, which go on in the order in which they would have.
+//! holds, the numbers, which go on in the order in which they would have, the sessions with their last replies, and what
+//! each client has in use.
 
-use std::{fmt, os::fd::OwnedFd, sync::Arc};
+mod clients;
+mod numbers;
+
+use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
 
 use rnic_abi::Handle;
 use rnic_engine::{
@@ -11,16 +15,21 @@ use rnic_engine::{
 };
 use rnic_transport::BadField;
 
+pub(crate) use clients::RestoredClient;
+
 use crate::{
+    handover::{object_line, session_line},
     objects::{Ah, Channel, Cq, Id, IdKind, Key, Kind, Mr, Numbers, Object, Pd, Qp, Space, Table, What},
     region_alloc::Slice,
-    store::{ObjectRecord, SliceRecord, Store},
+    session::Session,
+    session_record::SessionRecord,
+    store::{FILES, ObjectRecord, SliceRecord, Store},
 };
 
 /// What objects have in this process alone.
 pub trait Resources {
-    /// The mapping behind a key.
-    fn mapping(&mut self, key: u32) -> Option<ClientMem>;
+    /// The mapping behind a key: `length` bytes from `offset` of the client's memfd.
+    fn mapping(&mut self, key: u32, offset: u64, length: u64) -> Option<ClientMem>;
     /// The daemon's end of a completion channel, by index of the client and handle.
     fn channel(&mut self, client: u32, handle: u32) -> Option<Arc<OwnedFd>>;
 }
@@ -43,36 +52,60 @@ pub enum RestoreError {
         /// What it lacks.
         what: &'static str,
     },
+    /// There is no such session, or it was resumed before.
+    #[error("there is no session {0:#x} to be resumed")]
+    NoSession(u64),
+    /// The last reply of a session cannot be sent again as it was.
+    #[error("the last reply of session {session:#x} brought {need} descriptors ({kind}); there are {got}")]
+    Descriptors {
+        /// Its number.
+        session: u64,
+        /// What they were.
+        kind: &'static str,
+        /// How many the reply brought.
+        need: u32,
+        /// How many there are.
+        got: usize,
+    },
 }
 
 /// A registry that was rebuilt.
 pub struct Restored {
     pub(crate) objects: Table<Object>,
-    pub(crate) numbers: Vec<Numbers>,
+    numbers: BTreeMap<(Space, u32), Numbers>,
+    /// By number.
+    sessions: BTreeMap<u64, ArenaBox<SessionRecord>>,
+    /// By index.
+    pub(crate) clients: BTreeMap<u32, RestoredClient>,
     store: Arc<Store>,
 }
 
 impl Restored {
-    /// Rebuilds what the daemon of this boot epoch has left in its arenas (in the order of `Store::files`). Until
-    /// [`Restored::take_over`] they are only read.
+    /// Rebuilds what the daemon of this boot epoch, with as many poll `cores`, has left in its arenas (in the order of
+    /// `Store::files`). Until [`Restored::take_over`] they are only read.
     ///
     /// # Errors
     /// Records that are damaged or contradict each other, each with its place; resources that are not there.
     pub fn open(
         boot_epoch: u64,
-        files: [OwnedFd; 3],
+        cores: usize,
+        files: [OwnedFd; FILES],
         resources: &mut impl Resources,
     ) -> Result<Self, RestoreError> {
         let (store, found) = Store::open(boot_epoch, files)?;
         let store = Arc::new(store);
         let mut restored = Restored {
             objects: Table::default(),
-            numbers: Vec::new(),
+            numbers: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            clients: BTreeMap::new(),
             store,
         };
+        restored.put_clients(cores, found.clients, found.sessions)?;
         let mut holds = Vec::new();
         for record in found.objects {
             let depends = record.depends;
+            restored.charge(&record)?;
             let needed = depends.into_iter().filter(|key| key.generation != 0);
             holds.extend(needed.map(|key| (record.slot(), Key::of(key))));
             restored.put_back(record, resources)?;
@@ -85,27 +118,62 @@ impl Restored {
             }
         }
         restored.objects.restored();
-        for cursor in found.cursors {
-            let slot = cursor.slot();
-            let numbers = Numbers::resume(&restored.store, cursor)?;
-            let (space, client) = numbers.space();
-            if restored.numbers(space, client).is_some() {
-                let error = BadField {
-                    field: "space",
-                    value: space as u64,
-                    must: "another's than those before",
-                };
-                let arena = restored.store.cursors.id();
-                return Err(ArenaError::Contradiction { arena, slot, error }.into());
-            }
-            restored.numbers.push(numbers);
-        }
+        restored.put_numbers(found.cursors)?;
+        restored.check_numbers()?;
         Ok(restored)
     }
 
-    /// From now on the arenas are this process's: what is destroyed is freed in them.
-    pub fn take_over(&self) {
+    /// From now on the arenas are this process's: what is destroyed is freed in them, and numbers that nobody has are
+    /// free.
+    pub fn take_over(&mut self) {
         self.store.unseal();
+        self.take_back_numbers();
+    }
+
+    /// The session of this number, over a new socket, with the descriptors of its last reply made anew and in their
+    /// order. Who asks for that reply again gets it.
+    ///
+    /// # Errors
+    /// There is no such session, or the last reply brought another number of descriptors.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the restart"))]
+    pub(crate) fn session(
+        &mut self,
+        number: u64,
+        socket: OwnedFd,
+        fds: Vec<Arc<OwnedFd>>,
+    ) -> Result<Session, RestoreError> {
+        let record = self
+            .sessions
+            .get(&number)
+            .ok_or(RestoreError::NoSession(number))?;
+        if let Some(kept) = record.last()
+            && kept.fds as usize != fds.len()
+        {
+            return Err(RestoreError::Descriptors {
+                session: number,
+                kind: kept.descriptors.name(),
+                need: kept.fds,
+                got: fds.len(),
+            });
+        }
+        let record = self.sessions.remove(&number);
+        let record = record.ok_or(RestoreError::NoSession(number))?;
+        Ok(Session::resume(socket, record, fds))
+    }
+
+    /// A line for each object, client, session and number space, sorted: the same as in
+    /// [`crate::handover::Image::inventory`].
+    pub fn inventory(&self) -> Vec<String> {
+        let line = |(key, object): (Key, &Object)| {
+            let record = object.record.as_ref()?;
+            Some(object_line(record, self.objects.users(key)))
+        };
+        let mut lines: Vec<String> = self.objects.iter().filter_map(line).collect();
+        lines.extend(self.clients.values().map(RestoredClient::describe));
+        lines.extend(self.sessions.values().map(|record| session_line(&**record)));
+        lines.extend(self.numbers.values().map(Numbers::describe));
+        lines.sort();
+        lines
     }
 
     fn wrong(
@@ -129,6 +197,7 @@ impl Restored {
         let what = self.what(slot, &record, resources)?;
         let mut object = Object::new(record.owner, Handle(record.handle), record.device, what);
         object.reported = record.reported;
+        (object.born, object.last_error) = (record.born, record.error.error());
         object.record = Some(record);
         if self.objects.restore(key, object, ids) {
             return Ok(());
@@ -152,6 +221,7 @@ impl Restored {
             client,
             handle,
             length,
+            mr,
             qp,
             ..
         } = *record;
@@ -171,12 +241,15 @@ impl Restored {
                 What::Channel(Channel { socket })
             }
             Kind::Mr => {
-                let mem = resources.mapping(number).filter(|mem| mem.len() as u64 >= length);
+                let mem = resources
+                    .mapping(number, mr.offset, length)
+                    .filter(|mem| mem.len() as u64 >= length);
                 What::Mr(Mr {
                     pd: depends[0],
                     slot: view::slot_of(number >> 8),
                     key: number,
                     length,
+                    part: mr,
                     invalidated: None,
                     mem: mem.ok_or_else(|| missing("MR", "memory"))?,
                 })
@@ -219,33 +292,6 @@ impl Restored {
             })),
         })
     }
-
-    pub(crate) fn numbers(&mut self, space: Space, client: u32) -> Option<&mut Numbers> {
-        let wanted = match space {
-            Space::Handles => client,
-            _ => 0,
-        };
-        self.numbers
-            .iter_mut()
-            .find(|numbers| numbers.space() == (space, wanted))
-    }
-}
-
-impl fmt::Display for Restored {
-    /// A line for each object, by its place.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (_, object) in self.objects.iter() {
-            if let Some(record) = &object.record {
-                writeln!(f, "{}", describe(record))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// An object in one line, the same in every process.
-pub(crate) fn describe(record: &ObjectRecord) -> String {
-    format!("{record:?}")
 }
 
 fn slice(record: SliceRecord) -> Slice {

@@ -1,4 +1,5 @@
-//! One connection: who the peer is, the order of its requests, and the last reply.
+//! One connection: who the peer is, the order of its requests, and the last reply, which lies in an arena
+//! ([`crate::session_record`]).
 
 use std::{
     fs,
@@ -7,12 +8,15 @@ use std::{
 };
 
 use rnic_abi::{CONTROL_MAGIC, Op, ReplyHeader, RequestHeader};
+use rnic_engine::arena::ArenaBox;
 use rustix::io::Errno;
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::{
     refusal::{Refusal, Verb},
+    session_record::SessionRecord,
     socket,
+    store::Store,
 };
 
 /// The process at the other end, as the kernel says.
@@ -67,12 +71,6 @@ impl Reply {
     }
 }
 
-#[derive(Debug)]
-struct Kept {
-    packet: Vec<u8>,
-    fds: Vec<Arc<OwnedFd>>,
-}
-
 /// What is to be done with a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Admitted {
@@ -88,30 +86,55 @@ pub struct Session {
     socket: OwnedFd,
     /// Who it is.
     pub peer: Peer,
-    /// Its number, told in the hello's reply.
-    pub number: u64,
-    /// Whether the hello was answered with success.
-    pub greeted: bool,
     /// The request that is being carried out.
     current: Option<(u64, Op)>,
-    /// Sequence of the last request that was answered.
-    answered: Option<u64>,
-    last: Option<Kept>,
+    /// Descriptors of the last reply.
+    fds: Vec<Arc<OwnedFd>>,
+    record: ArenaBox<SessionRecord>,
 }
 
 impl Session {
     /// A fresh connection with this session number.
-    pub fn new(socket: OwnedFd, number: u64) -> Result<Self, Errno> {
+    pub fn new(socket: OwnedFd, number: u64, connection: u32, store: &Store) -> Result<Self, Errno> {
         let peer = Peer::of(&socket)?;
+        let record = store.sessions.put(SessionRecord::new(number, connection, &peer));
+        let record = record.map_err(|error| {
+            tracing::error!(%error, "a session has no place in its arena");
+            Errno::NOMEM
+        })?;
         Ok(Session {
             socket,
             peer,
-            number,
-            greeted: false,
             current: None,
-            answered: None,
-            last: None,
+            fds: Vec::new(),
+            record,
         })
+    }
+
+    /// The session of another process, over a socket and with the last reply's descriptors of this one.
+    pub fn resume(socket: OwnedFd, record: ArenaBox<SessionRecord>, fds: Vec<Arc<OwnedFd>>) -> Self {
+        Session {
+            socket,
+            peer: record.peer(),
+            current: None,
+            fds,
+            record,
+        }
+    }
+
+    /// Its number, told in the hello's reply.
+    pub fn number(&self) -> u64 {
+        self.record.number
+    }
+
+    /// What of it outlives the process.
+    pub fn record(&self) -> &SessionRecord {
+        &self.record
+    }
+
+    /// The hello succeeds: this is the index of the client on the poll cores.
+    pub fn greet(&mut self, client: u32) {
+        (self.record.client, self.record.greeted) = (client, true);
     }
 
     /// Whether a request is being carried out; the next one is left in the socket until it is answered.
@@ -122,8 +145,9 @@ impl Session {
     /// Decides on a request by its session and sequence.
     pub fn admit(&mut self, header: &RequestHeader, op: Op) -> Verb<Admitted> {
         let sequence = header.sequence;
-        let expected_session = if op == Op::Hello { 0 } else { self.number };
-        if op != Op::Hello && !self.greeted {
+        let SessionRecord { number, greeted, .. } = *self.record;
+        let expected_session = if op == Op::Hello { 0 } else { number };
+        if op != Op::Hello && !greeted {
             let name = op.name();
             return Err(Refusal::protocol(format!(
                 "{name} came before hello; the first request is hello"
@@ -136,8 +160,8 @@ impl Session {
                 op.name()
             )));
         }
-        match self.answered {
-            Some(answered) if answered == sequence && self.last.is_some() => {
+        match self.record.last().map(|kept| kept.sequence) {
+            Some(answered) if answered == sequence => {
                 self.send_kept();
                 return Ok(Admitted::Replayed);
             }
@@ -153,7 +177,7 @@ impl Session {
             }
             _ => {}
         }
-        if op == Op::Hello && self.greeted {
+        if op == Op::Hello && greeted {
             return Err(Refusal::new(
                 Errno::ISCONN,
                 "this connection has said hello before",
@@ -169,16 +193,18 @@ impl Session {
         let Some((sequence, op)) = self.current.take() else {
             return Ok(());
         };
-        let (status, reply) = match result {
-            Ok(reply) => (0, reply),
-            Err(refusal) => (refusal.errno().raw_os_error(), text(&refusal)),
-        };
-        let packet = packet(status, self.number, sequence, op as u32, &reply.body);
-        self.answered = Some(sequence);
-        self.last = Some(Kept {
-            packet,
-            fds: reply.fds,
-        });
+        match result {
+            Ok(Reply { body, fds }) => {
+                self.record.keep(op, sequence, 0, &body, fds.len());
+                self.fds = fds;
+            }
+            Err(refusal) => {
+                let status = refusal.errno().raw_os_error();
+                self.record
+                    .keep(op, sequence, status, refusal.text().as_bytes(), 0);
+                self.fds.clear();
+            }
+        }
         self.send_last()
     }
 
@@ -186,7 +212,13 @@ impl Session {
     pub fn refuse(&self, header: Option<&RequestHeader>, refusal: &Refusal) -> Result<(), Errno> {
         let (session, sequence, op) = header.map_or((0, 0, 0), |h| (h.session, h.sequence, h.op));
         let status = refusal.errno().raw_os_error();
-        let packet = packet(status, session, sequence, u32::from(op), &text(refusal).body);
+        let packet = packet(
+            status,
+            session,
+            sequence,
+            u32::from(op),
+            refusal.text().as_bytes(),
+        );
         socket::send(&self.socket, &packet, &[])
     }
 
@@ -196,22 +228,17 @@ impl Session {
     }
 
     fn send_last(&self) -> Result<(), Errno> {
-        let Some(last) = &self.last else { return Ok(()) };
-        let fds: Vec<_> = last.fds.iter().map(|fd| fd.as_fd()).collect();
-        socket::send(&self.socket, &last.packet, &fds)
+        let Some(last) = self.record.last() else {
+            return Ok(());
+        };
+        let fds: Vec<_> = self.fds.iter().map(|fd| fd.as_fd()).collect();
+        socket::send(&self.socket, last.packet(), &fds)
     }
 }
 
 impl AsFd for Session {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-fn text(refusal: &Refusal) -> Reply {
-    Reply {
-        body: refusal.text().as_bytes().to_vec(),
-        fds: Vec::new(),
     }
 }
 
@@ -256,14 +283,18 @@ mod tests {
         (header, body.to_vec(), packet.fds.len())
     }
 
+    fn fresh(socket: OwnedFd) -> Session {
+        Session::new(socket, 9, 0, &Store::create(1).unwrap()).unwrap()
+    }
+
     fn greeted() -> (Session, OwnedFd) {
         let (ours, theirs) = pair().unwrap();
-        let mut session = Session::new(ours, 9).unwrap();
+        let mut session = fresh(ours);
         assert_eq!(
             session.admit(&header(Op::Hello, 0, 1), Op::Hello),
             Ok(Admitted::New)
         );
-        session.greeted = true;
+        session.greet(0);
         session.answer(Ok(Reply::default())).unwrap();
         reply(&theirs);
         (session, theirs)
@@ -315,7 +346,7 @@ mod tests {
     #[test]
     fn requests_need_a_hello_and_the_right_session() {
         let (ours, _theirs) = pair().unwrap();
-        let mut session = Session::new(ours, 9).unwrap();
+        let mut session = fresh(ours);
         let early = session
             .admit(&header(Op::AllocPd, 9, 1), Op::AllocPd)
             .unwrap_err();

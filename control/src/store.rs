@@ -11,11 +11,15 @@ use rnic_engine::{
     arena::{ArenaBox, ArenaError, ArenaId, RangeArena, SlotArena},
     view::SLOT_BITS,
 };
-use rnic_transport::{BadField, FieldPath, QpState, Record, record};
+use rnic_transport::{Access, BadField, Cause, FieldPath, QpState, Record, record};
 
 use crate::{
+    client_record::ClientRecord,
     control::Control,
+    events::LastError,
+    moment::Moment,
     objects::{Cursor, Key, Kind, Object, Space, What},
+    session_record::SessionRecord,
 };
 
 /// Bytes of number slots: address space, not memory.
@@ -24,17 +28,25 @@ const SLOT_BYTES: usize = 1 << 34;
 const SPACES: u32 = 1 << 16;
 /// Objects of all clients.
 const OBJECTS: u32 = 6 << SLOT_BITS;
+/// Connections, those that have not said hello included.
+const SESSIONS: u32 = 1 << 17;
+/// Clients.
+pub const CLIENTS: u32 = 1 << 16;
+/// Files of the control thread's arenas.
+pub const FILES: usize = 5;
 
 /// The arenas of the control thread.
 pub struct Store {
     pub(crate) objects: SlotArena<ObjectRecord>,
     pub(crate) cursors: SlotArena<Cursor>,
     pub(crate) numbers: RangeArena,
+    pub(crate) sessions: SlotArena<SessionRecord>,
+    pub(crate) clients: SlotArena<ClientRecord>,
 }
 
-fn ids(epoch: u64) -> [ArenaId; 3] {
+fn ids(epoch: u64) -> [ArenaId; FILES] {
     let owner = 0;
-    ["objects", "cursors", "numbers"].map(|kind| ArenaId { kind, owner, epoch })
+    ["objects", "cursors", "numbers", "sessions", "clients"].map(|kind| ArenaId { kind, owner, epoch })
 }
 
 /// What was found in arenas that another process has left.
@@ -42,45 +54,58 @@ fn ids(epoch: u64) -> [ArenaId; 3] {
 pub struct Found {
     pub objects: Vec<ArenaBox<ObjectRecord>>,
     pub cursors: Vec<ArenaBox<Cursor>>,
+    pub sessions: Vec<ArenaBox<SessionRecord>>,
+    pub clients: Vec<ArenaBox<ClientRecord>>,
 }
 
 impl Store {
     /// Empty arenas.
     pub fn create(epoch: u64) -> Result<Self, ArenaError> {
-        let [objects, cursors, numbers] = ids(epoch);
+        let [objects, cursors, numbers, sessions, clients] = ids(epoch);
         Ok(Store {
             objects: SlotArena::create(objects, OBJECTS)?,
             cursors: SlotArena::create(cursors, SPACES)?,
             numbers: RangeArena::create(numbers, SLOT_BYTES)?,
+            sessions: SlotArena::create(sessions, SESSIONS)?,
+            clients: SlotArena::create(clients, CLIENTS)?,
         })
     }
 
     /// Arenas that another process has left, in the order of [`Store::files`]; sealed until [`Store::unseal`].
-    pub fn open(epoch: u64, [objects, cursors, numbers]: [OwnedFd; 3]) -> Result<(Self, Found), ArenaError> {
-        let [object, cursor, number] = ids(epoch);
+    pub fn open(epoch: u64, files: [OwnedFd; FILES]) -> Result<(Self, Found), ArenaError> {
+        let [object, cursor, number, session, client] = ids(epoch);
+        let [objects, cursors, numbers, sessions, clients] = files;
         let (objects, found) = SlotArena::<ObjectRecord>::open(object, objects, OBJECTS)?;
-        for record in &found {
-            let slot = record.slot();
-            record
-                .check(objects.extent())
-                .map_err(|error| ArenaError::Contradiction {
-                    arena: object,
-                    slot,
-                    error,
-                })?;
-        }
+        check_all(object, &found, |record| record.check(objects.extent()))?;
         let (cursors, found_cursors) = SlotArena::open(cursor, cursors, SPACES)?;
         let numbers = RangeArena::open(number, numbers, SLOT_BYTES)?;
+        let (sessions, found_sessions) = SlotArena::open(session, sessions, SESSIONS)?;
+        check_all(session, &found_sessions, SessionRecord::check)?;
+        let (clients, found_clients) = SlotArena::open(client, clients, CLIENTS)?;
+        check_all(client, &found_clients, ClientRecord::check)?;
         let store = Store {
             objects,
             cursors,
             numbers,
+            sessions,
+            clients,
         };
         let found = Found {
             objects: found,
             cursors: found_cursors,
+            sessions: found_sessions,
+            clients: found_clients,
         };
         Ok((store, found))
+    }
+
+    /// From now on everything stays as it is, whoever lets go of it.
+    pub fn seal(&self) {
+        self.objects.seal();
+        self.cursors.seal();
+        self.numbers.seal();
+        self.sessions.seal();
+        self.clients.seal();
     }
 
     /// Everything was taken over.
@@ -88,16 +113,35 @@ impl Store {
         self.objects.unseal();
         self.cursors.unseal();
         self.numbers.unseal();
+        self.sessions.unseal();
+        self.clients.unseal();
     }
 
     /// The files.
-    pub fn files(&self) -> io::Result<[OwnedFd; 3]> {
+    pub fn files(&self) -> io::Result<[OwnedFd; FILES]> {
         Ok([
             self.objects.fd().try_clone_to_owned()?,
             self.cursors.fd().try_clone_to_owned()?,
             self.numbers.fd().try_clone_to_owned()?,
+            self.sessions.fd().try_clone_to_owned()?,
+            self.clients.fd().try_clone_to_owned()?,
         ])
     }
+}
+
+/// Every record passes its own check.
+fn check_all<T>(
+    arena: ArenaId,
+    found: &[ArenaBox<T>],
+    check: impl Fn(&T) -> Result<(), BadField>,
+) -> Result<(), ArenaError> {
+    found.iter().try_for_each(|record| {
+        check(record).map_err(|error| ArenaError::Contradiction {
+            arena,
+            slot: record.slot(),
+            error,
+        })
+    })
 }
 
 impl std::fmt::Debug for Store {
@@ -155,6 +199,45 @@ record! {
 }
 
 record! {
+    /// What of an MR is not said by its length and its key.
+    #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+    pub struct MrPart {
+        /// Address by which work requests name the first byte.
+        pub iova: u64,
+        /// Where it begins in the client's memfd.
+        pub offset: u64,
+        pub access: Access,
+        pub invalidatable: bool,
+    }
+}
+
+record! {
+    /// The last error that an object reported, if any.
+    #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+    pub struct ErrorRecord {
+        set: bool,
+        cause: Cause,
+        at: Moment,
+    }
+}
+
+impl ErrorRecord {
+    fn of(error: Option<LastError>) -> Self {
+        error.map_or_else(Self::default, |LastError { cause, at }| ErrorRecord {
+            set: true,
+            cause,
+            at,
+        })
+    }
+
+    /// The error.
+    pub fn error(&self) -> Option<LastError> {
+        let ErrorRecord { set, cause, at } = *self;
+        set.then_some(LastError { cause, at })
+    }
+}
+
+record! {
     /// An object of a client.
     #[derive(Copy, Clone, Debug, PartialEq, Eq)]
     pub struct ObjectRecord {
@@ -170,6 +253,8 @@ record! {
         pub device: u32,
         /// Events reported.
         pub reported: u32,
+        pub born: Moment,
+        pub error: ErrorRecord,
         /// PD number, key, CQ number, QPN or AH number; zero for a channel.
         pub number: u32,
         /// Entries of a CQ's sub-rings.
@@ -178,6 +263,7 @@ record! {
         pub depends: [KeyRecord; 3],
         /// Bytes of an MR.
         pub length: u64,
+        pub mr: MrPart,
         /// Both queues of a QP, or a CQ.
         pub slices: [SliceRecord; 2],
         pub qp: QpPart,
@@ -228,10 +314,13 @@ impl ObjectRecord {
             handle: object.handle.0,
             device: object.device,
             reported: object.reported,
+            born: object.born,
+            error: ErrorRecord::of(object.last_error),
             number: 0,
             depth: 0,
             depends,
             length: 0,
+            mr: MrPart::default(),
             slices: Default::default(),
             qp: QpPart::default(),
         };
@@ -242,7 +331,10 @@ impl ObjectRecord {
         match &object.what {
             What::Pd(pd) => record.number = pd.number,
             What::Channel(_) => {}
-            What::Mr(mr) => (record.number, record.length) = (mr.key, mr.length),
+            What::Mr(mr) => {
+                (record.number, record.length) = (mr.key, mr.length);
+                record.mr = mr.part;
+            }
             What::Cq(cq) => {
                 (record.number, record.depth, record.failed) = (cq.number, cq.depth, cq.failed);
                 record.slices[0] = slice(&cq.slice);
@@ -298,6 +390,18 @@ impl ObjectRecord {
             has as u64,
             "the objects its kind depends on",
         )?;
+        let MrPart {
+            iova, offset, access, ..
+        } = self.mr;
+        let rights = Access::from_bits(access.bits().into()).is_some();
+        BadField::unless(rights, "mr.access", access.bits(), "access rights (0xf)")?;
+        let fits = iova.checked_add(self.length).is_some() && offset.checked_add(self.length).is_some();
+        BadField::unless(
+            fits,
+            "length",
+            self.length,
+            "such that iova and offset and it fit 64 bits",
+        )?;
         for slice in &self.slices {
             let end = slice.offset.checked_add(slice.len);
             BadField::unless(
@@ -333,7 +437,7 @@ impl Object {
 impl Control {
     /// The files of the registry's arenas: whoever keeps them open can rebuild it ([`crate::restore::Restored`]) when
     /// this process is gone, together with the engine's image.
-    pub fn registry_files(&self) -> io::Result<[OwnedFd; 3]> {
+    pub fn registry_files(&self) -> io::Result<[OwnedFd; FILES]> {
         self.store.files()
     }
 

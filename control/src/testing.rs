@@ -18,6 +18,7 @@ use std::{
 use rnic_abi::*;
 use rnic_config::Config;
 use rnic_engine::{
+    EngineConfig,
     mem::ClientMem,
     port::{DeviceSpec, HeapPool, OpenPort, PortSpec, RING_FRAMES, RingEnd, open_all, ring_pair_of},
 };
@@ -33,7 +34,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::{
     admin::{AdminRequest, AdminResponse, request_line},
     control::Control,
-    daemon, ports, socket,
+    daemon,
+    handover::Image,
+    ports, socket,
     socket::{Packet, Received},
     status::{GidState, NeighbourState, QpState, Status},
 };
@@ -82,16 +85,27 @@ fn build(
     open: impl FnOnce(&Config) -> Vec<OpenPort>,
 ) -> (TempDir, OwnedFd, Control) {
     let dir = TempDir::new().unwrap();
-    let at = dir.path().display();
-    let text = format!(
-        "version: 1\ncontrol: {{socket: {at}/rnicd.sock, admin_socket: {at}/admin.sock}}\n\
-         cores: {{count: {cores}, pin: false, idle: {{policy: sleep, spin_for: 10us, max_sleep: 1ms}}}}\n{sections}"
-    );
-    let config = Config::parse(&text, "test.yaml").unwrap_or_else(|error| panic!("{error}"));
+    let config = configuration(dir.path(), cores, sections);
     let (stop, theirs) = socket::pair().unwrap();
     let opener = Arc::new(|config: &Config| open_all(&soft(config), &[]));
     let control = daemon::start_with(config, theirs, |config, _| Ok(open(config)), opener).unwrap();
     (dir, stop, control)
+}
+
+fn configuration(dir: &Path, cores: u16, sections: &str) -> Config {
+    let at = dir.display();
+    let text = format!(
+        "version: 1\ncontrol: {{socket: {at}/rnicd.sock, admin_socket: {at}/admin.sock}}\n\
+         cores: {{count: {cores}, pin: false, idle: {{policy: sleep, spin_for: 10us, max_sleep: 1ms}}}}\n{sections}"
+    );
+    Config::parse(&text, "test.yaml").unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The data path of [`HeldControl::with`], for the process that takes over.
+pub fn next_engine(cores: u16, sections: &str) -> EngineConfig {
+    let config = configuration(Path::new("/nowhere"), cores, &format!("{PORTS}\n{sections}"));
+    let ports = open_all(&soft(&config), &[]).unwrap();
+    daemon::engine_config(&config, &vec![0; cores.into()], ports)
 }
 
 /// A control thread that is called instead of run.
@@ -142,6 +156,11 @@ impl HeldControl {
         }
     }
 
+    /// Leaves everything to the next process.
+    pub fn hand_over(self) -> Image {
+        self.control.hand_over().unwrap()
+    }
+
     /// Stops the poll cores in order.
     pub fn end(self) {
         socket::wake(&self.stop);
@@ -165,7 +184,7 @@ fn one_port_sections(vdev: &str, port: &str) -> String {
 }
 
 /// A small context region: the client here maps all of it at once.
-const LIMITS: &str = "limits: {clients: 8, per_client: {queue_memory: 8MiB, cq_depth: 1024}}";
+pub const LIMITS: &str = "limits: {clients: 8, per_client: {queue_memory: 8MiB, cq_depth: 1024}}";
 
 impl TestDaemon {
     /// With two ports and `cores` poll cores.
@@ -302,6 +321,8 @@ pub fn wait_for(mut condition: impl FnMut() -> bool) {
 pub struct Context {
     pub layout: RegionLayout,
     pub region: ClientMem,
+    /// Its memfd.
+    pub memfd: OwnedFd,
     pub events: OwnedFd,
     pub wakes: Vec<OwnedFd>,
 }
@@ -351,6 +372,7 @@ impl Client {
         self.context = Some(Context {
             layout,
             region,
+            memfd,
             events,
             wakes: fds.collect(),
         });
@@ -558,6 +580,13 @@ impl Client {
             | qp_mask::RNR_RETRY
             | qp_mask::MAX_QP_RD_ATOMIC;
         self.modify(handle, mask, attrs).unwrap();
+    }
+
+    /// Waits until the event ring has had this many entries.
+    pub fn await_events(&self, count: u32) {
+        let Context { layout, region, .. } = self.context();
+        let tail = region.u32(layout.events + RingIndices::TAIL).unwrap();
+        wait_for(|| tail.load(Ordering::Acquire) == count);
     }
 
     /// The next entry of the event ring: handle and kinds.

@@ -1,8 +1,6 @@
 //! From what happened (a core's report, a link, a vanished device) to the rings of the clients it concerns, and
 //! what the daemon itself concludes.
 
-use std::time::Instant;
-
 use rnic_abi::{Handle, event_kind};
 use rnic_engine::{
     command::{Command, ObjectEvent},
@@ -12,6 +10,7 @@ use rnic_transport::{Cause, Check, QpState};
 
 use crate::{
     control::Control,
+    moment::Moment,
     objects::{IdKind, Key, What},
     ops::Work,
 };
@@ -27,7 +26,7 @@ pub struct LastError {
     /// Why.
     pub cause: Cause,
     /// When the control thread heard of it.
-    pub at: Instant,
+    pub at: Moment,
 }
 
 impl Control {
@@ -46,7 +45,7 @@ impl Control {
         if event.kinds & ERRORS != 0 {
             object.last_error = Some(LastError {
                 cause: event.cause,
-                at: Instant::now(),
+                at: Moment::now(),
             });
         }
         match &mut object.what {
@@ -105,9 +104,7 @@ impl Control {
             if let Ok(client) = self.client_mut(conn)
                 && client.sees(id)
             {
-                client
-                    .events
-                    .set_sequence(&client.region, device as u32, sequence);
+                client.set_sequence(device as u32, sequence);
                 self.raise(conn, Handle(device as u32), kinds, cause);
             }
         }
@@ -118,10 +115,13 @@ impl Control {
         let Ok(client) = self.client_mut(conn) else {
             return 0;
         };
-        match client
-            .events
-            .raise(&client.region, handle, kinds, &abi_cause(cause))
-        {
+        match client.events.raise(
+            &client.region,
+            &mut client.record.event_tail,
+            handle,
+            kinds,
+            &abi_cause(cause),
+        ) {
             Ok(raised) => {
                 if raised.wake {
                     client.wake();

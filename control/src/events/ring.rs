@@ -34,14 +34,12 @@ pub struct Raised {
 #[derive(Debug)]
 pub struct EventRing {
     layout: RegionLayout,
-    /// Next index, known to the daemon alone; the client sees a copy.
-    tail: u32,
 }
 
 impl EventRing {
-    /// The ring of a fresh region.
+    /// The ring of a region.
     pub fn new(layout: RegionLayout) -> Self {
-        EventRing { layout, tail: 0 }
+        EventRing { layout }
     }
 
     /// Gives a slot to an object: from now on events in it are that object's. The events of the slot's object
@@ -59,10 +57,11 @@ impl EventRing {
     }
 
     /// Makes `kinds` pending and puts the slot into the ring unless it stands there. The cause is that of the
-    /// first pending kind.
+    /// first pending kind. `tail` is the ring's next index, which begins at zero.
     pub fn raise(
-        &mut self,
+        &self,
         region: &ClientMem,
+        tail: &mut u32,
         handle: Handle,
         kinds: u32,
         cause: &Cause,
@@ -76,7 +75,7 @@ impl EventRing {
             region.write(self.slot(slot) + EventSlot::CAUSE, cause);
         });
         if raised.push {
-            self.push(region, slot)?;
+            self.push(region, tail, slot)?;
         }
         Ok(Raised {
             reported: raised.reported,
@@ -90,7 +89,7 @@ impl EventRing {
             .map_or(0, |pending| event::withdraw(&pending))
     }
 
-    fn push(&mut self, region: &ClientMem, slot: u32) -> Result<(), ForgedRing> {
+    fn push(&self, region: &ClientMem, next: &mut u32, slot: u32) -> Result<(), ForgedRing> {
         let RegionLayout {
             events,
             event_ring_len: len,
@@ -104,17 +103,17 @@ impl EventRing {
         };
         let head = head.load(Ordering::Acquire);
         // An honest ring has room: each slot stands in it at most once, and this one did not.
-        if self.tail.wrapping_sub(head) >= len {
+        if next.wrapping_sub(head) >= len {
             return Err(ForgedRing {
                 head,
-                tail: self.tail,
+                tail: *next,
                 len,
             });
         }
-        let entry = events + RING_ENTRIES + 4 * (self.tail & (len - 1)) as usize;
+        let entry = events + RING_ENTRIES + 4 * (*next & (len - 1)) as usize;
         region.write(entry, &slot);
-        self.tail = self.tail.wrapping_add(1);
-        tail.store(self.tail, Ordering::Release);
+        *next = next.wrapping_add(1);
+        tail.store(*next, Ordering::Release);
         Ok(())
     }
 
@@ -153,6 +152,7 @@ mod tests {
         region: ClientMem,
         layout: RegionLayout,
         head: u32,
+        tail: u32,
     }
 
     impl Client {
@@ -165,6 +165,7 @@ mod tests {
                     region,
                     layout,
                     head: 0,
+                    tail: 0,
                 },
             )
         }
@@ -209,11 +210,11 @@ mod tests {
 
     #[test]
     fn kinds_gather_in_one_entry_with_the_cause_of_the_first() {
-        let (mut ring, mut client) = Client::new();
+        let (ring, mut client) = Client::new();
         let handle = Handle::new(3, 1);
         ring.install(&client.region, handle, 77);
         let raised = ring
-            .raise(&client.region, handle, QP_ACCESS_ERR, &cause(1))
+            .raise(&client.region, &mut client.tail, handle, QP_ACCESS_ERR, &cause(1))
             .unwrap();
         assert_eq!(
             raised,
@@ -223,7 +224,13 @@ mod tests {
             }
         );
         let raised = ring
-            .raise(&client.region, handle, QP_ACCESS_ERR | QP_FATAL, &cause(2))
+            .raise(
+                &client.region,
+                &mut client.tail,
+                handle,
+                QP_ACCESS_ERR | QP_FATAL,
+                &cause(2),
+            )
             .unwrap();
         assert_eq!(
             raised,
@@ -238,7 +245,7 @@ mod tests {
         );
         assert_eq!(client.pop(), None);
         assert!(
-            ring.raise(&client.region, handle, QP_FATAL, &cause(3))
+            ring.raise(&client.region, &mut client.tail, handle, QP_FATAL, &cause(3))
                 .unwrap()
                 .wake
         );
@@ -247,14 +254,17 @@ mod tests {
 
     #[test]
     fn a_destroyed_objects_events_are_withdrawn_and_its_entry_serves_the_next_object() {
-        let (mut ring, mut client) = Client::new();
+        let (ring, mut client) = Client::new();
         let (first, second) = (Handle::new(1, 1), Handle::new(1, 2));
         ring.install(&client.region, first, 5);
-        ring.raise(&client.region, first, QP_FATAL, &cause(1)).unwrap();
+        ring.raise(&client.region, &mut client.tail, first, QP_FATAL, &cause(1))
+            .unwrap();
         assert_eq!(ring.withdraw(&client.region, 1), 1);
         assert_eq!(ring.withdraw(&client.region, 1), 0);
         ring.install(&client.region, second, 6);
-        let raised = ring.raise(&client.region, second, CQ_ERR, &cause(9)).unwrap();
+        let raised = ring
+            .raise(&client.region, &mut client.tail, second, CQ_ERR, &cause(9))
+            .unwrap();
         assert_eq!(
             raised,
             Raised {
@@ -269,12 +279,13 @@ mod tests {
 
     #[test]
     fn a_client_that_never_reads_can_neither_fill_the_ring_nor_lose_an_event() {
-        let (mut ring, mut client) = Client::new();
+        let (ring, mut client) = Client::new();
         for round in 0..1000u32 {
             for slot in 0..SLOTS {
                 let handle = Handle::new(slot, round);
                 ring.install(&client.region, handle, 0);
-                ring.raise(&client.region, handle, QP_FATAL, &cause(1)).unwrap();
+                ring.raise(&client.region, &mut client.tail, handle, QP_FATAL, &cause(1))
+                    .unwrap();
                 if round < 999 {
                     ring.withdraw(&client.region, slot);
                 }
@@ -289,11 +300,11 @@ mod tests {
     #[test]
     fn a_forged_head_is_found_and_nothing_outside_the_ring_is_written() {
         for head in [1, 1000, u32::MAX, 1 << 31] {
-            let (mut ring, client) = Client::new();
+            let (ring, mut client) = Client::new();
             client
                 .word(client.layout.events + RingIndices::HEAD)
                 .store(head, Ordering::Release);
-            let result = ring.raise(&client.region, Handle(0), QP_FATAL, &cause(1));
+            let result = ring.raise(&client.region, &mut client.tail, Handle(0), QP_FATAL, &cause(1));
             if 0u32.wrapping_sub(head) >= client.layout.event_ring_len {
                 assert_eq!(
                     result,
@@ -312,16 +323,22 @@ mod tests {
 
     #[test]
     fn bits_a_client_sets_itself_hurt_only_its_own_events() {
-        let (mut ring, client) = Client::new();
+        let (ring, mut client) = Client::new();
         let pending = client.word(client.layout.event_slots);
         pending.store(u32::MAX, Ordering::Release);
         let raised = ring
-            .raise(&client.region, Handle(0), QP_FATAL, &cause(1))
+            .raise(&client.region, &mut client.tail, Handle(0), QP_FATAL, &cause(1))
             .unwrap();
         assert_eq!(raised, Raised::default());
         assert_eq!(ring.withdraw(&client.region, 0), event_kind::NAMES.len() as u32);
         assert_eq!(
-            ring.raise(&client.region, Handle(SLOTS), QP_FATAL, &cause(1)),
+            ring.raise(
+                &client.region,
+                &mut client.tail,
+                Handle(SLOTS),
+                QP_FATAL,
+                &cause(1)
+            ),
             Ok(Raised::default())
         );
     }

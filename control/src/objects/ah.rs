@@ -138,6 +138,11 @@ impl AhSlots {
         slots
     }
 
+    /// The numbers.
+    pub fn numbers(&self) -> &Numbers {
+        &self.numbers
+    }
+
     /// Fills the reserve.
     pub fn refill(&mut self) {
         while self.ready.len() < RESERVE as usize

@@ -9,15 +9,13 @@ mod pd;
 mod qp;
 mod table;
 
-use std::{fmt, time::Instant};
+use std::fmt;
 
 use rnic_abi::Handle;
 use rnic_engine::arena::ArenaBox;
 use zerocopy::{Immutable, KnownLayout, TryFromBytes};
 
-use crate::store::ObjectRecord;
-
-use crate::events::LastError;
+use crate::{events::LastError, moment::Moment, store::ObjectRecord};
 
 #[cfg(test)]
 pub use ah::NotNow;
@@ -103,7 +101,7 @@ pub struct Object {
     /// Events reported so far.
     pub reported: u32,
     /// When it was made.
-    pub born: Instant,
+    pub born: Moment,
     /// The last error it reported.
     pub last_error: Option<LastError>,
     /// What it is.
@@ -132,7 +130,7 @@ impl Object {
             handle,
             device,
             reported: 0,
-            born: Instant::now(),
+            born: Moment::now(),
             last_error: None,
             what,
             record: None,

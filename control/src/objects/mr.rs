@@ -19,6 +19,7 @@ use crate::{
     ops::Work,
     refusal::{Refusal, Verb},
     session::Reply,
+    store::MrPart,
 };
 
 /// A memory region.
@@ -32,6 +33,8 @@ pub struct Mr {
     pub key: u32,
     /// Bytes.
     pub length: u64,
+    /// Where it lies, and what may be done with it.
+    pub part: MrPart,
     /// The epoch after which no core uses the key any more, once a deregistration has made it invalid.
     pub invalidated: Option<Epoch>,
     /// The mapping; poll cores use it as long as the key is valid, and a grace period longer.
@@ -44,9 +47,7 @@ pub struct Mapping {
     device: u32,
     pd: Key,
     pd_number: u32,
-    access: Access,
-    invalidatable: bool,
-    iova: u64,
+    part: MrPart,
     length: u64,
 }
 
@@ -129,9 +130,12 @@ impl Control {
             device,
             pd,
             pd_number,
-            access,
-            invalidatable,
-            iova: arg.iova,
+            part: MrPart {
+                iova: arg.iova,
+                offset: arg.fd_offset,
+                access,
+                invalidatable,
+            },
             length: arg.length,
         };
         if arg.length <= AT_ONCE {
@@ -205,18 +209,16 @@ impl Control {
             device,
             pd,
             pd_number,
-            access,
-            invalidatable,
-            iova,
+            part,
             length,
         } = mapping;
         let descriptor = MrDescriptor {
             mem: &mem,
             pd: pd_number,
-            access,
-            iova,
+            access: part.access,
+            iova: part.iova,
             len: length,
-            invalidatable,
+            invalidatable: part.invalidatable,
         };
         let valid = self.engine.mrs().validate(key, &descriptor);
         debug_assert!(valid, "the slot exists and the mapping is as long as asked for");
@@ -225,6 +227,7 @@ impl Control {
             slot,
             key,
             length,
+            part,
             invalidated: None,
             mem,
         });

@@ -19,7 +19,7 @@ pub struct Number {
 }
 
 /// What numbers are of.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, TryFromBytes, KnownLayout, Immutable)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, TryFromBytes, KnownLayout, Immutable)]
 #[repr(u8)]
 #[allow(missing_docs)]
 pub enum Space {
@@ -130,6 +130,8 @@ impl Numbers {
         let cursor = &*self.cursor;
         let size = cursor.limit.checked_sub(cursor.first);
         BadField::unless(size.is_some(), "limit", cursor.limit, "not below first")?;
+        let of_client = cursor.space == Space::Handles || cursor.client == 0;
+        BadField::unless(of_client, "client", cursor.client, "0 where no client's")?;
         let used = cursor.used <= cursor.room && size.is_some_and(|size| cursor.used <= size);
         BadField::unless(used, "used", cursor.used, "within room and limit")?;
         let known = &self.slots[..cursor.used as usize];
@@ -161,6 +163,29 @@ impl Numbers {
     /// What they are of: the space, and the client whose handles they are.
     pub fn space(&self) -> (Space, u32) {
         (self.cursor.space, self.cursor.client)
+    }
+
+    /// Whether a slot was handed out and did not come back.
+    pub fn is_out(&self, slot: u32) -> bool {
+        let index = slot.checked_sub(self.cursor.first);
+        let known = &self.slots[..self.cursor.used as usize];
+        index.is_some_and(|index| known.get(index as usize).is_some_and(|slot| slot.taken))
+    }
+
+    /// Takes back every slot that is out and `stray`, the lowest first.
+    pub fn take_back(&mut self, stray: impl Fn(u32) -> bool) {
+        let Cursor { first, used, .. } = *self.cursor;
+        for slot in first..first + used {
+            if self.is_out(slot) && stray(slot) {
+                self.give(slot);
+            }
+        }
+    }
+
+    /// How far it is, and every slot, in one line: the same in every process.
+    pub fn describe(&self) -> String {
+        let known = &self.slots[..self.cursor.used as usize];
+        format!("{:?} {known:?}", *self.cursor)
     }
 
     /// The next slot; `None` when all are in use, or when there is no memory to count more.

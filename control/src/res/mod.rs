@@ -33,7 +33,8 @@ pub enum ResKind {
     Qp,
     /// Completion queues: `cqn`, `state` (`ok` or `error`), `depth`.
     Cq,
-    /// Memory regions: `mrn`, `key`, `state` (`valid` or `invalid`), `length`, `pdn`.
+    /// Memory regions: `mrn`, `key`, `state` (`valid` or `invalid`), `length`, `iova`, `access` (the bits of verbs),
+    /// `pdn`.
     Mr,
     /// Protection domains: `pdn`.
     Pd,
@@ -228,6 +229,8 @@ impl Control {
                 "key": mr.key,
                 "state": if self.engine.mrs().is_valid(mr.key) { "valid" } else { "invalid" },
                 "length": mr.length,
+                "iova": mr.part.iova,
+                "access": mr.part.access.bits(),
                 "pdn": number(mr.pd),
             }),
             What::Ah(ah) => json!({"ahn": ah.number, "dgid": gid_text(ah.av.dgid), "pdn": number(ah.pd)}),
@@ -264,7 +267,7 @@ impl Control {
             let peer = &connection.session.peer;
             query.pid.is_none_or(|pid| pid == peer.pid).then(|| {
                 let mut shown = Map::new();
-                shown.insert("session".into(), connection.session.number.into());
+                shown.insert("session".into(), connection.session.number().into());
                 shown.insert("pid".into(), peer.pid.into());
                 shown.insert("uid".into(), peer.uid.into());
                 shown.insert("comm".into(), peer.comm.clone().into());

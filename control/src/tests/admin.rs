@@ -124,4 +124,8 @@ fn resources_are_shown_with_their_owners_users_and_errors_in_pages() {
     );
     let sums: Vec<ResSummary> = serde_json::from_value(daemon.admin(AdminRequest::Res)).unwrap();
     assert_eq!((sums[0].qp, sums[0].pd, sums[1].qp, sums[0].ctx), (300, 1, 0, 1));
+    let mr = client.try_mr(pd, &sealed_memfd(8192), 8192, 5).unwrap();
+    let (mrs, _) = resources(&daemon, ResKind::Mr, None);
+    let numbers = ["key", "length", "iova", "access"].map(|name| mrs[0][name].as_u64().unwrap());
+    assert_eq!(numbers, [mr.lkey.into(), 8192, 0x10_0000, 5]);
 }

@@ -11,6 +11,11 @@ pub fn forge_tail(client: &Client, qp: &CreateQpReply) {
 
 /// Publishes a send queue's tail and rings its doorbell.
 pub fn ring(client: &Client, qp: &CreateQpReply, tail: u32) {
+    ring_queue(client, qp, qp.sq_offset, tail);
+}
+
+/// The same for either queue of a QP, which stands at `offset`.
+pub fn ring_queue(client: &Client, qp: &CreateQpReply, offset: u64, tail: u32) {
     let Context {
         layout,
         region,
@@ -18,7 +23,7 @@ pub fn ring(client: &Client, qp: &CreateQpReply, tail: u32) {
         ..
     } = client.context();
     region
-        .u32(qp.sq_offset as usize)
+        .u32(offset as usize)
         .unwrap()
         .store(tail, Ordering::Release);
     let base = layout.doorbells + layout.doorbell.size() * qp.doorbell_block as usize;

@@ -6,6 +6,7 @@ mod batch;
 mod destroy;
 mod events;
 mod gid;
+mod handover;
 mod hostile;
 mod hotplug;
 mod neighbours;

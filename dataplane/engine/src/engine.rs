@@ -142,7 +142,8 @@ impl Engine {
             .map(|core| CoreArenas::create(core, boot_epoch, limits.qps, limits.cqs))
             .collect::<Result<_, _>>()?;
         let mrs = MrTable::create(boot_epoch, limits.mrs)?;
-        Self::launch(config, boot_epoch, arenas, mrs)
+        let ahs = AhTable::create(boot_epoch, limits.ahs)?;
+        Self::launch(config, boot_epoch, arenas, mrs, ahs)
     }
 
     fn launch(
@@ -150,12 +151,13 @@ impl Engine {
         boot_epoch: u64,
         arenas: Vec<CoreArenas>,
         mrs: MrTable,
+        ahs: AhTable,
     ) -> Result<Engine, StartError> {
         let EngineConfig { cores, limits, ports } = config;
         let qsbr = Arc::new(Qsbr::new(cores.len()));
         let publisher = Publisher::new(qsbr.clone(), cores.len());
         let mrs = Arc::new(mrs);
-        let ahs = Arc::new(AhTable::new(limits.ahs));
+        let ahs = Arc::new(ahs);
         let control = Arc::new(crate::core::ControlWake::new()?);
         let shared = (0..cores.len())
             .map(|_| Shared::new(control.clone(), PORT_SLOTS).map(Arc::new))

@@ -16,14 +16,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{KEY, Rig, path, wqe};
+use common::{KEY, PD, Rig, path, wqe};
 use rnic_abi::RegionLayout;
 use rnic_engine::{
     Engine, EngineImage, Regions, ResumeError,
+    command::Message,
     core::Idle,
     mem::{ClientMem, FaultCell},
     nonblocking::CheckedAllocator,
     port::{HeapPool, OpenPort, ring_pair},
+    view::number,
 };
 use rnic_transport::QpState;
 use rnic_wire::Mtu;
@@ -79,6 +81,13 @@ fn appliance() -> Rig {
     while rig.events.is_empty() {
         rig.poll();
         std::thread::yield_now();
+    }
+    for (slot, generation) in [(1, 2), (2, 1)] {
+        assert!(
+            rig.engine
+                .ahs()
+                .validate(number(slot, generation), PD, &path(1, slot as u8, false))
+        );
     }
     // Some of everything was done before.
     let sge = rig.sge(0, 5000);
@@ -195,7 +204,12 @@ fn in_a_fresh_process(test: &str, image: &EngineImage, files: &[OwnedFd; 2]) {
         fcntl_setfd(fd, FdFlags::empty()).unwrap();
         fd.as_raw_fd().to_string()
     };
-    let all = image.cores.iter().flatten().chain([&image.mrs]).chain(files);
+    let all = image
+        .cores
+        .iter()
+        .flatten()
+        .chain([&image.mrs, &image.ahs])
+        .chain(files);
     let fds: Vec<_> = all.map(|fd| inherit(fd.as_fd())).collect();
     let mut inventory = tempfile::NamedTempFile::new().unwrap();
     inventory
@@ -233,6 +247,7 @@ fn inherited() -> Option<(EngineImage, [OwnedFd; 2])> {
         boot_epoch,
         cores: vec![[next(), next(), next()], [next(), next(), next()]],
         mrs: next(),
+        ahs: next(),
         inventory: inventory.lines().map(str::to_owned).collect(),
     };
     Some((image, [next(), next()]))
@@ -245,6 +260,7 @@ fn a_fresh_process_rebuilds_everything_and_finishes_what_was_under_way() {
         let states: Vec<_> = (0..6).map(|qp| rig.query(qp).attr.state).collect();
         use QpState::{Err, Reset, Rts};
         assert_eq!(states, [Rts, Rts, Rts, Rts, Reset, Err]);
+        assert_eq!(rig.engine.ahs().resolve(number(1, 2), PD), Ok(path(1, 1, false)));
         finish(&mut rig);
         // What was in RESET goes on from there, and slots are free again once their objects are gone.
         let error = rig.query(5).cause;
@@ -290,6 +306,7 @@ fn what_was_destroyed_is_not_handed_over_and_what_was_withdrawn_stays_invalid() 
     let mut rig = appliance();
     rig.destroy_qp(4);
     assert!(rig.engine.mrs().invalidate(KEY));
+    assert!(rig.engine.ahs().invalidate(number(2, 1)));
     let (image, files) = hand_over(rig);
     assert_eq!(
         image
@@ -300,10 +317,50 @@ fn what_was_destroyed_is_not_handed_over_and_what_was_withdrawn_stays_invalid() 
         5
     );
     assert!(!image.inventory.iter().any(|line| line.contains("MrRecord")));
+    assert_eq!(
+        image
+            .inventory
+            .iter()
+            .filter(|line| line.starts_with("AH "))
+            .count(),
+        1
+    );
     // The first QP has completed two requests: the second stands at position 1, and the record knows.
     let placed = "placed: Placed { send: 1, recv: 0 }";
     assert!(image.inventory.iter().any(|line| line.contains(placed)));
     drop(take_over_and_stop(image, files));
+}
+
+#[test]
+fn an_event_that_nobody_has_heard_of_is_handed_over() {
+    let mut rig = appliance();
+    rig.events.clear();
+    // A QP fails, and its core tells it to a control thread that never looks again.
+    let (sq, handle, core) = (rig.qps[1].sq as usize, rig.qps[1].handle, rig.qps[1].core);
+    rig.publish(sq, 1_000_000, handle, core);
+    std::thread::sleep(Duration::from_millis(100));
+    let qpn = rig.qps[1].qpn;
+    let (image, files) = hand_over(rig);
+    let (engine, inheritance) = Engine::resume(Rig::config(2, ports(), idle()), image).unwrap();
+    let regions = Mapped::new(&files);
+    let mut rig = Rig::over(engine, regions.0.clone(), layout(), files);
+    let rebuilt = rig.engine.rebuild(inheritance, &regions).unwrap();
+    let messages = rig.engine.adopt(rebuilt).into_iter();
+    let mut events: Vec<_> = messages
+        .filter_map(|(_, message)| match message {
+            Message::Event(event) => Some(event),
+            _ => None,
+        })
+        .collect();
+    let until = Instant::now() + Duration::from_secs(5);
+    while events.is_empty() && Instant::now() < until {
+        rig.poll();
+        events.append(&mut rig.events);
+    }
+    assert_eq!(events.len(), 1);
+    assert_eq!((events[0].number, events[0].handle), (qpn, handle));
+    assert_eq!(events[0].cause.check, rnic_transport::Check::SendQueue);
+    rig.engine.stop();
 }
 
 fn take_over_and_stop(image: EngineImage, files: [OwnedFd; 2]) -> Result<bool, ResumeError> {
@@ -354,7 +411,14 @@ fn a_damaged_image_is_refused_with_its_place_or_taken_over_without_harm() {
     let mut rig = appliance();
     load(&mut rig);
     let (image, files) = hand_over(rig);
-    let data: BTreeMap<usize, u64> = [(0, 5 * 2300), (1, 4 * 192), (2, 3 * 4096), (6, 4096)].into();
+    let data: BTreeMap<usize, u64> = [
+        (0, 5 * 2300),
+        (1, 4 * 192),
+        (2, 3 * 4096),
+        (6, 4096),
+        (7, 3 * 128),
+    ]
+    .into();
     let mut seed = 0x9e37_79b9_7f4a_7c15u64;
     let mut random = move || {
         seed ^= seed << 13;
@@ -364,20 +428,26 @@ fn a_damaged_image_is_refused_with_its_place_or_taken_over_without_harm() {
     };
     let (mut refused, mut taken) = (0, 0);
     for _ in 0..100 {
-        let which = [0, 0, 0, 1, 2, 6][random() as usize % 6];
+        let which = [0, 0, 0, 1, 2, 6, 7][random() as usize % 7];
         let at = match random() % 8 {
             0 => random() % 56,
             _ => 4096 + random() % data[&which],
         };
         let bit = 1 << (random() % 8);
         let change = |file| (file == which).then_some((at, bit));
-        let all: Vec<_> = image.cores.iter().flatten().chain([&image.mrs]).collect();
+        let all: Vec<_> = image
+            .cores
+            .iter()
+            .flatten()
+            .chain([&image.mrs, &image.ahs])
+            .collect();
         let mut copies = all.iter().enumerate().map(|(i, fd)| copy(fd, change(i)));
         let mut next = || copies.next().unwrap();
         let damaged = EngineImage {
             boot_epoch: image.boot_epoch,
             cores: vec![[next(), next(), next()], [next(), next(), next()]],
             mrs: next(),
+            ahs: next(),
             inventory: Vec::new(),
         };
         let files = [copy(&files[0], None), copy(&files[1], None)];

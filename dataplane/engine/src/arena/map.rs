@@ -203,6 +203,13 @@ impl Mapping {
         Some(unsafe { self.base.add(offset) })
     }
 
+    /// Pointer to the first byte behind the header, whether or not it may be touched.
+    #[inline]
+    pub fn cells(&self) -> NonNull<u8> {
+        // SAFETY: every mapping is longer than its header, or ends with it.
+        unsafe { self.base.add(HEADER) }
+    }
+
     /// From now on records stay when their owners are dropped.
     pub fn seal(&self) {
         self.sealed.store(true, Ordering::Release);

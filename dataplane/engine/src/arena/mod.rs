@@ -1,7 +1,7 @@
 //! Arenas: where the records lie that are to outlive the process (DESIGN I13).
 //!
 //! An arena is a memfd that no client ever maps: a header, then records of one fixed width ([`SlotArena`],
-//! [`WordTable`]) or ranges of several lengths ([`RangeArena`]). Whatever holds a pointer, a `Vec`, an `Arc` or a
+//! [`WordTable`], [`CellTable`]) or ranges of several lengths ([`RangeArena`]). Whatever holds a pointer, a `Vec`, an `Arc` or a
 //! descriptor is not in an arena; it is a cache, and rebuilt from the records.
 //!
 //! Records are made and freed on the control thread only: an [`ArenaBox`] or an [`ArenaSlice`] owns its place and
@@ -12,6 +12,7 @@
 //! place. Whoever opens an arena trusts none of its bytes: a header that does not match, bytes that are no value of
 //! their type, ranges that leave the file or overlap are errors which name arena, slot and field. An opened arena is
 //! sealed until its new owner has taken everything over, so that a failed attempt destroys nothing.
+mod cells;
 mod error;
 mod map;
 mod owner;
@@ -22,6 +23,7 @@ mod space;
 mod tests;
 mod words;
 
+pub use cells::{AtomicWords, CellTable};
 pub use error::ArenaError;
 pub use owner::{ArenaBox, ArenaSlice};
 pub use ranges::RangeArena;

@@ -192,6 +192,11 @@ impl CompletionQueue {
         self.rec.error_pending = false;
     }
 
+    /// CQ_ERR was raised, and nobody has heard of it.
+    pub(super) fn error_untold(&mut self) {
+        self.rec.error_pending = true;
+    }
+
     /// Wakes the client if it has armed the queue. Once after a burst, for each queue that has fresh
     /// completions.
     #[inline]

@@ -196,6 +196,11 @@ impl Core {
         after
     }
 
+    /// Its index.
+    pub(crate) fn id(&self) -> usize {
+        self.id
+    }
+
     /// Drops what it was told and has not done. After its thread has ended.
     pub(crate) fn forget_commands(&mut self) {
         while self.orders.pop().is_some() {}

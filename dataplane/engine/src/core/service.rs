@@ -1,4 +1,5 @@
 //! Serving the QPs that have something to do: doorbells, send queues, timers, events.
+use rnic_qsbr::spsc::Consumer;
 use rnic_transport::{
     Cause, Check, Completion, CompletionFlags, Host, Queue, SendFlags, SendWr, WcOpcode, WcStatus, WrOpcode,
 };
@@ -6,11 +7,14 @@ use rnic_transport::{
 use super::{
     qp::Qp,
     queue::{Accepted, QueueError},
-    records::BadWr,
+    records::{BadWr, Pending},
     run::Core,
     shared::RESERVED,
 };
-use crate::command::{Message, ObjectEvent};
+use crate::{
+    command::{Message, ObjectEvent},
+    view::slot_of,
+};
 
 /// Packets one QP may send in one pass of the loop.
 const PACKET_BUDGET: usize = 32;
@@ -338,6 +342,37 @@ impl Core {
             }
         }
         self.tell_control();
+    }
+
+    /// Notes again, beside their objects, the events that the control thread was told of and has not heard. After the
+    /// core's last pass.
+    pub(crate) fn take_back_events(&mut self, messages: &mut Consumer<Message>) {
+        let mut told = Vec::new();
+        while let Some(message) = messages.pop() {
+            if let Message::Event(event) = message {
+                told.push(event);
+            }
+        }
+        // Backwards: the cause that stays is that of the first.
+        for ObjectEvent {
+            kinds, number, cause, ..
+        } in told.into_iter().rev()
+        {
+            if kinds == rnic_abi::event_kind::CQ_ERR {
+                if let Some(Some(cq)) = self.env.cqs.get_mut(number as usize) {
+                    cq.error_untold();
+                }
+                continue;
+            }
+            let qp = self
+                .qps
+                .get_mut(slot_of(number) as usize)
+                .and_then(Option::as_mut);
+            if let Some(qp) = qp.filter(|qp| qp.qpn() == number) {
+                let kinds = qp.rec.pending.kinds | kinds;
+                qp.rec.pending = Pending { kinds, cause };
+            }
+        }
     }
 
     /// Sends what was given up and wakes the control thread if it sleeps and there is something for it. After commands

@@ -16,7 +16,7 @@ use crate::{
     arena::ArenaError,
     command::{Command, Message, Token},
     core::{CompletionQueue, Core, CoreArenas, Found, Qp},
-    mem::{ClientMem, MrRecord, MrTable},
+    mem::{AhEntry, AhTable, ClientMem, MrRecord, MrTable},
     nonblocking::might_block,
     view::{Kind, Leaf, generation_of, slot_of},
 };
@@ -30,6 +30,8 @@ pub struct EngineImage {
     pub cores: Vec<[OwnedFd; 3]>,
     /// Memory regions.
     pub mrs: OwnedFd,
+    /// Address handles.
+    pub ahs: OwnedFd,
     /// A line for each object, sorted: what [`Rebuilt::inventory`] finds again.
     pub inventory: Vec<String>,
 }
@@ -38,6 +40,7 @@ pub struct EngineImage {
 pub struct Inheritance {
     cores: Vec<Found>,
     mrs: Vec<(u32, MrRecord)>,
+    ahs: Vec<AhEntry>,
 }
 
 /// The objects of one core.
@@ -51,6 +54,7 @@ struct Objects {
 pub struct Rebuilt {
     cores: Vec<Objects>,
     mrs: Vec<(u32, MrRecord)>,
+    ahs: Vec<AhEntry>,
 }
 
 /// The clients' memory in this process, mapped again by the control thread.
@@ -103,13 +107,17 @@ fn own_token(n: u64) -> Token {
 
 impl Engine {
     /// Stops the cores between two passes and leaves everything they have in the arenas. What was destroyed is freed
-    /// first, whether or not its grace period had passed: no core is left that could look at it.
+    /// first, whether or not its grace period had passed: no core is left that could look at it. Events that
+    /// [`Engine::poll`] has not brought yet are brought by the engine that takes over.
     ///
     /// # Errors
     /// A descriptor could not be duplicated; the state is lost then, as by [`Engine::stop`].
     pub fn hand_over(mut self) -> io::Result<EngineImage> {
         let mut stopped = self.halt();
-        stopped.iter_mut().for_each(Core::forget_commands);
+        for core in &mut stopped {
+            core.forget_commands();
+            core.take_back_events(&mut self.cores[core.id()].messages);
+        }
         // What no core has taken in was never promised to anyone, and what was given up is gone.
         for core in &mut self.cores {
             core.waiting.clear();
@@ -122,8 +130,10 @@ impl Engine {
             .map(CoreArenas::files)
             .collect::<io::Result<_>>();
         let mrs = self.mrs.fd().try_clone_to_owned();
+        let ahs = self.ahs.fd().try_clone_to_owned();
         let mut inventory: Vec<String> = stopped.iter().flat_map(Core::describe).collect();
         inventory.extend(self.mrs.entries().unwrap_or_default().iter().map(describe_mr));
+        inventory.extend(self.ahs.entries().unwrap_or_default().iter().map(describe_ah));
         inventory.sort();
         self.arenas.iter().for_each(CoreArenas::seal);
         let boot_epoch = self.boot_epoch;
@@ -132,6 +142,7 @@ impl Engine {
             boot_epoch,
             cores: files?,
             mrs: mrs?,
+            ahs: ahs?,
             inventory,
         })
     }
@@ -146,6 +157,7 @@ impl Engine {
             boot_epoch,
             cores,
             mrs,
+            ahs,
             ..
         } = image;
         let (image, config_cores) = (cores.len(), config.cores.len());
@@ -161,11 +173,13 @@ impl Engine {
             found.push(objects);
         }
         let mrs = MrTable::open(boot_epoch, mrs, config.limits.mrs)?;
+        let ahs = AhTable::open(boot_epoch, ahs, config.limits.ahs)?;
         let inheritance = Inheritance {
             cores: found,
             mrs: mrs.entries()?,
+            ahs: ahs.entries()?,
         };
-        let engine = Engine::launch(config, boot_epoch, arenas, mrs)?;
+        let engine = Engine::launch(config, boot_epoch, arenas, mrs, ahs)?;
         Ok((engine, inheritance))
     }
 
@@ -180,7 +194,7 @@ impl Engine {
         regions: &impl Regions,
     ) -> Result<Rebuilt, ResumeError> {
         might_block();
-        let Inheritance { cores, mrs } = inheritance;
+        let Inheritance { cores, mrs, ahs } = inheritance;
         let mut objects = Vec::new();
         for (core, found) in cores.into_iter().enumerate() {
             objects.push(self.rebuild_core(core, found, regions)?);
@@ -194,7 +208,11 @@ impl Engine {
                 return Err(ResumeError::NoMapping { key, len });
             }
         }
-        Ok(Rebuilt { cores: objects, mrs })
+        Ok(Rebuilt {
+            cores: objects,
+            mrs,
+            ahs,
+        })
     }
 
     /// Hands the cores what was rebuilt, waits until they have taken it in, publishes it, and lets it begin. Commands submitted
@@ -307,6 +325,7 @@ impl Rebuilt {
         let mut lines: Vec<String> = cqs.map(|cq| cq.describe()).collect();
         lines.extend(qps.map(|qp| qp.describe()));
         lines.extend(self.mrs.iter().map(describe_mr));
+        lines.extend(self.ahs.iter().map(describe_ah));
         lines.sort();
         lines
     }
@@ -323,10 +342,19 @@ impl Inheritance {
         .collect()
     }
 
+    /// Every valid address handle. They lead where they led as soon as there are cores.
+    pub fn ahs(&self) -> &[AhEntry] {
+        &self.ahs
+    }
+
     /// Every valid key, and what it stands for.
     pub fn keys(&self) -> &[(u32, MrRecord)] {
         &self.mrs
     }
+}
+
+fn describe_ah(ah: &AhEntry) -> String {
+    format!("AH {:#x}: {ah:?}", ah.number)
 }
 
 fn describe_mr((key, record): &(u32, MrRecord)) -> String {

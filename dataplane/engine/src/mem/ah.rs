@@ -4,12 +4,22 @@
 //! A lookup is: slot of the number, its word (Acquire), compare, copy the path. The control thread may give a
 //! valid handle another path (the next hop has a new MAC address) while cores look it up: they find the old path
 //! or the new one, never a mixture. Destruction clears the word first; the slot is used again after a grace period.
-use std::sync::atomic::{AtomicU64, Ordering};
+//!
+//! The slots lie in an arena: nothing in them is of one process. The order of stores above is also that in which a killed
+//! daemon leaves them whole.
+use std::{
+    os::fd::{BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rnic_transport::BadField;
 
 use super::snapshot::Snapshot;
 use crate::{
+    PORT_SLOTS,
+    arena::{ArenaError, ArenaId, AtomicWords, CellTable},
     command::Path,
-    view::{SLOT_BITS, slot_of},
+    view::{SLOT_BITS, generation_of, slot_of},
 };
 
 /// Bits of a number.
@@ -32,9 +42,28 @@ struct Slot {
     path: Snapshot<WORDS>,
 }
 
+// SAFETY: an atomic word and a snapshot, which is `repr(C)` and atomic words; 16 words of 8 bytes fill the 128 bytes it
+// is aligned to.
+unsafe impl AtomicWords for Slot {}
+
+const _: () = assert!(size_of::<Slot>() == (2 + 2 * WORDS) * size_of::<u64>());
+
 /// All address handles of the daemon, in slots made at start.
 pub struct AhTable {
-    slots: Box<[Slot]>,
+    slots: CellTable<Slot>,
+}
+
+/// A valid address handle.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct AhEntry {
+    /// Slot and generation, 24 bits.
+    pub number: u32,
+    /// Protection domain, unique in the daemon.
+    pub pd: u32,
+    /// Its device is gone.
+    pub severed: bool,
+    /// Where it leads, or led.
+    pub path: Path,
 }
 
 /// Why a work request cannot use an address handle.
@@ -55,13 +84,71 @@ pub enum AhError {
 }
 
 impl AhTable {
-    /// Room for `capacity` handles, at most 2^18.
-    pub fn new(capacity: u32) -> Self {
-        AhTable {
-            slots: (0..capacity.min(1 << SLOT_BITS))
-                .map(|_| Slot::default())
-                .collect(),
+    fn arena(epoch: u64) -> ArenaId {
+        ArenaId {
+            kind: "ahs",
+            owner: 0,
+            epoch,
         }
+    }
+
+    /// Room for `capacity` handles, at most 2^18, of the daemon whose boot epoch is `epoch`.
+    pub fn create(epoch: u64, capacity: u32) -> Result<Self, ArenaError> {
+        let slots = CellTable::create(Self::arena(epoch), capacity.min(1 << SLOT_BITS))?;
+        Ok(AhTable { slots })
+    }
+
+    /// The table another process has left, if every valid handle in it is one.
+    pub(crate) fn open(epoch: u64, fd: OwnedFd, capacity: u32) -> Result<Self, ArenaError> {
+        let slots = CellTable::open(Self::arena(epoch), fd, capacity.min(1 << SLOT_BITS))?;
+        let table = AhTable { slots };
+        table.entries()?;
+        Ok(table)
+    }
+
+    /// Every valid handle, by slot. Control thread.
+    ///
+    /// # Errors
+    /// A slot holds what none of this table's functions has left there.
+    pub fn entries(&self) -> Result<Vec<AhEntry>, ArenaError> {
+        let arena = self.slots.id();
+        let mut found = Vec::new();
+        for (slot, ah) in (0..).zip(self.slots.iter()) {
+            let word = ah.word.load(Ordering::Acquire);
+            if word == 0 {
+                continue;
+            }
+            let number = (word & NUMBER) as u32;
+            let known = (word as u32 as u64) & !(NUMBER | VALID | SEVERED) == 0;
+            if !known || word & VALID == 0 || slot_of(number) != slot || generation_of(number).is_none() {
+                let found = word;
+                return Err(ArenaError::State { arena, slot, found });
+            }
+            let words = ah.path.load().unwrap_or_default();
+            let path = unpack(&words);
+            let wrong = |field, value, must| {
+                let error = BadField { field, value, must };
+                Err(ArenaError::Contradiction { arena, slot, error })
+            };
+            if pack(&path) != words {
+                return wrong("path", words[WORDS - 1], "one without bits of no meaning");
+            }
+            if usize::from(path.port) >= PORT_SLOTS {
+                return wrong("path.port", path.port.into(), "the index of a port");
+            }
+            found.push(AhEntry {
+                number,
+                pd: (word >> PD_SHIFT) as u32,
+                severed: word & SEVERED != 0,
+                path,
+            });
+        }
+        Ok(found)
+    }
+
+    /// The arena's file.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.slots.fd()
     }
 
     /// Number of slots.
@@ -92,7 +179,7 @@ impl AhTable {
     /// Takes the paths over a port away from all handles: it is gone. They can still be destroyed. Control thread
     /// only.
     pub fn sever_port(&self, port: u16) {
-        for slot in &self.slots {
+        for slot in self.slots.iter() {
             let valid = slot.word.load(Ordering::Relaxed) & VALID != 0;
             if valid && slot.path.load().is_some_and(|words| unpack(&words).port == port) {
                 slot.word.fetch_or(SEVERED, Ordering::AcqRel);
@@ -239,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_handle_is_found_by_its_whole_number_and_its_domain_until_it_is_invalidated() {
-        let table = AhTable::new(8);
+        let table = AhTable::create(1, 8).unwrap();
         let (old, new) = (number(5, 1), number(5, 2));
         assert_eq!(table.resolve(old, 7), Err(AhError::Unknown));
         assert!(table.validate(old, 7, &path(1)));
@@ -265,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_severed_handle_has_no_path_and_can_still_be_invalidated() {
-        let table = AhTable::new(8);
+        let table = AhTable::create(1, 8).unwrap();
         let ah = number(1, 1);
         let other = number(2, 1);
         assert!(table.validate(ah, 7, &path(1)) && table.validate(other, 7, &path(2)));
@@ -285,9 +372,79 @@ mod tests {
         );
     }
 
+    /// A path over a port there may be.
+    fn possible(byte: u8) -> Path {
+        let port = u16::from(byte) % PORT_SLOTS as u16;
+        Path { port, ..path(byte) }
+    }
+
+    #[test]
+    fn the_next_process_finds_the_same_handles_and_their_paths() {
+        let table = AhTable::create(9, 100).unwrap();
+        let handles = [number(1, 3), number(2, 1), number(70, 63)];
+        for (ah, byte) in handles.into_iter().zip(1..) {
+            assert!(table.validate(ah, 7, &possible(byte)));
+        }
+        assert!(table.validate(number(5, 1), 8, &possible(5)) && table.invalidate(number(5, 1)));
+        assert!(table.repath(handles[0], &possible(200)));
+        table.sever_port(possible(2).port);
+        let entries = table.entries().unwrap();
+        let all: Vec<_> = entries
+            .iter()
+            .map(|ah| (ah.number, ah.severed, ah.path))
+            .collect();
+        assert_eq!(
+            all,
+            [
+                (handles[0], false, possible(200)),
+                (handles[1], true, possible(2)),
+                (handles[2], false, possible(3)),
+            ]
+        );
+        let file = table.fd().try_clone_to_owned().unwrap();
+        drop(table);
+        // With room for more.
+        let next = AhTable::open(9, file, 5000).unwrap();
+        assert_eq!(next.entries().unwrap(), entries);
+        assert_eq!(next.resolve(handles[0], 7), Ok(possible(200)));
+        assert_eq!(next.resolve(handles[1], 7), Err(AhError::Severed));
+        assert_eq!(next.resolve(number(5, 1), 8), Err(AhError::Unknown));
+        assert!(next.validate(number(4999, 1), 7, &possible(1)));
+    }
+
+    #[test]
+    fn words_that_no_handle_has_are_refused_with_their_place() {
+        let cases: [(u64, usize, u64, &str); 7] = [
+            // The word itself, xor: no VALID, a bit of no meaning, another slot's number, no generation.
+            (VALID, 0, 0, "neither free nor in use"),
+            (1 << 26, 0, 0, "neither free nor in use"),
+            (1, 0, 0, "neither free nor in use"),
+            (u64::from(number(0, 1)), 0, 0, "neither free nor in use"),
+            // A word of the path, xor.
+            (0, 4, 1 << 7, "path.port"),
+            (0, 6, TAGGED, "path"),
+            (0, 6, 1 << 22, "path"),
+        ];
+        for (word, index, bits, says) in cases {
+            let table = AhTable::create(9, 4).unwrap();
+            assert!(table.validate(number(2, 1), 7, &possible(3)));
+            let slot = &table.slots[2];
+            slot.word.fetch_xor(word, Ordering::Relaxed);
+            let mut words = slot.path.load().unwrap();
+            words[index] ^= bits;
+            slot.path.store(&words);
+            let file = table.fd().try_clone_to_owned().unwrap();
+            let error = AhTable::open(9, file, 4).err().unwrap().to_string();
+            assert!(
+                error.contains("arena ahs.0, slot 2") && error.contains(says),
+                "{error}"
+            );
+        }
+    }
+
     #[test]
     fn a_path_that_changes_while_cores_look_it_up_is_never_torn() {
-        let table = AhTable::new(2);
+        let table = AhTable::create(1, 2).unwrap();
         let ah = number(1, 1);
         assert!(table.validate(ah, 7, &path(0)));
         let readers = AtomicU32::new(2);

@@ -11,7 +11,7 @@ mod primitive {
     pub use std::sync::atomic::{AtomicU64, Ordering, fence};
 }
 
-pub use ah::{AhError, AhTable};
+pub use ah::{AhEntry, AhError, AhTable};
 pub use client_mem::{ClientMem, MapError, SharedU32, SharedU64};
 pub use mr::{MrDescriptor, MrRecord, MrTable, RemoteRange};
 pub use sigbus::{FaultCell, install as install_sigbus_handler};

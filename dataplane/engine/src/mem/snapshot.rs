@@ -15,6 +15,7 @@ const ATTEMPTS: usize = 8;
 
 /// `N` words with one writer and any number of readers.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Snapshot<const N: usize> {
     /// Replacements so far; the low bit is the buffer in force.
     count: AtomicU64,
