@@ -5,6 +5,7 @@ mod ah_at_once;
 mod batch;
 mod destroy;
 mod events;
+mod flush;
 mod gid;
 mod hostile;
 mod hotplug;
