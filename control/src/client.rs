@@ -44,6 +44,15 @@ pub struct Connection {
     pub leaving: bool,
     /// The event loop is told of its requests.
     pub watched: bool,
+    /// When it was accepted.
+    pub since: Instant,
+}
+
+impl Connection {
+    /// Whether nobody has said hello on it; one whose hello is being answered has.
+    pub fn is_stranger(&self) -> bool {
+        self.client.is_none()
+    }
 }
 
 /// A client.

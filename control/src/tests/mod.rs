@@ -13,5 +13,6 @@ mod neighbours;
 mod random;
 mod restore;
 mod session;
+mod strangers;
 mod verbs;
 mod wire;
