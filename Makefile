@@ -82,7 +82,7 @@ STRESS_SECONDS ?= 600
 STRESS := target/debug/rnic-stress run --seconds $(STRESS_SECONDS)
 
 .PHONY: stress
-stress: stress-build ## Everything at random by many clients, some killed, for STRESS_SECONDS
+stress: stress-build ## Everything at random by many clients, some killed, ports removed, for STRESS_SECONDS
 	$(STRESS) --processes 4 --threads 2 --library 2
 
 .PHONY: stress-build

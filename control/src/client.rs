@@ -47,6 +47,15 @@ pub struct Connection {
     pub leaving: bool,
     /// The event loop is told of its requests.
     pub watched: bool,
+    /// When it was accepted.
+    pub since: Instant,
+}
+
+impl Connection {
+    /// Whether nobody has said hello on it; one whose hello is being answered has.
+    pub fn is_stranger(&self) -> bool {
+        self.client.is_none()
+    }
 }
 
 /// A client.
@@ -330,14 +339,10 @@ impl Control {
         client.space.give(slice);
     }
 
-    /// Holds an object of the client on behalf of one that will depend on it; also its device.
+    /// Holds an object of the client on behalf of one that will depend on it; also tells its device, which
+    /// [`Self::check_present_for`] has looked at before.
     pub(crate) fn hold(&mut self, conn: u32, kind: Kind, handle: u32, field: &str) -> Verb<(Key, u32)> {
         let key = self.find(conn, kind, handle, field)?;
-        // Channels belong to no device.
-        if kind != Kind::Channel {
-            let device = self.objects.peek(key).map_or(0, |object| object.device);
-            self.check_present(conn, device)?;
-        }
         let index = self.client_mut(conn)?.index;
         self.objects.get(IdKind::Handle(index), handle);
         Ok((key, self.objects.peek(key).map_or(0, |object| object.device)))
@@ -346,6 +351,13 @@ impl Control {
     /// Refuses what is new on a device that is being removed or gone.
     pub(crate) fn check_present(&self, conn: u32, device: u32) -> Verb<()> {
         self.device(conn, device).map(drop)
+    }
+
+    /// The same of the device of a PD. Before quotas are looked at: no room would help who asks for a device that is gone.
+    pub(crate) fn check_present_for(&mut self, conn: u32, pd: u32) -> Verb<()> {
+        let key = self.find(conn, Kind::Pd, pd, "pd")?;
+        let device = self.objects.peek(key).map_or(0, |object| object.device);
+        self.check_present(conn, device)
     }
 
     /// A live object of the client.

@@ -41,7 +41,9 @@ use crate::{
 /// How long a stop waits for what clients own to be destroyed in order.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// Connections that have not said hello, beyond the clients there may be.
-const STRANGERS: usize = 64;
+pub(crate) const STRANGERS: usize = 64;
+/// How long a connection may have a place without saying hello. Clients do so at once.
+pub(crate) const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// Admin connections.
 const ADMINS: usize = 16;
 
@@ -303,11 +305,34 @@ impl Control {
                             client: None,
                             leaving: false,
                             watched: true,
+                            since: Instant::now(),
                         },
                     );
                 }
                 Err(errno) => tracing::warn!(%errno, "a client's connection could not be taken"),
             }
+        }
+    }
+
+    /// Closes connections on which nobody has said hello in time: their places are others'.
+    pub(crate) fn dismiss_strangers(&mut self, now: Instant) {
+        let late: Vec<u32> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.is_stranger() && !c.leaving && now.duration_since(c.since) >= HELLO_WITHIN)
+            .map(|(conn, _)| *conn)
+            .collect();
+        for conn in late {
+            if let Some(connection) = self.connections.get(&conn) {
+                let peer = &connection.session.peer;
+                tracing::warn!(
+                    pid = peer.pid,
+                    comm = %peer.comm,
+                    within = ?HELLO_WITHIN,
+                    "nobody said hello on a connection; it was closed"
+                );
+            }
+            self.leave(conn);
         }
     }
 

@@ -127,6 +127,11 @@ impl Control {
         };
         let mask = QpAttrMask::from_bits(arg.mask);
         let attr = attributes(&arg.attrs, mask)?;
+        // To ERR it may always go: that is where the removal of its device has sent it. Anything else is refused for that,
+        // and not for the state it is in since.
+        if !(mask.contains(QpAttrMask::STATE) && attr.state == QpState::Err) {
+            self.check_present(conn, device)?;
+        }
         // The core checks again, against the state the QP is in by then: it may go to ERR by itself.
         let next = if mask.contains(QpAttrMask::STATE) {
             attr.state
@@ -134,10 +139,6 @@ impl Control {
             qp.state
         };
         check_modify(QpType::Rc, qp.state, next, mask).map_err(refused)?;
-        // To ERR it may always go: that is where the removal of its device has sent it.
-        if !(mask.contains(QpAttrMask::STATE) && attr.state == QpState::Err) {
-            self.check_present(conn, device)?;
-        }
         self.answers(qp.core)?;
         let owner = &self.devices[device as usize];
         if mask.contains(QpAttrMask::PATH_MTU) && attr.path_mtu > owner.path_mtu {

@@ -7,10 +7,7 @@ use std::{
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -34,12 +31,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::{
     admin::{AdminRequest, AdminResponse, request_line},
     control::Control,
-    daemon,
-    handover::Image,
-    ports, socket,
+    daemon, ports, socket,
     socket::{Packet, Received},
     status::{GidState, NeighbourState, QpState, Status},
 };
+
+mod held;
+
+pub use held::HeldControl;
 
 /// A poll core that allocates aborts the tests.
 #[cfg(debug_assertions)]
@@ -106,66 +105,6 @@ pub fn next_engine(cores: u16, sections: &str) -> EngineConfig {
     let config = configuration(Path::new("/nowhere"), cores, &format!("{PORTS}\n{sections}"));
     let ports = open_all(&soft(&config), &[]).unwrap();
     daemon::engine_config(&config, &vec![0; cores.into()], ports)
-}
-
-/// A control thread that is called instead of run.
-pub struct HeldControl {
-    pub control: Control,
-    stop: OwnedFd,
-    dir: TempDir,
-}
-
-impl HeldControl {
-    /// With one port and its neighbours.
-    pub fn new(port: &str) -> Self {
-        let (ours, _theirs) = one_port();
-        let (dir, stop, control) = build(1, &one_port_sections("net_null0", port), move |_| vec![ours]);
-        HeldControl { control, stop, dir }
-    }
-
-    /// With two ports and `cores` poll cores.
-    pub fn with(cores: u16, sections: &str) -> Self {
-        let (dir, stop, control) = build(cores, &format!("{PORTS}\n{sections}"), |config| {
-            open_all(&soft(config), &[]).unwrap()
-        });
-        HeldControl { control, stop, dir }
-    }
-
-    /// Passes of the event loop run in another thread while `f` does.
-    pub fn serve<R>(&mut self, f: impl FnOnce(&Path) -> R) -> R {
-        let done = AtomicBool::new(false);
-        let (control, socket) = (&mut self.control, self.dir.path().join("rnicd.sock"));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Acquire) {
-                    control.pass(&mut Vec::new());
-                }
-            });
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| f(&socket)));
-            done.store(true, Ordering::Release);
-            result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    }
-
-    /// Runs passes until `condition` holds.
-    pub fn run_until(&mut self, mut condition: impl FnMut(&Control) -> bool) {
-        let start = Instant::now();
-        while !condition(&self.control) {
-            assert!(start.elapsed() < PATIENCE, "waited in vain");
-            self.control.pass(&mut Vec::new());
-        }
-    }
-
-    /// Leaves everything to the next process.
-    pub fn hand_over(self) -> Image {
-        self.control.hand_over().unwrap()
-    }
-
-    /// Stops the poll cores in order.
-    pub fn end(self) {
-        socket::wake(&self.stop);
-        assert!(self.control.run());
-    }
 }
 
 /// A port and the other end of its wire.

@@ -25,6 +25,7 @@ impl Control {
             self.check_links();
             self.check_gone();
             self.check_memory();
+            self.dismiss_strangers(now);
             self.audit();
             for source in [Source::Listener, Source::AdminListener] {
                 if let Some(listener) = self.listener_of(source) {

@@ -5,7 +5,7 @@ use std::ffi::{CString, c_char, c_int};
 use std::io;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::{Errno, Error, check};
 use crate::ffi;
@@ -13,6 +13,9 @@ use crate::shield::{Affinity, SignalHandlers, SignalMask};
 
 /// EAL can be started once in the life of a process, whether that succeeds or not.
 static STARTED: AtomicBool = AtomicBool::new(false);
+
+/// The token, as long as there is one.
+static RUNNING: Mutex<Weak<EalInner>> = Mutex::new(Weak::new());
 
 static LOG_LEVEL: AtomicU32 = AtomicU32::new(LogLevel::Notice as u32);
 
@@ -107,11 +110,17 @@ impl Eal {
         }
         // Once more for the drivers that EAL has just loaded.
         apply_log_level();
-        Ok(Eal {
-            inner: Arc::new(EalInner {
-                claimed: Mutex::new(BTreeSet::new()),
-            }),
-        })
+        let inner = Arc::new(EalInner {
+            claimed: Mutex::new(BTreeSet::new()),
+        });
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&inner);
+        Ok(Eal { inner })
+    }
+
+    /// The token of this process, when EAL is running.
+    pub fn running() -> Option<Eal> {
+        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        running.upgrade().map(|inner| Eal { inner })
     }
 
     /// Stops EAL and frees what it holds. Call it from the thread that called [`Eal::init`].

@@ -25,6 +25,7 @@ mod mbuf;
 mod mempool;
 mod port;
 mod qsbr;
+mod removal;
 mod ring;
 mod shield;
 
@@ -50,4 +51,5 @@ pub use mbuf::{Mbuf, MbufError};
 pub use mempool::{AllocError, Mempool, PoolConfig};
 pub use port::{Applied, DeviceInfo, EthDev, Link, PortConfig, Rss, RxQueue, Stats, TxQueue};
 pub use qsbr::{RcuQsbr, RcuReader};
+pub use removal::pretend_removal;
 pub use ring::ring_pair;

@@ -12,6 +12,7 @@ fn eal_starts_once_leaves_the_process_as_it_was_and_stops_when_unused() {
         assert!(matches!(Eal::init(&[bad]), Err(EalError::Argument(arg)) if arg == bad));
     }
 
+    assert!(Eal::running().is_none());
     let before = (affinity(), signal_mask(), handlers());
     let eal = Eal::init(&unprivileged_args()).expect("EAL starts without privilege");
     assert_eq!(before, (affinity(), signal_mask(), handlers()));
@@ -24,12 +25,14 @@ fn eal_starts_once_leaves_the_process_as_it_was_and_stops_when_unused() {
     assert!(matches!(eal.register_thread(), Err(Error::ThreadRegistered(0))));
 
     // Whatever still uses EAL keeps it up, and the token comes back for another try.
+    drop(Eal::running().expect("it runs"));
     let pool = small_pool(&eal, "held");
     let Err(EalError::InUse { users: 1, eal }) = eal.cleanup() else {
         panic!("stopped under a pool")
     };
     drop(pool);
     eal.cleanup().expect("nothing uses EAL any more");
+    assert!(Eal::running().is_none());
 }
 
 fn small_pool(eal: &Eal, name: &str) -> Mempool {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use dpdk_sys::{
     AllocError, Applied, Burst, Eal, EthDev, LogLevel, MbufError, Mempool, PoolConfig, PortConfig, Rss,
-    RxQueue, TxQueue, hotplug_add, hotplug_remove, ring_pair, set_log_level, unprivileged_args, vdev_init,
-    vdev_uninit,
+    RxQueue, TxQueue, hotplug_add, hotplug_remove, pretend_removal, ring_pair, set_log_level,
+    unprivileged_args, vdev_init, vdev_uninit,
 };
 
 /// EAL of this process, and the turn to use it.
@@ -144,6 +144,40 @@ fn a_port_made_of_rings_can_be_made_again_after_it_is_gone() {
         drop((a, b));
         assert!(EthDev::names(&eal).is_empty());
     }
+}
+
+#[test]
+fn a_device_that_vanishes_is_noticed_and_the_next_of_that_number_is_not_taken_for_it() {
+    let (eal, _turn) = eal();
+    let error = pretend_removal(&eal, "net_null7").expect_err("there is no such device");
+    assert!(error.to_string().contains("no DPDK port is named"), "{error}");
+    let pool = pool(&eal, "vanish", 1023, 2176);
+    let started = || {
+        vdev_init(&eal, "net_null7", "no-rx=1").expect("the name is free");
+        let dev = EthDev::open(&eal, "net_null7").expect("it was just made");
+        dev.configure(&config(1, 1500)).expect("one queue");
+        dev.rx_queue_setup(0, 64, None, &pool).expect("a receive queue");
+        dev.tx_queue_setup(0, 64, None).expect("a transmit queue");
+        dev.start().expect("it is set up");
+        dev
+    };
+    let mut numbers = Vec::new();
+    for _ in 0..3 {
+        let dev = started();
+        assert!(!dev.has_vanished());
+        pretend_removal(&eal, "net_null7").expect("it is there");
+        assert!(dev.has_vanished());
+        // Stopped and started again it is still gone.
+        dev.stop().expect("nobody holds a queue");
+        dev.start().expect("it is set up");
+        assert!(dev.has_vanished());
+        numbers.push(dev.id());
+        dev.remove().expect("nobody holds a queue");
+        assert!(!dev.has_vanished(), "it is closed, and the number another's");
+    }
+    numbers.dedup();
+    assert_eq!(numbers.len(), 1, "the number was given again");
+    assert_eq!(pool.in_use(), 0);
 }
 
 #[test]

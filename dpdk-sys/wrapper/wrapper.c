@@ -1,5 +1,6 @@
 #include "wrapper.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -151,6 +152,7 @@ int dpdk_port_info(uint16_t port, struct dpdk_port_info *info)
 
 int dpdk_port_configure(uint16_t port, const struct dpdk_port_conf *conf)
 {
+	struct rte_eth_dev_info info;
 	struct rte_eth_conf raw;
 
 	memset(&raw, 0, sizeof(raw));
@@ -161,6 +163,9 @@ int dpdk_port_configure(uint16_t port, const struct dpdk_port_conf *conf)
 		raw.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
 		raw.rx_adv_conf.rss_conf.rss_hf = conf->rss_types;
 	}
+	/* Drivers that cannot tell refuse to be asked. */
+	if (rte_eth_dev_info_get(port, &info) == 0 && info.dev_flags != NULL)
+		raw.intr_conf.rmv = (*info.dev_flags & RTE_ETH_DEV_INTR_RMV) != 0;
 	return rte_eth_dev_configure(port, conf->rx_queues, conf->tx_queues, &raw);
 }
 
@@ -194,6 +199,32 @@ int dpdk_port_remove_device(uint16_t port)
 	if (ret != 0)
 		return ret;
 	return device ? rte_dev_remove(device) : 0;
+}
+
+int dpdk_removal_register(uint16_t port, rte_eth_dev_cb_fn removed)
+{
+	return rte_eth_dev_callback_register(port, RTE_ETH_EVENT_INTR_RMV, removed, NULL);
+}
+
+int dpdk_removal_unregister(uint16_t port, rte_eth_dev_cb_fn removed)
+{
+	return rte_eth_dev_callback_unregister(port, RTE_ETH_EVENT_INTR_RMV, removed, NULL);
+}
+
+/* Of the interface for drivers, whose header is not among those installed. */
+struct rte_eth_dev *rte_eth_dev_allocated(const char *name);
+int rte_eth_dev_callback_process(struct rte_eth_dev *dev, enum rte_eth_event_type event, void *result);
+
+/* What a driver does when its device is unplugged. */
+int dpdk_removal_raise(uint16_t port)
+{
+	char name[RTE_ETH_NAME_MAX_LEN];
+	struct rte_eth_dev *dev;
+
+	if (rte_eth_dev_get_name_by_port(port, name) != 0)
+		return -ENODEV;
+	dev = rte_eth_dev_allocated(name);
+	return dev ? rte_eth_dev_callback_process(dev, RTE_ETH_EVENT_INTR_RMV, NULL) : -ENODEV;
 }
 
 void dpdk_qsbr_online(struct rte_rcu_qsbr *v, uint32_t thread)

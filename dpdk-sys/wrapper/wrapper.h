@@ -102,6 +102,11 @@ int dpdk_port_configure(uint16_t port, const struct dpdk_port_conf *conf);
 int dpdk_port_link(uint16_t port, struct dpdk_link *link);
 int dpdk_port_remove_device(uint16_t port);
 
+/* Devices that vanish by themselves. The callback runs on the interrupt thread. */
+int dpdk_removal_register(uint16_t port, rte_eth_dev_cb_fn removed);
+int dpdk_removal_unregister(uint16_t port, rte_eth_dev_cb_fn removed);
+int dpdk_removal_raise(uint16_t port);
+
 /* DPDK's own quiescent-state reclamation, for comparison in benchmarks. */
 void dpdk_qsbr_online(struct rte_rcu_qsbr *v, uint32_t thread);
 void dpdk_qsbr_offline(struct rte_rcu_qsbr *v, uint32_t thread);

@@ -180,6 +180,7 @@ impl Control {
                 "flags is {flags:#x}; NON_BLOCKING (0x1) is the only one"
             )));
         }
+        self.check_present_for(conn, pd)?;
         self.allow(conn, Kind::Ah)?;
         let (pd, device) = self.hold(conn, Kind::Pd, pd, "pd")?;
         let at_once = flags & ah_flags::NON_BLOCKING != 0;

@@ -99,6 +99,7 @@ fn errno(error: &MapError) -> Errno {
 
 impl Control {
     pub(crate) fn reg_mr(&mut self, conn: u32, arg: &RegMr, fd: OwnedFd) -> Verb<Outcome> {
+        self.check_present_for(conn, arg.pd)?;
         self.allow(conn, Kind::Mr)?;
         let (access, invalidatable) = access(arg.access)?;
         if arg.iova.checked_add(arg.length).is_none() {

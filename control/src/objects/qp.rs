@@ -84,6 +84,7 @@ impl QpCreation {
 
 impl Control {
     pub(crate) fn create_qp(&mut self, conn: u32, arg: &CreateQp) -> Verb<Outcome> {
+        self.check_present_for(conn, arg.pd)?;
         self.allow(conn, Kind::Qp)?;
         if arg.qp_type != QpType::Rc as u32 {
             let known = match arg.qp_type {

@@ -130,6 +130,8 @@ fn a_removed_port_takes_its_qps_to_err_tells_every_client_once_and_leaves_the_re
             gone(client.try_qp(of.pd, of.cq).unwrap_err());
             let reset = QpAttrs::default();
             gone(client.modify(of.qp.handle, qp_mask::STATE, reset).unwrap_err());
+            // Where it cannot go from ERR either.
+            gone(client.make_rtr(of.qp.handle, "10.0.0.1", 5).unwrap_err());
             let fd = sealed_memfd(4096);
             gone(client.try_mr(of.pd, &fd, 4096, 1).unwrap_err());
             // To ERR it may go, where it is.
@@ -321,4 +323,29 @@ fn ports_come_and_go_while_clients_create_and_die_and_nothing_is_left() {
     // Other tests of this process come and go too: within their noise, not 44 rounds' worth.
     let (before, after) = (settled.unwrap(), descriptors());
     assert!(after < before + 300, "{before} descriptors, now {after}");
+}
+
+#[test]
+fn who_has_no_quota_left_is_told_that_the_device_is_gone_all_the_same() {
+    let limits =
+        "limits: {clients: 8, per_client: {queue_memory: 8MiB, cq_depth: 1024, qps: 1, mrs: 1, ahs: 1}}";
+    let daemon = TestDaemon::with(1, limits);
+    let mut client = daemon.client();
+    let owned = own(&mut client, 1, "10.0.0.1");
+    let fd = sealed_memfd(4096);
+    client.try_mr(owned.pd, &fd, 4096, 1).unwrap();
+    client.try_ah(owned.pd, 0, av("10.0.0.1")).unwrap();
+    let mut attempts = |errno| {
+        let refusals = [
+            client.try_mr(owned.pd, &fd, 4096, 1).map(drop).unwrap_err(),
+            client.try_ah(owned.pd, 0, av("10.0.0.1")).map(drop).unwrap_err(),
+            client.try_qp(owned.pd, owned.cq).map(drop).unwrap_err(),
+        ];
+        for refused in refusals {
+            assert_eq!(refused.errno, errno, "{}", refused.text);
+        }
+    };
+    attempts(Errno::NOMEM);
+    try_remove(&daemon, "rnic1").unwrap();
+    attempts(Errno::NODEV);
 }

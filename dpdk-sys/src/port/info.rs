@@ -146,6 +146,22 @@ pub(crate) fn name_of(id: u16) -> Option<String> {
     Some(unsafe { text(name.as_ptr()) })
 }
 
+/// The port of this name. The caller holds the claim lock.
+pub(crate) fn id_of(name: &CStr) -> Option<u16> {
+    let mut id = 0;
+    // SAFETY: a port exists only while EAL is up, which DPDK checks; it reads a C string and writes one u16.
+    let code = unsafe { ffi::rte_eth_dev_get_port_by_name(name.as_ptr(), &mut id) };
+    (code == 0).then_some(id)
+}
+
+/// That there is no port of this name, with those there are. The caller holds the claim lock.
+pub(crate) fn no_such(name: &str) -> Error {
+    Error::NoSuchPort {
+        name: name.to_owned(),
+        present: all_names().join(", "),
+    }
+}
+
 /// The device a port belongs to. The caller holds the claim lock.
 pub(crate) fn device_of(id: u16) -> Option<String> {
     let raw = raw_info(id).ok()?;

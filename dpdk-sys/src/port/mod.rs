@@ -31,12 +31,13 @@ use crate::error::{Error, c_string, check};
 use crate::ffi;
 use crate::interrupt::close_port;
 use crate::mempool::{Mempool, socket_id};
+use crate::removal;
 use crate::ring::RingEnd;
 use crate::shield::SignalMask;
 
 pub use config::{Applied, PortConfig, Rss};
 pub use info::DeviceInfo;
-pub(crate) use info::{device_of, name_of};
+pub(crate) use info::{device_of, id_of, name_of, no_such};
 pub use queue::{RxQueue, TxQueue};
 pub use settings::{Link, Stats};
 pub(crate) use state::PortShared;
@@ -60,14 +61,7 @@ impl EthDev {
     pub fn open(eal: &Eal, name: &str) -> Result<EthDev, Error> {
         let c_name = c_string(name)?;
         let mut claimed = eal.claimed();
-        let mut id = 0;
-        // SAFETY: EAL is up; DPDK reads a C string and writes one u16.
-        if unsafe { ffi::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id) } != 0 {
-            return Err(Error::NoSuchPort {
-                name: name.to_owned(),
-                present: info::all_names().join(", "),
-            });
-        }
+        let id = info::id_of(&c_name).ok_or_else(|| info::no_such(name))?;
         if !claimed.insert(id) {
             return Err(Error::PortInUse(name.to_owned()));
         }
@@ -205,6 +199,7 @@ impl EthDev {
                 return Err(self.not_ready(direction, queue as u16, "was not set up"));
             }
         }
+        self.check("watch", removal::watch(self.id()))?;
         let _mask = SignalMask::block();
         // SAFETY: the port is open, configured, and all its queues are set up.
         self.check("start", unsafe { ffi::rte_eth_dev_start(self.id()) })?;
@@ -238,6 +233,7 @@ impl EthDev {
     pub fn close(&self) -> Result<(), Error> {
         let mut control = self.control()?;
         self.stop_locked(&mut control)?;
+        removal::unwatch(self.id());
         let mut claimed = self.shared.eal.claimed();
         // SAFETY: the port is open, stopped, and no thread polls it.
         let code = unsafe { close_port(self.name(), ffi::rte_eth_dev_close, self.id()) };
@@ -252,11 +248,18 @@ impl EthDev {
     pub fn remove(&self) -> Result<(), Error> {
         let mut control = self.control()?;
         self.stop_locked(&mut control)?;
+        removal::unwatch(self.id());
         let mut claimed = self.shared.eal.claimed();
         // SAFETY: the port is open, stopped, and no thread polls it.
         let code = unsafe { close_port(self.name(), ffi::dpdk_port_remove_device, self.id()) };
         control.release(self.id(), &mut claimed);
         self.check("remove", code)
+    }
+
+    /// Whether the device has vanished by itself since the port was started: it was unplugged, say. The port is as it was
+    /// until it is closed, but of no use.
+    pub fn has_vanished(&self) -> bool {
+        self.control().is_ok() && removal::has_vanished(self.id())
     }
 
     /// The handle to a receive queue of the started port. There is one at a time.

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::ffi;
 use crate::interrupt::close_port;
 use crate::mempool::Mempool;
+use crate::removal;
 use crate::ring::RingEnd;
 
 /// What the port and its queue handles share.
@@ -45,6 +46,7 @@ impl PortShared {
             _rings: rings,
             ..Control::default()
         });
+        removal::forget(id);
         PortShared {
             id,
             name: name.to_owned(),
@@ -64,6 +66,7 @@ impl Drop for PortShared {
         if control.closed {
             return;
         }
+        removal::unwatch(self.id);
         let mut claimed = self.eal.claimed();
         // SAFETY: the port is open, and neither the port nor a queue handle is left to use it.
         unsafe {

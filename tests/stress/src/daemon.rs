@@ -7,6 +7,11 @@ use serde::Serialize;
 
 use crate::worker::PATIENCE;
 
+/// Ports from this number on are removed and added; the devices of those before have the same numbers as they.
+pub const FIRST_THAT_GOES: u32 = 4;
+/// Ports at the start.
+const PORTS: u32 = 6;
+
 /// The daemon's share of the machine, and what it holds.
 #[derive(Copy, Clone, Debug, Serialize)]
 pub struct Sample {
@@ -44,10 +49,13 @@ pub struct Plan {
     pub clients: usize,
     /// Loses, doubles, reorders and damages frames between `rnic0` and `rnic1`.
     pub faults: bool,
+    /// Whether there are ports that come and go.
+    pub ports_go: bool,
 }
 
 impl Plan {
-    /// Starts a daemon: `rnic0` and `rnic1` for those under test, `rnic2` and `rnic3` for bystanders.
+    /// Starts a daemon: `rnic0` and `rnic1` for those under test, `rnic2` and `rnic3` for bystanders, then two more for
+    /// those under test, which come and go.
     pub fn start(&self, dir: &std::path::Path) -> Result<Appliance> {
         let Plan {
             cores,
@@ -55,7 +63,7 @@ impl Plan {
             qps,
             qps_per_client,
             clients,
-            faults,
+            ..
         } = self;
         let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u32;
         let cores = cores.min(&cpus);
@@ -70,23 +78,42 @@ impl Plan {
              queue_memory: 8MiB, wr_depth: 1024, cq_depth: 1024, bytes_awaiting_grace: 512KiB }}\n\
              ports:\n"
         );
-        for port in 0..4 {
-            let host = port + 1;
-            writeln!(
-                text,
-                "  - name: rnic{port}\n    device: {{ ring: {{ peer: rnic{} }} }}\n    mtu: 1500\n    rx_descriptors: 256\n    tx_descriptors: 256\n    addresses: [\"10.0.0.{host}/24\"]",
-                port ^ 1
-            )?;
-            if *faults && port < 2 {
-                writeln!(
-                    text,
-                    "    faults: {{ seed: {host}, rx: {{ drop: 0.5%, duplicate: 0.5%, reorder: 0.5%, corrupt: 0.2% }} }}"
-                )?;
-            }
+        let ports = if self.ports_go { PORTS } else { FIRST_THAT_GOES };
+        for port in 0..ports {
+            self.write_port(&mut text, port)?;
         }
         let path = dir.join("stress.yaml");
         std::fs::write(&path, text)?;
         Ok(Appliance::start_file(&path))
+    }
+
+    /// The ports that come and go, as `rnicctl port add` reads them.
+    pub fn ports_that_go(&self) -> Result<String> {
+        let mut text = String::new();
+        for port in FIRST_THAT_GOES..PORTS {
+            self.write_port(&mut text, port)?;
+        }
+        Ok(text)
+    }
+
+    fn write_port(&self, text: &mut String, port: u32) -> Result<()> {
+        let host = port + 1;
+        writeln!(
+            text,
+            "  - name: rnic{port}\n    device: {{ ring: {{ peer: rnic{} }} }}\n    mtu: 1500\n    rx_descriptors: 256\n    tx_descriptors: 256\n    addresses: [\"10.0.0.{host}/24\"]",
+            port ^ 1
+        )?;
+        if port >= FIRST_THAT_GOES {
+            // So that frames are under way, in queues and rings, when a port goes.
+            writeln!(text, "    loopback: wire")?;
+        }
+        if self.faults && !(2..FIRST_THAT_GOES).contains(&port) {
+            writeln!(
+                text,
+                "    faults: {{ seed: {host}, rx: {{ drop: 0.5%, duplicate: 0.5%, reorder: 0.5%, corrupt: 0.2% }} }}"
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,5 @@
 //! Random creation, use, failure and destruction of everything by many clients at once, threads and processes, some
-//! of which are killed. Clients work below the library, on the rings themselves, and account for every work request,
+//! of which are killed, while ports are removed and added. Clients work below the library, on the rings themselves, and account for every work request,
 //! every event and every byte; what they gave back they poison, and look whether anybody writes to it.
 //!
 //! `rnic-stress run` does so for a time; `rnic-stress pairs` makes and destroys so many QPs and watches the
@@ -7,9 +7,12 @@
 #![forbid(unsafe_code)]
 
 mod daemon;
+mod ends;
 mod grave;
 mod library;
 mod link;
+mod loss;
+mod objects;
 mod options;
 mod pairs;
 mod process;
@@ -17,6 +20,7 @@ mod qp;
 mod run;
 mod session;
 mod traffic;
+mod unplug;
 mod worker;
 
 use std::process::ExitCode;

@@ -41,6 +41,9 @@ pub struct Run {
     /// Milliseconds between two kills, on average; 0 kills nobody.
     #[arg(long, default_value_t = 700)]
     pub kill_every: u64,
+    /// Milliseconds between two removals of a pair of ports, on average; 0 removes none.
+    #[arg(long, default_value_t = 600)]
+    pub unplug_every: u64,
     /// Poll cores.
     #[arg(long, default_value_t = 2)]
     pub cores: u32,

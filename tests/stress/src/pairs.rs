@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::daemon::{self, Plan, Sample};
 use crate::options::{self, Pairs};
-use crate::worker::{Done, Worker};
+use crate::worker::{Done, Home, Worker};
 
 /// How much anonymous memory the daemon may gain after the first tenth.
 const SLACK_KIB: u64 = 4 << 10;
@@ -36,6 +36,7 @@ pub fn run(options: &Pairs) -> Result<()> {
         qps_per_client: 24,
         clients: 2 * options.clients + 8,
         faults: false,
+        ports_go: false,
     };
     let dir = tempfile::tempdir()?;
     let appliance = plan.start(dir.path())?;
@@ -134,7 +135,7 @@ fn watch(
 /// One client: links are made, used every now and then, and destroyed, until there were `count` QPs in all or another
 /// client has failed.
 fn churn(socket: &Path, seed: &[u64], count: u64, (made, stop): (&AtomicU64, &AtomicBool)) -> Result<Done> {
-    let mut worker = Worker::new(socket.into(), seed)?;
+    let mut worker = Worker::new(socket.into(), Home::Steady, seed)?;
     worker.furnish()?;
     let mut seen = 0;
     while made.load(Ordering::Relaxed) < count && !stop.load(Ordering::Relaxed) {

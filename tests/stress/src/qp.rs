@@ -15,6 +15,8 @@ use crate::session::Events;
 pub const SUCCESS: u8 = 0;
 /// Of a flushed request.
 pub const FLUSHED: u8 = 5;
+/// Of one whose peer says nothing.
+pub const RETRY_EXCEEDED: u8 = 12;
 /// Units of both queues.
 pub const UNITS: u32 = 16;
 
@@ -153,8 +155,9 @@ impl Qp {
         });
     }
 
-    /// Posts a receive.
-    pub fn post_recv(&mut self, region: &Memory, wr_id: u64, sge: Sge, len: Option<u32>) {
+    /// Posts a receive, and tells whether to ring: a QP in error flushes it.
+    #[must_use]
+    pub fn post_recv(&mut self, region: &Memory, wr_id: u64, sge: Sge, len: Option<u32>) -> bool {
         let wqe = Wqe {
             wr_id,
             num_sge: 1,
@@ -163,8 +166,9 @@ impl Qp {
             ..Wqe::default()
         };
         put(region, &mut self.rq, &wqe);
-        region.store(self.rq.offset + RingIndices::TAIL, self.rq.tail);
         self.recvs.push_back(Posted { wr_id, len });
+        region.store(self.rq.offset + RingIndices::TAIL, self.rq.tail);
+        region.load(self.rq.offset + RingIndices::NEED_KICK) != 0
     }
 
     /// Publishes the send queue's tail, and tells whether to ring.

@@ -11,7 +11,8 @@ use serde::Serialize;
 use crate::daemon::{self, Plan, Sample};
 use crate::options::{self, Client, Run};
 use crate::process::Process;
-use crate::worker::{Done, Worker};
+use crate::unplug;
+use crate::worker::{Done, Home, Worker};
 
 /// How much more anonymous memory the daemon may hold at the end than after a quarter of the run: what its allocator
 /// keeps for later.
@@ -44,12 +45,13 @@ pub fn run(options: &Run) -> Result<()> {
         qps_per_client: 24,
         clients: 4 * clients + 8,
         faults: true,
+        ports_go: true,
     };
     let dir = tempfile::tempdir()?;
     let appliance = plan.start(dir.path())?;
     let start = daemon::sample(&appliance)?;
     let began = Instant::now();
-    let outcome = stress(options, seed, &appliance);
+    let outcome = stress(options, seed, &plan, &appliance);
     if outcome.is_err() {
         let log = appliance.log();
         let lines: Vec<&str> = log.lines().collect();
@@ -80,23 +82,31 @@ pub fn run(options: &Run) -> Result<()> {
     Ok(())
 }
 
-fn stress(options: &Run, seed: u64, appliance: &Appliance) -> Result<(Done, u64, Sample)> {
+fn stress(options: &Run, seed: u64, plan: &Plan, appliance: &Appliance) -> Result<(Done, u64, Sample)> {
     let mut bystanders = (!options.no_bystanders).then(|| daemon::bystanders(appliance));
     let socket = appliance.socket();
-    let stop = AtomicBool::new(false);
+    let stop = &AtomicBool::new(false);
     let ended = std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for index in 0..options.threads {
-            let (socket, stop) = (&socket, &stop);
-            let work = move || wander(socket, &[seed, index as u64], || stop.load(Ordering::Relaxed));
+            let socket = &socket;
+            // No run without some who lose their ports, and some who do not.
+            let home = [Home::Restless, Home::Steady, Home::Both][index % 3];
+            let seed = [seed, index as u64];
+            let work = move || wander(socket, home, &seed, || stop.load(Ordering::Relaxed));
             threads.push(scope.spawn(move || noting(stop, work())));
         }
         for index in 0..options.library {
-            let (socket, stop) = (&socket, &stop);
+            let socket = &socket;
             let seed = [seed, 1000 + index as u64];
             threads.push(scope.spawn(move || noting(stop, crate::library::run(socket, &seed, stop))));
         }
-        let supervised = supervise(options, seed, appliance, &stop);
+        if options.unplug_every > 0 {
+            let seed = [seed, 3000];
+            let unplug = move || unplug::run(plan, options.unplug_every, &seed, appliance, stop);
+            threads.push(scope.spawn(move || noting(stop, unplug())));
+        }
+        let supervised = supervise(options, seed, appliance, stop);
         stop.store(true, Ordering::Relaxed);
         let mut all = Ok(Done::default());
         for thread in threads {
@@ -186,8 +196,8 @@ fn supervise(
 }
 
 /// One client, until it is told to stop.
-fn wander(socket: &Path, seed: &[u64], stop: impl Fn() -> bool) -> Result<Done> {
-    let mut worker = Worker::new(socket.into(), seed)?;
+fn wander(socket: &Path, home: Home, seed: &[u64], stop: impl Fn() -> bool) -> Result<Done> {
+    let mut worker = Worker::new(socket.into(), home, seed)?;
     while !stop() {
         worker.step().with_context(|| format!("client {seed:?}"))?;
     }
@@ -204,7 +214,10 @@ pub fn client(options: &Client) -> Result<()> {
             let _ = std::io::Read::read(&mut std::io::stdin(), &mut [0]);
             over.store(true, Ordering::Relaxed);
         });
-        let done = wander(&options.socket, &options.seed, || over.load(Ordering::Relaxed));
+        let home = Home::any(&mut Rng::new(&options.seed));
+        let done = wander(&options.socket, home, &options.seed, || {
+            over.load(Ordering::Relaxed)
+        });
         if let Err(error) = &done {
             // The other thread waits for the parent, which waits for us.
             eprintln!("rnic-stress: {error:#}");

@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rnic_abi::{
-    Cqe, DestroyReply, DoorbellLayout, EventSlot, Handle, HandleArg, Op, RING_ENTRIES, RegionHeader,
-    RegionLayout, RingIndices, cqe_flags, event_kind,
+    Cqe, DestroyReply, DeviceArg, DeviceReply, DoorbellLayout, EventSlot, Handle, HandleArg, Op,
+    RING_ENTRIES, RegionHeader, RegionLayout, RingIndices, cqe_flags, event_kind,
 };
 use rnic_tests::raw::{Line, Memory};
 use rustix::net::{SendFlags, send};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
+use crate::daemon::FIRST_THAT_GOES;
 use crate::grave::Graves;
 use crate::qp::Qp;
+use crate::worker::PATIENCE;
 
 /// The daemon's answer to a request: its body, or the errno and text of a refusal.
 pub type Answer<T> = std::result::Result<T, Refused>;
@@ -40,6 +42,8 @@ const AGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
 const STALL_PATIENCE: Duration = Duration::from_secs(30);
 /// Something depends on it.
 pub const BUSY: i32 = rustix::io::Errno::BUSY.raw_os_error();
+/// The device is gone.
+pub const NODEV: i32 = rustix::io::Errno::NODEV.raw_os_error();
 
 /// A completion queue.
 #[derive(Debug)]
@@ -106,10 +110,18 @@ pub struct Session {
     pub layout: RegionLayout,
     wakes: Vec<OwnedFd>,
     _events: OwnedFd,
-    /// Device used.
+    /// Number of the port it uses, as in `rnic0`.
+    pub port: u32,
+    /// Number of that port's device.
     pub device: u32,
-    /// Devices of the daemon: their event slots come first.
+    /// Places for devices in the daemon: their event slots come first.
     devices: u32,
+    /// Its device was removed: DEVICE_FATAL has come.
+    pub lost: bool,
+    /// Something was seen that only the removal of its device explains.
+    owed: bool,
+    /// Places whose device has been removed, a bit each.
+    gone: u64,
     event_head: u32,
     /// Live CQs by handle.
     pub cqs: HashMap<u32, Cq>,
@@ -122,8 +134,23 @@ pub struct Session {
 }
 
 impl Session {
-    /// Says hello.
-    pub fn open(socket: &Path, device: u32) -> Result<Session> {
+    /// Says hello, and finds the device of a port; waits for one that is away at the moment.
+    pub fn open(socket: &Path, port: u32) -> Result<Session> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(session) = Self::find(socket, port)? {
+                return Ok(session);
+            }
+            ensure!(
+                port >= FIRST_THAT_GOES && Instant::now() < deadline,
+                "there is no device rnic{port}"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Says hello, and finds the device of a port among those there are.
+    pub fn find(socket: &Path, port: u32) -> Result<Option<Session>> {
         let (line, hello, fds) = Line::greet(socket);
         let mut fds = fds.into_iter();
         let region_fd = fds.next().context("no region came with the hello")?;
@@ -132,20 +159,49 @@ impl Session {
         let mut header = RegionHeader::new_zeroed();
         region.read(0, header.as_mut_bytes());
         let layout = RegionLayout::from_header(&header).context("the region's header")?;
-        Ok(Session {
+        let mut session = Session {
             line,
             region,
             layout,
             wakes: fds.collect(),
             _events: events,
-            device,
+            port,
+            device: 0,
             devices: hello.devices,
+            lost: false,
+            owed: false,
+            gone: 0,
             event_head: 0,
             cqs: HashMap::new(),
             qps: HashMap::new(),
             graves: Graves::default(),
             port_events: 0,
-        })
+        };
+        let name = format!("rnic{port}");
+        for device in 0..session.devices {
+            let found = session.query_device(device)?;
+            let is_it =
+                |reply: DeviceReply| reply.name.split(|byte| *byte == 0).next() == Some(name.as_bytes());
+            if found.is_ok_and(is_it) {
+                session.device = device;
+                return Ok(Some(session));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Asks for a device; the only refusal there is says that it is not there.
+    pub fn query_device(&mut self, device: u32) -> Result<Answer<DeviceReply>> {
+        let answer = self.request(Op::QueryDevice, &DeviceArg { device, reserved: 0 }, &[])?;
+        if let Err(refused) = &answer {
+            ensure!(refused.errno == NODEV, "query_device: {refused:?}");
+        }
+        Ok(answer)
+    }
+
+    /// Whether its port is among those that are removed.
+    pub fn may_go(&self) -> bool {
+        self.port >= FIRST_THAT_GOES
     }
 
     /// Sends a request and waits for its answer. An error is a daemon that has hung up or talks nonsense.
@@ -223,6 +279,35 @@ impl Session {
             self.poll_cq(handle)?;
         }
         while self.take_event()? {}
+        if self.owed && !self.lost {
+            self.wait_for_loss()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the device is said to be lost. A core may be faster than the control thread.
+    pub fn wait_for_loss(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.lost {
+            ensure!(
+                Instant::now() < deadline,
+                "rnic{}: what only its removal explains, and no DEVICE_FATAL within {PATIENCE:?}",
+                self.port
+            );
+            std::thread::sleep(Duration::from_micros(200));
+            while self.take_event()? {}
+        }
+        Ok(())
+    }
+
+    /// A verb was refused because the device is gone. Who is told so has been sent DEVICE_FATAL before.
+    pub fn refused_as_gone(&mut self, what: &str) -> Result<()> {
+        while self.take_event()? {}
+        ensure!(
+            self.lost,
+            "{what}: the device of rnic{} is gone, and no DEVICE_FATAL came before",
+            self.port
+        );
         Ok(())
     }
 
@@ -300,9 +385,14 @@ impl Session {
             return Ok(true);
         }
         if slot < self.devices {
-            self.port_events += 1;
+            self.device_event(slot, kinds)?;
         } else if let Some(qp) = self.qps.get_mut(&handle) {
             let what = format!("QP {:#x} (handle {handle:#x})", qp.qpn);
+            let fatal = kinds & event_kind::QP_FATAL;
+            if self.port >= FIRST_THAT_GOES && fatal & !qp.events.explained != 0 {
+                qp.events.explained |= fatal;
+                self.owed = true;
+            }
             qp.events.take(kinds, &what)?;
         } else if let Some(cq) = self.cqs.get_mut(&handle) {
             cq.events.take(kinds, &format!("CQ {handle:#x}"))?;
@@ -313,6 +403,25 @@ impl Session {
             );
         }
         Ok(true)
+    }
+
+    /// A device is lost once, and nothing is said of it afterwards: its place is never another's for who knew it.
+    fn device_event(&mut self, device: u32, kinds: u32) -> Result<()> {
+        ensure!(
+            self.gone >> device & 1 == 0,
+            "{} of device {device} after its DEVICE_FATAL",
+            names(kinds)
+        );
+        self.port_events += 1;
+        if kinds & event_kind::DEVICE_FATAL != 0 {
+            ensure!(
+                device >= FIRST_THAT_GOES,
+                "DEVICE_FATAL of device {device}, which nobody removes"
+            );
+            self.gone |= 1 << device;
+            self.lost |= device == self.device;
+        }
+        Ok(())
     }
 
     /// Destroys a CQ or QP and checks what must be true of it from now on: what the daemon says of its events, that

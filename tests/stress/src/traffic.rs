@@ -78,7 +78,15 @@ impl Worker {
         if link.spoiled || link.expected.is_some() {
             return Ok(());
         }
+        let mut failed = false;
         for end in link.ends.iter().flatten() {
+            let qp = self.sessions[end.side].qps.get(&end.qp).context("a live QP")?;
+            failed |= qp.failed();
+        }
+        if failed && self.blame_removal(index)? {
+            return Ok(());
+        }
+        for end in self.links[index].ends.iter().flatten() {
             let qp = self.sessions[end.side].qps.get(&end.qp).context("a live QP")?;
             ensure!(
                 !qp.failed(),
@@ -272,24 +280,32 @@ impl Worker {
         self.wait(&what, |worker| {
             let link = &worker.links[index];
             let events = link.ends.iter().zip(expected.events);
-            worker.outstanding(index) == 0
+            let seen = worker.outstanding(index) == 0
                 && events.into_iter().all(|(end, kinds)| {
                     let qp = end.and_then(|end| worker.sessions[end.side].qps.get(&end.qp));
                     qp.is_none_or(|qp| qp.events.seen & kinds == kinds)
-                })
+                });
+            seen || link.spoiled
         })
         .with_context(|| format!("{:?}", self.describe(index)))?;
+        if self.links[index].spoiled {
+            // Its device was removed meanwhile.
+            return Ok(());
+        }
         let (own, _) = self.ends(index, expected.from)?;
-        if let Some(qp) = self.sessions[own.side].qps.get(&own.qp)
-            && !expected.statuses.is_empty()
+        let status = self.sessions[own.side]
+            .qps
+            .get(&own.qp)
+            .and_then(|qp| qp.send_failure);
+        if !expected.statuses.is_empty() && !status.is_some_and(|status| expected.statuses.contains(&status))
         {
-            let status = qp.send_failure;
             ensure!(
-                status.is_some_and(|status| expected.statuses.contains(&status)),
+                self.blame_removal(index)?,
                 "{}: the request ended with {status:?} and not {:?}",
                 expected.what,
                 expected.statuses
             );
+            return Ok(());
         }
         self.done.count("provoked errors seen to the end");
         self.spoil(index);
@@ -340,7 +356,8 @@ impl Worker {
             if self.rng.below(4) > 0 {
                 self.wait("the events of a CQ overflow", |worker| {
                     let session = &worker.sessions[side];
-                    session.cqs[&small].events.seen & event_kind::CQ_ERR != 0
+                    let lost = session.lost;
+                    lost || session.cqs[&small].events.seen & event_kind::CQ_ERR != 0
                         && session.qps[&a.qp].events.seen & event_kind::QP_FATAL != 0
                 })?;
             }
@@ -387,10 +404,13 @@ impl Worker {
         Ok(())
     }
 
-    fn post_recv(&mut self, end: End, id: u64, sge: Sge, len: Option<u32>) -> Result<()> {
+    pub(crate) fn post_recv(&mut self, end: End, id: u64, sge: Sge, len: Option<u32>) -> Result<()> {
         let session = &mut self.sessions[end.side];
         let qp = session.qps.get_mut(&end.qp).context("a live QP")?;
-        qp.post_recv(&session.region, id, sge, len);
+        if qp.post_recv(&session.region, id, sge, len) {
+            let (block, slot) = (qp.block, qp.slot());
+            session.ring(block, slot);
+        }
         Ok(())
     }
 

@@ -59,7 +59,7 @@ impl Link for DpdkLink {
         let deleted = |index| {
             probe_socket().is_some_and(|socket| netdevice::index_to_name(&socket, index) == Err(Errno::NODEV))
         };
-        self.if_index.is_some_and(deleted)
+        self.dev.as_ref().is_some_and(EthDev::has_vanished) || self.if_index.is_some_and(deleted)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
