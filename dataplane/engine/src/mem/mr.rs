@@ -287,6 +287,19 @@ impl MrTable {
         slot.is_some_and(|slot| slot.word.load(Ordering::Relaxed) == VALID | u64::from(key))
     }
 
+    /// What a key stands for, or stood for before it was invalidated: until its slot is used again. Control thread; for
+    /// reports.
+    pub fn describe(&self, key: u32) -> Option<MrRecord> {
+        let slot = self.slots.get(Self::slot_of_key(key))?;
+        Some(MrRecord {
+            iova: slot.iova.load(Ordering::Relaxed),
+            len: slot.len.load(Ordering::Relaxed),
+            pd: slot.pd.load(Ordering::Relaxed),
+            access: Access::from_bits(slot.access.load(Ordering::Relaxed))?,
+            invalidatable: slot.invalidatable.load(Ordering::Relaxed),
+        })
+    }
+
     /// Checks key, PD, right and range, and resolves them. Poll cores, within one pass of the loop.
     #[inline]
     pub fn resolve(
@@ -397,5 +410,7 @@ mod tests {
         assert_eq!(table.invalidate_for(free, 1), Ok(()));
         assert_eq!(table.invalidate_for(free, 1), Err(KeyError::Key));
         assert!(!table.invalidate(free), "deregistration finds it done");
+        let described = table.describe(free).map(|mr| (mr.len, mr.pd, mr.invalidatable));
+        assert_eq!(described, Some((4096, 1, true)), "reports still tell what it was");
     }
 }
