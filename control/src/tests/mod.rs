@@ -3,6 +3,7 @@ mod admin;
 mod ah;
 mod ah_at_once;
 mod batch;
+mod blocking;
 mod destroy;
 mod events;
 mod gid;
