@@ -3,6 +3,7 @@
 mod common;
 
 use std::{
+    cmp::Ordering,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -13,10 +14,11 @@ use std::{
 use common::{PD, Rig, path, wqe};
 use rnic_abi::{Sge, Wqe, event_kind};
 use rnic_engine::{
+    command::ObjectEvent,
     frame::{Frame, FrameBurst, FramePool, SharedPool},
-    mem::{MrDescriptor, MrTable},
+    mem::{ClientMem, MrDescriptor, MrTable},
     nonblocking::{CheckedAllocator, NonBlocking},
-    port::{Link, OpenPort, Port, PortCaps, PortStats},
+    port::{HeapPool, Link, OpenPort, Port, PortCaps, PortStats, ring_pair},
 };
 use rnic_transport::{Access, Check, KeyError, QpAttr, QpAttrMask, QpState};
 use rnic_wire::Mtu;
@@ -25,10 +27,12 @@ use rnic_wire::Mtu;
 static ALLOCATOR: CheckedAllocator = CheckedAllocator;
 
 const WRITE: u8 = 0;
+const READ: u8 = 4;
 const LOCAL_INV: u8 = 7;
 const SEND_INV: u8 = 9;
 /// `IBV_WC_*`.
 const SUCCESS: u8 = 0;
+const FLUSHED: u8 = 5;
 const MW_BIND_ERR: u8 = 6;
 const REM_INV_REQ_ERR: u8 = 9;
 const REM_ACCESS_ERR: u8 = 10;
@@ -352,4 +356,84 @@ fn nothing_of_a_region_is_written_after_its_invalidation_is_done_whatever_is_und
     }
     assert!(cut_off > 0, "no round cut anything off: the test is blind");
     rig.engine.stop();
+}
+
+/// A region that nobody but its keys leads to, with the right to read it remotely.
+fn readable(rig: &Rig, generation: u32, len: usize) -> (ClientMem, u32) {
+    let (mem, _) = ClientMem::create("read", len, Arc::default()).unwrap();
+    assert!(mem.copy_in(0, &vec![generation as u8; len]));
+    let key = MrTable::key(6, generation, 0x22);
+    let descriptor = MrDescriptor {
+        mem: &mem,
+        pd: PD,
+        access: Access::REMOTE_READ,
+        iova: 0,
+        len: len as u64,
+        invalidatable: false,
+    };
+    assert!(rig.engine.mrs().validate(key, &descriptor));
+    (mem, key)
+}
+
+#[test]
+fn a_read_whose_region_goes_while_it_is_answered_ends_in_an_access_error_and_touches_nothing_freed() {
+    const LEN: usize = 256 << 10;
+    const READS: u64 = 8;
+    for direct in [true, false] {
+        let pool = HeapPool::for_mtu(2048, 4200);
+        let (a, b) = ring_pair("rnic0", "rnic1", 1, 4200, pool);
+        let mut rig = Rig::new(1, vec![a, b]);
+        let (a, b) = (rig.create_qp(10), rig.create_qp(11));
+        let mut cut_off = 0;
+        for round in 1..=30 {
+            rig.connect(a, b, path(1, 2, direct), path(2, 1, direct), Mtu::M1024);
+            let (mem, key) = readable(&rig, round, LEN);
+            for i in 0..READS {
+                let sge = rig.sge(0, LEN as u32);
+                rig.post_send(a, wqe(i, READ, sge, 0, key));
+            }
+            let spins = Instant::now();
+            while spins.elapsed() < Duration::from_micros(u64::from(round) * 30) {
+                std::hint::spin_loop();
+            }
+            let epoch = rig.engine.invalidate(key);
+            until("nobody uses the key", || rig.engine.is_past(epoch));
+            rig.engine.mrs().release(key);
+            // Debug builds fence its addresses off: whoever still reads there dies of it.
+            drop(mem);
+            let statuses: Vec<u8> = (0..READS).map(|_| rig.wait_cqe(a).status).collect();
+            let read = statuses.iter().take_while(|status| **status == SUCCESS).count();
+            let expected = |i: usize| match i.cmp(&read) {
+                Ordering::Less => SUCCESS,
+                Ordering::Equal => REM_ACCESS_ERR,
+                Ordering::Greater => FLUSHED,
+            };
+            let expected: Vec<u8> = (0..READS as usize).map(expected).collect();
+            assert_eq!(statuses, expected, "direct: {direct}, round {round}");
+            if read < READS as usize {
+                cut_off += 1;
+                until("the responder's event", || {
+                    rig.poll();
+                    let of_b = |e: &&ObjectEvent| e.kinds & event_kind::QP_ACCESS_ERR != 0;
+                    rig.events.iter().find(of_b).is_some_and(|event| {
+                        assert_eq!((event.number, event.cause.check), (rig.qps[b].qpn, Check::Key));
+                        true
+                    })
+                });
+            }
+            rig.events.clear();
+            for qp in [a, b] {
+                let attr = QpAttr {
+                    state: QpState::Reset,
+                    ..QpAttr::default()
+                };
+                rig.modify(qp, attr, QpAttrMask::STATE, None).unwrap();
+            }
+        }
+        assert!(
+            cut_off > 0,
+            "no round cut anything off: the test is blind (direct: {direct})"
+        );
+        rig.engine.stop();
+    }
 }
