@@ -562,6 +562,12 @@ impl Client {
 
     /// The next entry of the event ring: handle and kinds.
     pub fn event(&self, head: u32) -> (u32, u32) {
+        let (handle, kinds, _) = self.event_with_cause(head);
+        (handle, kinds)
+    }
+
+    /// The same with the cause.
+    pub fn event_with_cause(&self, head: u32) -> (u32, u32, Cause) {
         let Context {
             layout,
             region,
@@ -583,9 +589,11 @@ impl Client {
         store(layout.events + RingIndices::HEAD, head + 1);
         let at = layout.event_slots + slot as usize * size_of::<EventSlot>();
         let (kinds, handle) = event::take(&region.u32(at).unwrap(), || {
-            region.read::<u32>(at + EventSlot::HANDLE).unwrap()
+            let handle = region.read::<u32>(at + EventSlot::HANDLE).unwrap();
+            (handle, region.read::<Cause>(at + EventSlot::CAUSE).unwrap())
         });
-        (handle.unwrap_or_default(), kinds)
+        let (handle, cause) = handle.unwrap_or_default();
+        (handle, kinds, cause)
     }
 }
 
