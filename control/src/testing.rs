@@ -19,7 +19,7 @@ use rnic_abi::*;
 use rnic_config::Config;
 use rnic_engine::{
     mem::ClientMem,
-    port::{DeviceSpec, HeapPool, OpenPort, PortSpec, RING_FRAMES, RingEnd, open_all, ring_pair_of},
+    port::{DeviceSpec, HeapPool, OpenPort, Port, PortSpec, RING_FRAMES, RingEnd, open_all, ring_pair_of},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -190,6 +190,14 @@ impl TestDaemon {
         let (ours, theirs) = one_port();
         let daemon = Self::open(1, &one_port_sections(vdev, port), move |_| vec![ours]);
         (daemon, theirs)
+    }
+
+    /// With one port and one poll core, each of whose passes begins with `wrap`'s port.
+    pub fn with_port(wrap: impl Fn(Box<dyn Port>) -> Box<dyn Port>) -> Self {
+        let (mut ours, _) = one_port();
+        ours.queues = ours.queues.into_iter().map(wrap).collect();
+        let port = "addresses: [10.0.0.1/24]";
+        Self::open(1, &one_port_sections("net_null0", port), move |_| vec![ours])
     }
 
     fn open(cores: u16, sections: &str, open: impl FnOnce(&Config) -> Vec<OpenPort>) -> Self {

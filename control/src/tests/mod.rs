@@ -9,6 +9,7 @@ mod events;
 mod gid;
 mod hostile;
 mod hotplug;
+mod invalidate;
 mod neighbours;
 mod random;
 mod restore;
