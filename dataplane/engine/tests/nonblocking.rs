@@ -39,11 +39,17 @@ fn play(case: &str) {
         return call();
     }
     let held = vec![1u8; 100];
+    let (mem, _) = ClientMem::create("test", 4096, Arc::default()).unwrap();
     let _section = NonBlocking::enter();
     match case {
         "allocate" => drop(std::hint::black_box(Box::new(1u64))),
         "free" => drop(std::hint::black_box(held)),
         "block" => might_block(),
+        "panic" => {
+            // Dropped by the panic, which may block.
+            let _mem = mem;
+            panic!("the first word");
+        }
         // The section ends before `held` is freed: locals are dropped in reverse order.
         _ => {}
     }
@@ -95,6 +101,22 @@ fn a_poll_core_that_may_block_aborts_with_a_backtrace() {
         "block",
         "may block",
         "play",
+    );
+}
+
+#[test]
+fn a_panic_on_a_poll_core_is_not_hidden_by_what_it_drops() {
+    const NAME: &str = "a_panic_on_a_poll_core_is_not_hidden_by_what_it_drops";
+    if let Ok(case) = std::env::var(CASE) {
+        return play(&case);
+    }
+    let output = child(NAME, "panic");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("the first word"), "{text}");
+    assert_eq!(
+        output.status.code(),
+        Some(101),
+        "it is a panic and no abort: {text}"
     );
 }
 
