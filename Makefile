@@ -35,7 +35,7 @@ test: deps ## All tests: units, simulator, models in bounded form, whole applian
 	$(MAKE) --no-print-directory layers
 	$(CARGO) build --workspace --bins --examples
 	$(CARGO) test --workspace
-	$(MAKE) --no-print-directory loom asan tsan
+	$(MAKE) --no-print-directory loom asan tsan miri
 	$(MAKE) --no-print-directory stress-asan stress-tsan STRESS_SECONDS=20
 
 .PHONY: lint
@@ -77,6 +77,17 @@ tsan: deps ## Engine tests under ThreadSanitizer
 	TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp halt_on_error=1" RUSTC_BOOTSTRAP=1 \
 	  RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR=target/tsan \
 	  $(CARGO) test --lib --bins --tests -p rnic-engine --no-default-features --target x86_64-unknown-linux-gnu
+
+# Miri belongs to a nightly toolchain. Of the engine the parts that make no system calls, which Miri does not know.
+MIRI ?= $(CARGO) +nightly miri
+
+.PHONY: miri
+miri: ## Tests of QSBR, the ABI and the engine's tables under Miri, where there is one
+	@if $(MIRI) --version >/dev/null 2>&1; then set -ex; export CARGO_TARGET_DIR=target/miri MIRIFLAGS=-Zmiri-disable-isolation; \
+	  $(MIRI) test -p rnic-qsbr --lib --tests; \
+	  $(MIRI) test -p rnic-abi --lib --tests; \
+	  $(MIRI) test -p rnic-engine --no-default-features --lib -- view:: core::timer arena::space watch; \
+	else echo "SKIPPED miri: '$(MIRI)' is not there (rustup component add --toolchain nightly miri); nothing was tested under Miri" >&2; fi
 
 STRESS_SECONDS ?= 600
 STRESS := target/debug/rnic-stress run --seconds $(STRESS_SECONDS)

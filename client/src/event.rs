@@ -43,11 +43,11 @@ kinds! {
     CommEstablished = COMM_EST;
     /// The send queue is drained.
     SqDrained = SQ_DRAINED;
-    /// A QP on an SRQ took its last WQE.
+    /// A QP on an SRQ took its last WQE. There are no SRQs yet.
     LastWqeReached = LAST_WQE_REACHED;
-    /// The SRQ fell below its limit.
+    /// The SRQ fell below its limit. There are no SRQs yet.
     SrqLimitReached = SRQ_LIMIT_REACHED;
-    /// The SRQ failed.
+    /// The SRQ failed. There are no SRQs yet.
     SrqError = SRQ_ERR;
     /// The CQ overflowed and is lost.
     CqError = CQ_ERR;
@@ -65,6 +65,11 @@ impl EventKind {
     /// Its name in the daemon and in verbs, without the prefix: `QP_FATAL`.
     pub fn name(self) -> &'static str {
         event_kind::NAMES[self.bit().trailing_zeros() as usize]
+    }
+
+    /// Whether something has failed.
+    pub fn is_error(self) -> bool {
+        self.bit() & event_kind::ERRORS != 0
     }
 }
 
@@ -125,7 +130,8 @@ pub struct AsyncEvent {
     pub kind: EventKind,
     /// To what.
     pub object: EventObject,
-    /// Why. When several things happened to one object before they were read, all carry the cause of the first.
+    /// Why, of an error. When several errors happened to one object before they were read, all carry the cause of the
+    /// first.
     pub cause: Option<Cause>,
     /// For port events: counts the changes, so that the newest can be told.
     pub sequence: u32,
@@ -341,7 +347,12 @@ fn take(region: &Mapping, at: usize) -> impl Iterator<Item = Event> + use<> {
             EventKind::PortError
         };
         kinds.sort_by_key(|kind| *kind == last);
-        kinds.into_iter().map(move |kind| Event { kind, ..details })
+        kinds.into_iter().map(move |kind| Event {
+            kind,
+            // Beside other kinds it may just be being written, or be that of an error long past.
+            cause: details.cause.filter(|_| kind.is_error()),
+            ..details
+        })
     })
 }
 

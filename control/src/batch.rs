@@ -108,8 +108,9 @@ impl Control {
 
     /// Resumes what waited for a grace period that is over, and begins what waited for room.
     pub(crate) fn check_grace(&mut self) {
+        crate::lock_order::might_reclaim();
         while let Some(epoch) = self.ops.next_grace()
-            && self.engine.passed(epoch)
+            && self.has_passed(epoch)
         {
             for number in self.ops.end_grace() {
                 self.resume(number);

@@ -14,6 +14,7 @@ use rnic_engine::{
     command::Command,
     core::ClientDoorbells,
     mem::{ClientMem, FaultCell},
+    nonblocking::might_block,
 };
 use rustix::{fs::FallocateFlags, io::Errno};
 
@@ -152,6 +153,7 @@ impl Client {
 
     /// Gives a part of the region back to the kernel. Without it the pages merely stay.
     fn punch(&self, offset: usize, len: usize) {
+        might_block();
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let _ = rustix::fs::fallocate(self.memfd.as_fd(), flags, offset as u64, len as u64);
     }

@@ -247,6 +247,7 @@ impl Control {
             mapper,
             ..
         } = self;
+        let _reclaiming = crate::lock_order::reclaiming();
         engine.stop();
         drop((connections, objects, mapper));
         !failed

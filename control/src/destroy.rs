@@ -21,6 +21,7 @@ use crate::{
     control::Control,
     dispatch::Outcome,
     grace::Cost,
+    lock_order::might_reclaim,
     objects::{Key, Kind, Object, What},
     ops::{Op, Work},
     refusal::{Refusal, Verb},
@@ -144,6 +145,7 @@ impl Control {
 
     /// Goes on with a destruction: its step is done.
     pub(crate) fn advance_destroy(&mut self, number: u64, mut op: Op) {
+        might_reclaim();
         let Work::Destroy(destroy) = &mut op.work else {
             return;
         };
@@ -165,7 +167,7 @@ impl Control {
             };
             if destroy.objects.iter().any(known_to_cores) {
                 match self.begun_grace(&destroy.objects) {
-                    Some(epoch) if self.engine.passed(epoch) => return self.finish(number, op),
+                    Some(epoch) if self.has_passed(epoch) => return self.finish(number, op),
                     Some(epoch) => {
                         self.ops.put_back(number, op);
                         self.ops.wait_for(epoch, vec![number]);

@@ -132,7 +132,9 @@ impl Control {
     /// Takes the messages of the poll cores. Whether there were any.
     fn hear_cores(&mut self) -> bool {
         let mut inbox = std::mem::take(&mut self.inbox);
+        let reclaiming = crate::lock_order::reclaiming();
         self.engine.poll(|core, message| inbox.push((core, message)));
+        drop(reclaiming);
         let heard = !inbox.is_empty();
         for (core, message) in inbox.drain(..) {
             match message {

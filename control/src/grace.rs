@@ -17,10 +17,12 @@ use std::{
 
 use rnic_abi::{LINE, completion_queue_size, work_queue_size};
 use rnic_engine::{core::CompletionQueue, view::RetiredView};
+use rnic_qsbr::Epoch;
 
 use crate::{
     control::Control,
     leave::Departure,
+    lock_order::reclaiming,
     objects::{Key, Object, What},
     ops::Work,
     refusal::{Refusal, Verb},
@@ -124,6 +126,13 @@ impl Control {
     /// Bytes of destroyed objects, departed clients and replaced views that cores may still look at.
     pub(crate) fn bytes_awaiting_grace(&self) -> usize {
         self.engine.bytes_awaiting_grace() + self.grace.now.bytes
+    }
+
+    /// Whether every core has passed a quiescent state since `epoch` began; then what waited for it is freed, whatever its
+    /// destructors take.
+    pub(crate) fn has_passed(&mut self, epoch: Epoch) -> bool {
+        let _reclaiming = reclaiming();
+        self.engine.passed(epoch)
     }
 
     /// What [`Control::bytes_awaiting_grace`] never exceeds: the limit of the configuration, unless one object that a

@@ -4,7 +4,8 @@
 //! are remembered for the life of the process, and the first pair that closes a circle panics with the places and
 //! backtraces of both sides, whether or not two threads ever met there. What is taken rarely is checked on every run
 //! by [`might_take`] where it *could* be taken; what waits for somebody else's work counts as taking what that work
-//! runs under ([`Section`]). In release builds plain mutexes are left.
+//! runs under ([`Section`]): queued work, and the reclaimer ([`might_reclaim`]). In release builds plain mutexes are
+//! left.
 
 use std::{
     backtrace::Backtrace,
@@ -61,6 +62,26 @@ pub fn might_take(class: Class) {
     if CHECKED {
         check(class, Location::caller());
     }
+}
+
+/// What the reclaimer runs under: it drops whatever has waited for a grace period, and a destructor may take locks and
+/// wait for queued work.
+const RECLAIM: Class = Class::new("reclaim");
+
+/// Declares that the caller may reclaim, whether or not there is something to be freed this time. A lock that is held
+/// here and that some destructor takes is reported the first time both have happened, in either order and at any
+/// distance.
+#[track_caller]
+#[inline]
+pub fn might_reclaim() {
+    might_take(RECLAIM);
+}
+
+/// While it lives, what is dropped is dropped by the reclaimer.
+#[track_caller]
+#[inline]
+pub fn reclaiming() -> Section {
+    Section::enter(RECLAIM)
 }
 
 #[cold]
@@ -305,6 +326,32 @@ mod tests {
         }
         let _outer = outer.lock();
         assert!(report(|| rarely(false)).contains("test inner3 is taken"));
+    }
+
+    #[test]
+    fn reclaiming_under_a_lock_that_a_destructor_takes_is_reported_though_nothing_is_reclaimed() {
+        struct Takes<'a>(&'a OrderedMutex<()>);
+        impl Drop for Takes<'_> {
+            fn drop(&mut self) {
+                drop(self.0.lock());
+            }
+        }
+        let (a, b) = (
+            OrderedMutex::new(Class::new("test a8"), ()),
+            OrderedMutex::new(Class::new("test b8"), ()),
+        );
+        {
+            let _reclaiming = reclaiming();
+            drop(Takes(&a));
+        }
+        // Under another lock it is nobody's business.
+        let free = b.lock();
+        might_reclaim();
+        drop(free);
+        let _held = a.lock();
+        let text = report(might_reclaim);
+        assert!(text.contains("reclaim is taken at"), "{text}");
+        assert!(text.contains("test a8 was taken at"), "{text}");
     }
 
     #[test]

@@ -4,19 +4,29 @@
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         mpsc::{Receiver, Sender, channel},
     },
     thread::JoinHandle,
 };
 
-use rnic_engine::mem::{ClientMem, FaultCell, MapError};
+use rnic_engine::{
+    mem::{ClientMem, FaultCell, MapError},
+    nonblocking::might_block,
+};
 use rustix::event::{EventfdFlags, eventfd};
+
+use crate::lock_order::{Class, OrderedMutex, Section, might_take};
 
 /// Regions up to this size are mapped at once: that takes less than waking a thread.
 pub const AT_ONCE: u64 = 256 << 10;
 /// Threads: one client's large region does not hold up another's.
 const THREADS: usize = 2;
+
+/// Held by the thread that waits for a job or takes one. A leaf.
+const QUEUE: Class = Class::new("mapper queue");
+/// What jobs run under, and what whoever waits for them takes.
+const JOB: Class = Class::new("mapping");
 
 /// Memory to be mapped.
 #[derive(Debug)]
@@ -60,7 +70,7 @@ pub struct Mapper {
     threads: Vec<JoinHandle<()>>,
     /// Ours is the last one to be dropped, after the threads were joined: between those only a fence would order the last
     /// drop, and ThreadSanitizer knows no fences.
-    _queue: Arc<Mutex<Receiver<Job>>>,
+    _queue: Arc<OrderedMutex<Receiver<Job>>>,
 }
 
 impl Mapper {
@@ -69,7 +79,7 @@ impl Mapper {
         let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
         let (jobs, queue) = channel();
         let (done, results) = channel();
-        let queue = Arc::new(Mutex::new(queue));
+        let queue = Arc::new(OrderedMutex::new(QUEUE, queue));
         let mut threads = Vec::new();
         for i in 0..THREADS {
             let (queue, done, bell) = (queue.clone(), done.clone(), bell.clone());
@@ -108,6 +118,7 @@ impl Mapper {
     }
 
     fn submit(&self, job: Job) {
+        might_block();
         // The threads live as long as the sender does; without them the job is dropped with the queue, which unmaps.
         if let Some(jobs) = &self.jobs {
             let _ = jobs.send(job);
@@ -115,9 +126,10 @@ impl Mapper {
     }
 }
 
-fn work(queue: &Mutex<Receiver<Job>>, done: &Sender<(u64, Done)>, bell: &OwnedFd) {
+fn work(queue: &OrderedMutex<Receiver<Job>>, done: &Sender<(u64, Done)>, bell: &OwnedFd) {
     loop {
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let job = queue.lock().recv();
+        let section = Section::enter(JOB);
         let result = match job {
             Ok(Job::Map(number, request)) => (number, Done::Mapped(request.run())),
             Ok(Job::Unmap(number, mem)) => {
@@ -126,6 +138,7 @@ fn work(queue: &Mutex<Receiver<Job>>, done: &Sender<(u64, Done)>, bell: &OwnedFd
             }
             Err(_) => return,
         };
+        drop(section);
         let _ = done.send(result);
         let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
     }
@@ -140,6 +153,7 @@ impl AsFd for Mapper {
 
 impl Drop for Mapper {
     fn drop(&mut self) {
+        might_take(JOB);
         self.jobs = None;
         for thread in self.threads.drain(..) {
             let _ = thread.join();

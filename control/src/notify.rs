@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rnic_engine::nonblocking::might_block;
 use sd_notify::NotifyState;
 
 /// Between status lines.
@@ -64,6 +65,7 @@ impl Notifier {
     }
 
     fn send(&self, state: &[NotifyState<'_>]) {
+        might_block();
         if self.enabled
             && let Err(error) = sd_notify::notify(state)
         {

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use rnic_engine::nonblocking::might_block;
 use rustix::{
     event::{Timespec, epoll},
     io::Errno,
@@ -132,6 +133,7 @@ impl Poller {
 
     /// Sleeps until something is ready or `timeout` is over; `None` is for ever.
     pub fn wait(&self, timeout: Option<Duration>, ready: &mut Vec<Ready>) {
+        might_block();
         ready.clear();
         let timeout = timeout.map(|t| Timespec {
             tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),

@@ -17,7 +17,7 @@ use rnic_config::Config;
 use rnic_engine::{
     EngineConfig,
     mem::ClientMem,
-    port::{DeviceSpec, HeapPool, OpenPort, PortSpec, RING_FRAMES, RingEnd, open_all, ring_pair_of},
+    port::{DeviceSpec, HeapPool, OpenPort, Port, PortSpec, RING_FRAMES, RingEnd, open_all, ring_pair_of},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -148,6 +148,14 @@ impl TestDaemon {
         let (ours, theirs) = one_port();
         let daemon = Self::open(1, &one_port_sections(vdev, port), move |_| vec![ours]);
         (daemon, theirs)
+    }
+
+    /// With one port and one poll core, each of whose passes begins with `wrap`'s port.
+    pub fn with_port(wrap: impl Fn(Box<dyn Port>) -> Box<dyn Port>) -> Self {
+        let (mut ours, _) = one_port();
+        ours.queues = ours.queues.into_iter().map(wrap).collect();
+        let port = "addresses: [10.0.0.1/24]";
+        Self::open(1, &one_port_sections("net_null0", port), move |_| vec![ours])
     }
 
     fn open(cores: u16, sections: &str, open: impl FnOnce(&Config) -> Vec<OpenPort>) -> Self {
@@ -530,6 +538,12 @@ impl Client {
 
     /// The next entry of the event ring: handle and kinds.
     pub fn event(&self, head: u32) -> (u32, u32) {
+        let (handle, kinds, _) = self.event_with_cause(head);
+        (handle, kinds)
+    }
+
+    /// The same with the cause.
+    pub fn event_with_cause(&self, head: u32) -> (u32, u32, Cause) {
         let Context {
             layout,
             region,
@@ -551,9 +565,11 @@ impl Client {
         store(layout.events + RingIndices::HEAD, head + 1);
         let at = layout.event_slots + slot as usize * size_of::<EventSlot>();
         let (kinds, handle) = event::take(&region.u32(at).unwrap(), || {
-            region.read::<u32>(at + EventSlot::HANDLE).unwrap()
+            let handle = region.read::<u32>(at + EventSlot::HANDLE).unwrap();
+            (handle, region.read::<Cause>(at + EventSlot::CAUSE).unwrap())
         });
-        (handle.unwrap_or_default(), kinds)
+        let (handle, cause) = handle.unwrap_or_default();
+        (handle, kinds, cause)
     }
 }
 

@@ -19,7 +19,8 @@ pub const IN_RING: u32 = 1 << 31;
 /// Lowest of the 12 bits of [`EventSlot::pending`] that hold the generation of the object's handle.
 pub const GENERATION_SHIFT: u32 = 16;
 
-/// Bits of [`EventSlot::pending`], one a kind.
+/// Bits of [`EventSlot::pending`], one a kind. Those of SRQs, and LAST_WQE_REACHED, are there for the day there are SRQs:
+/// nothing raises them yet.
 pub mod event_kind {
     /// The QP went to the error state.
     pub const QP_FATAL: u32 = 1 << 0;
@@ -31,11 +32,11 @@ pub mod event_kind {
     pub const COMM_EST: u32 = 1 << 3;
     /// The send queue is drained (SQD).
     pub const SQ_DRAINED: u32 = 1 << 4;
-    /// A QP on an SRQ took its last WQE.
+    /// A QP on an SRQ took its last WQE. Not raised yet.
     pub const LAST_WQE_REACHED: u32 = 1 << 5;
-    /// The SRQ fell below its limit.
+    /// The SRQ fell below its limit. Not raised yet.
     pub const SRQ_LIMIT_REACHED: u32 = 1 << 6;
-    /// The SRQ failed.
+    /// The SRQ failed. Not raised yet.
     pub const SRQ_ERR: u32 = 1 << 7;
     /// A completion queue overflowed.
     pub const CQ_ERR: u32 = 1 << 8;
@@ -47,6 +48,8 @@ pub mod event_kind {
     pub const GID_CHANGE: u32 = 1 << 11;
     /// The device is gone or unusable.
     pub const DEVICE_FATAL: u32 = 1 << 12;
+    /// Kinds that are errors: these have a cause.
+    pub const ERRORS: u32 = QP_FATAL | QP_REQ_ERR | QP_ACCESS_ERR | SRQ_ERR | CQ_ERR | DEVICE_FATAL;
     /// All kinds.
     pub const ALL: u32 = (1 << NAMES.len()) - 1;
     /// The names, by bit number.
@@ -80,7 +83,7 @@ pub struct EventSlot {
     /// Of a port: counts the changes of its state, even while it is up and odd while it is down, so that the
     /// client ends at the true state.
     pub sequence: u32,
-    /// Cause of the first pending kind.
+    /// Cause of the first pending error; of no use while none is pending.
     pub cause: Cause,
     /// Zero.
     pub reserved: [u32; 10],
@@ -112,7 +115,8 @@ pub struct Raised {
 const TRIES: usize = 4;
 
 /// Daemon: makes `kinds` pending for the object whose handle has `generation`. `write_cause` writes
-/// [`EventSlot::cause`]; it is called when no kind is pending, so that the cause is that of the first.
+/// [`EventSlot::cause`]; it is called when no error is pending, so that the cause is that of the first. A client that
+/// takes another kind at this moment may see any of it, and has no use for it.
 pub fn raise<W: Word32>(pending: &W, generation: u32, kinds: u32, mut write_cause: impl FnMut()) -> Raised {
     let kinds = kinds & event_kind::ALL;
     let with =
@@ -123,7 +127,7 @@ pub fn raise<W: Word32>(pending: &W, generation: u32, kinds: u32, mut write_caus
     };
     let mut seen = pending.load(Ordering::Acquire);
     for _ in 0..TRIES {
-        if seen & event_kind::ALL == 0 {
+        if kinds & event_kind::ERRORS != 0 && seen & event_kind::ERRORS == 0 {
             write_cause();
         }
         match pending.compare_exchange(seen, with(seen), Ordering::AcqRel, Ordering::Acquire) {

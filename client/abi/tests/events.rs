@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering, Ordering::Relaxed};
 
 use rnic_abi::event::{self, Raised};
-use rnic_abi::event_kind::{CQ_ERR, QP_ACCESS_ERR, QP_FATAL};
+use rnic_abi::event_kind::{COMM_EST, CQ_ERR, QP_ACCESS_ERR, QP_FATAL, SQ_DRAINED};
 use rnic_abi::protocol::Word32;
 use rnic_abi::{GENERATION_SHIFT, IN_RING, event_kind};
 
@@ -54,6 +54,18 @@ fn a_kind_that_comes_while_the_slot_is_read_is_taken_with_it() {
         slot.cause.get()
     });
     assert_eq!((kinds, cause), (QP_ACCESS_ERR | QP_FATAL, Some(10)));
+}
+
+#[test]
+fn an_error_behind_what_is_no_error_has_its_own_cause() {
+    let slot = Slot::default();
+    slot.raise(1, COMM_EST, 0);
+    assert!(!slot.raise(1, QP_ACCESS_ERR, 20).push);
+    // No other after it changes that.
+    slot.raise(1, SQ_DRAINED, 0);
+    slot.raise(1, QP_FATAL, 30);
+    let kinds = COMM_EST | SQ_DRAINED | QP_ACCESS_ERR | QP_FATAL;
+    assert_eq!(slot.take(), (kinds, Some(20)));
 }
 
 #[test]

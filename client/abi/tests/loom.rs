@@ -394,6 +394,29 @@ fn an_event_has_the_cause_of_the_first_it_is_told_with() {
     });
 }
 
+/// An error of an object while the client takes what is none: it is told once, with its own cause.
+#[test]
+fn an_error_behind_what_is_no_error_is_told_with_its_own_cause() {
+    loom::model(|| {
+        let (pending, cause) = (word(0), word(0));
+        let raise = {
+            let (pending, cause) = (Word::<true>(pending.clone()), cause.clone());
+            move |kinds| event::raise(&pending, 1, kinds, || cause.store(kinds, Ordering::Relaxed))
+        };
+        raise(event_kind::COMM_EST);
+        let client = thread::spawn({
+            let (pending, cause) = (Word::<true>(pending.clone()), cause.clone());
+            move || event::take(&pending, || cause.load(Ordering::Relaxed))
+        });
+        raise(event_kind::QP_FATAL);
+        let first = client.join().unwrap();
+        let next = event::take(&Word::<true>(pending), || cause.load(Ordering::Relaxed));
+        let errors = [first, next].map(|(kinds, of)| (kinds & event_kind::QP_FATAL != 0).then_some(of));
+        let told: Vec<_> = errors.into_iter().flatten().collect();
+        assert_eq!(told, [Some(event_kind::QP_FATAL)]);
+    });
+}
+
 /// One side's view of a ring's index; its Release stores and Acquire loads are real or left out.
 struct Index<const ORDERED: bool>(Arc<AtomicU32>);
 

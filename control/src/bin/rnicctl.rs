@@ -93,7 +93,7 @@ enum PortCommand {
 enum ResCommand {
     /// Each object with owner, age, state, users and last error.
     Show {
-        /// Kind of object.
+        /// Kind of object. rnicd makes no SRQs, so of these there are none.
         #[arg(value_parser = ["qp", "cq", "mr", "pd", "srq", "ah", "channel", "client"])]
         kind: String,
         /// Only objects of this process.

@@ -17,8 +17,6 @@ use crate::{
 
 /// Kinds after which a QP is in the error state.
 const QP_FAILED: u32 = event_kind::QP_FATAL | event_kind::QP_REQ_ERR | event_kind::QP_ACCESS_ERR;
-/// Kinds that report an error of the object itself.
-const ERRORS: u32 = QP_FAILED | event_kind::SRQ_ERR | event_kind::CQ_ERR;
 
 /// The last error that an object reported.
 #[derive(Copy, Clone, Debug)]
@@ -42,7 +40,7 @@ impl Control {
         let Some(object) = self.objects.peek_mut(key) else {
             return;
         };
-        if event.kinds & ERRORS != 0 {
+        if event.kinds & event_kind::ERRORS != 0 {
             object.last_error = Some(LastError {
                 cause: event.cause,
                 at: Moment::now(),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use rnic_abi::event_kind;
 use rnic_config::Port;
+use rnic_engine::nonblocking::might_block;
 use rnic_wire::Mtu;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -84,6 +85,7 @@ impl Control {
 
     /// Waits, at the start, until every interface was looked at: the first client is to find the whole table.
     pub(crate) fn await_first_looks(&mut self) {
+        might_block();
         let deadline = Instant::now() + FIRST_LOOK;
         while self.gids.is_waiting() {
             let left = deadline.saturating_duration_since(Instant::now());

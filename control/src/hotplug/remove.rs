@@ -155,7 +155,7 @@ impl Control {
             self.ops.put_back(number, op);
             return;
         };
-        if !self.engine.passed(epoch) {
+        if !self.has_passed(epoch) {
             self.ops.put_back(number, op);
             self.ops.wait_for(epoch, vec![number]);
             return;

@@ -11,6 +11,7 @@ use netlink_packet_route::{
     link::{LinkAttribute, LinkFlags, LinkMessage},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rnic_engine::nonblocking::might_block;
 use rustix::{
     io::Errno,
     net::sockopt::{Timeout, set_socket_timeout},
@@ -107,6 +108,7 @@ impl Scanner {
         flags: u16,
         mut take: impl FnMut(RouteNetlinkMessage),
     ) -> Result<bool, ScanError> {
+        might_block();
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         (header.flags, header.sequence_number) = (flags, self.sequence);

@@ -17,6 +17,7 @@ use crate::{
     device::Device,
     dispatch::Outcome,
     gid::GidHold,
+    lock_order::might_reclaim,
     neighbour::{Lookup, Place, Target, User},
     ops::Work,
     refusal::{Refusal, Verb},
@@ -372,8 +373,9 @@ impl Control {
 
     /// Takes back the slots of dropped address handles whose grace period is over, and keeps the reserve full.
     pub(crate) fn tend_ahs(&mut self) {
+        might_reclaim();
         while let Some((epoch, slot)) = self.dropped_ahs.front().copied()
-            && self.engine.passed(epoch)
+            && self.has_passed(epoch)
         {
             self.dropped_ahs.pop_front();
             self.ahs.give(slot);

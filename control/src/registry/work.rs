@@ -83,6 +83,12 @@ impl WorkQueue {
         }
     }
 
+    /// Says that its caller may wait for the thread that runs the tasks.
+    #[track_caller]
+    pub(super) fn might_wait() {
+        might_take(TASK);
+    }
+
     /// Drops what is queued and ends [`WorkQueue::run`].
     pub fn stop(&self) {
         let mut state = self.shared.state.lock();

@@ -37,6 +37,7 @@ impl Drop for Worker {
         if let Some(thread) = self.thread.take()
             && thread.thread().id() != std::thread::current().id()
         {
+            WorkQueue::might_wait();
             // If it has panicked, it said so.
             let _ = thread.join();
         }

@@ -8,7 +8,7 @@ use rnic_engine::{
     command::{Command, QpStatus},
     view,
 };
-use rnic_transport::Check;
+use rnic_transport::{Access, Check};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -33,12 +33,12 @@ pub enum ResKind {
     Qp,
     /// Completion queues: `cqn`, `state` (`ok` or `error`), `depth`.
     Cq,
-    /// Memory regions: `mrn`, `key`, `state` (`valid` or `invalid`), `length`, `iova`, `access` (the bits of verbs),
-    /// `pdn`.
+    /// Memory regions: `mrn`, `key`, `state` (`valid` or `invalid`), `iova`, `length`, `access` (rights joined by `|`, or
+    /// `NONE`), `invalidatable`, `pdn`.
     Mr,
     /// Protection domains: `pdn`.
     Pd,
-    /// Shared receive queues: there are none yet.
+    /// Shared receive queues: this rnicd makes none, so there are none to show.
     Srq,
     /// Address handles: `ahn`, `dgid`, `pdn`.
     Ah,
@@ -228,9 +228,10 @@ impl Control {
                 "mrn": mr.slot,
                 "key": mr.key,
                 "state": if self.engine.mrs().is_valid(mr.key) { "valid" } else { "invalid" },
-                "length": mr.length,
                 "iova": mr.part.iova,
-                "access": mr.part.access.bits(),
+                "length": mr.length,
+                "access": rights(mr.part.access),
+                "invalidatable": mr.part.invalidatable,
                 "pdn": number(mr.pd),
             }),
             What::Ah(ah) => json!({"ahn": ah.number, "dgid": gid_text(ah.av.dgid), "pdn": number(ah.pd)}),
@@ -285,6 +286,22 @@ impl Control {
             objects: shown.collect(),
             next: None,
         }
+    }
+}
+
+/// Rights by their names in verbs.
+fn rights(access: Access) -> String {
+    let named = [
+        (Access::LOCAL_WRITE, "LOCAL_WRITE"),
+        (Access::REMOTE_WRITE, "REMOTE_WRITE"),
+        (Access::REMOTE_READ, "REMOTE_READ"),
+        (Access::REMOTE_ATOMIC, "REMOTE_ATOMIC"),
+    ];
+    let held = named.iter().filter(|(right, _)| access.contains(*right));
+    let names: Vec<_> = held.map(|(_, name)| *name).collect();
+    match names.is_empty() {
+        true => "NONE".into(),
+        false => names.join("|"),
     }
 }
 

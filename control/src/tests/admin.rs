@@ -1,3 +1,5 @@
+use rnic_abi::INVALIDATABLE;
+
 use crate::{
     AdminRequest,
     res::{ResKind, ResPage, ResQuery, ResSummary},
@@ -124,8 +126,38 @@ fn resources_are_shown_with_their_owners_users_and_errors_in_pages() {
     );
     let sums: Vec<ResSummary> = serde_json::from_value(daemon.admin(AdminRequest::Res)).unwrap();
     assert_eq!((sums[0].qp, sums[0].pd, sums[1].qp, sums[0].ctx), (300, 1, 0, 1));
-    let mr = client.try_mr(pd, &sealed_memfd(8192), 8192, 5).unwrap();
+}
+
+#[test]
+fn regions_and_address_handles_are_shown_with_what_they_permit_and_lead_to() {
+    let daemon = TestDaemon::start(1);
+    let mut client = daemon.client();
+    let pd = client.pd();
+    let fd = sealed_memfd(8192);
+    let registered = [INVALIDATABLE | 7, 0].map(|access| client.try_mr(pd, &fd, 8192, access).unwrap());
+    let ah = client.try_ah(pd, 0, av("10.0.0.2")).unwrap();
     let (mrs, _) = resources(&daemon, ResKind::Mr, None);
-    let numbers = ["key", "length", "iova", "access"].map(|name| mrs[0][name].as_u64().unwrap());
-    assert_eq!(numbers, [mr.lkey.into(), 8192, 0x10_0000, 5]);
+    let of = |key: u32| mrs.iter().find(|mr| mr["key"] == key).unwrap();
+    let (mr, plain) = (of(registered[0].rkey), of(registered[1].rkey));
+    assert_eq!((&mr["iova"], &mr["length"]), (&0x10_0000.into(), &8192.into()));
+    assert_eq!(mr["access"], "LOCAL_WRITE|REMOTE_WRITE|REMOTE_READ");
+    assert_eq!(
+        (&mr["invalidatable"], &mr["state"]),
+        (&true.into(), &"valid".into())
+    );
+    assert_eq!(
+        (&plain["access"], &plain["invalidatable"]),
+        (&"NONE".into(), &false.into())
+    );
+    let (pds, _) = resources(&daemon, ResKind::Pd, None);
+    assert_eq!((&mr["pdn"], &pds[0]["users"]), (&pds[0]["pdn"], &3.into()));
+    let (ahs, _) = resources(&daemon, ResKind::Ah, None);
+    assert_eq!(
+        (ahs.len(), &ahs[0]["dgid"], &ahs[0]["handle"]),
+        (
+            1,
+            &"0000:0000:0000:0000:0000:ffff:0a00:0002".into(),
+            &ah.handle.into()
+        )
+    );
 }

@@ -89,9 +89,16 @@ fn own(client: &mut Client, device: u32, peer: &str) -> Owned {
 
 /// All events there are, those of devices and those of objects.
 fn events(client: &Client, count: u32) -> Vec<(u32, u32)> {
-    let mut events: Vec<_> = (0..count).map(|head| client.event(head)).collect();
-    events.sort_unstable();
-    events
+    let events: Vec<_> = (0..count).map(|head| client.event_with_cause(head)).collect();
+    let mut kinds = Vec::new();
+    for (handle, kind, cause) in events {
+        if kind & event_kind::ERRORS != 0 {
+            assert_eq!(cause.check, Check::DeviceRemoved as u8, "{handle:#x}: {kind:#x}");
+        }
+        kinds.push((handle, kind));
+    }
+    kinds.sort_unstable();
+    kinds
 }
 
 #[test]

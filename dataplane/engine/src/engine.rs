@@ -136,6 +136,7 @@ pub struct Engine {
 impl Engine {
     /// Starts the poll threads `rnic-poll-0` and so on.
     pub fn start(config: EngineConfig) -> Result<Engine, StartError> {
+        crate::nonblocking::might_block();
         check_sizes(&config)?;
         let (count, limits, boot_epoch) = (config.cores.len() as u32, config.limits, boot_epoch());
         let arenas = (0..count)

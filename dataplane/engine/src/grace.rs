@@ -6,7 +6,10 @@ use std::{
 
 use rnic_qsbr::{Epoch, ParticipantState, Waiting};
 
-use crate::{command::Message, engine::Engine, quarantine, retire::Retired, view::RetiredView};
+use crate::{
+    command::Message, engine::Engine, nonblocking::might_block, quarantine, retire::Retired,
+    view::RetiredView,
+};
 
 /// What waits for one core; see [`Engine::held_up_by`].
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -58,7 +61,9 @@ impl Engine {
         self.batch = batch;
     }
 
+    /// Frees what has waited long enough. It may unmap, and run any destructor.
     pub(crate) fn reclaim(&mut self) {
+        might_block();
         self.reclaimer.poll(&self.qsbr, |garbage| match garbage {
             Garbage::View(view) => view.try_free().map_err(Garbage::View),
             Garbage::Object(what) => {
@@ -99,6 +104,8 @@ impl Engine {
     /// Whether every core has passed a quiescent state since `epoch` began. If so, everything that was retired before
     /// is freed when this returns.
     pub fn passed(&mut self, epoch: Epoch) -> bool {
+        // Even when there is nothing to free this time.
+        might_block();
         let passed = self.qsbr.check(epoch);
         if passed {
             self.reclaim();

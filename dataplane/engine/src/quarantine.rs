@@ -8,10 +8,11 @@ use std::ptr::NonNull;
 
 use rustix::mm::munmap;
 
-use crate::retire::Retired;
+use crate::{nonblocking::might_block, retire::Retired};
 
 /// Frees what a poll core gave up, a grace period after it did. Control thread.
 pub(crate) fn bury(what: Retired) {
+    might_block();
     #[cfg(debug_assertions)]
     match what {
         Retired::Qp(qp) => kept::bury(qp),
@@ -29,6 +30,7 @@ pub(crate) fn bury(what: Retired) {
 /// # Safety
 /// They are one mapping of the caller's, and nobody uses it any more.
 pub(crate) unsafe fn unmap(base: NonNull<u8>, len: usize) {
+    might_block();
     #[cfg(debug_assertions)]
     // SAFETY: the caller's promise.
     if unsafe { kept::fence_off(base, len) } {

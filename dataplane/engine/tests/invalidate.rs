@@ -3,20 +3,22 @@
 mod common;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
+    cmp::Ordering,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use common::{PD, Rig, path, wqe};
+use common::{
+    PD, Rig,
+    hold::{two_cores, until},
+    path, wqe,
+};
 use rnic_abi::{Sge, Wqe, event_kind};
 use rnic_engine::{
-    frame::{Frame, FrameBurst, FramePool, SharedPool},
-    mem::{MrDescriptor, MrTable},
+    command::ObjectEvent,
+    mem::{ClientMem, MrDescriptor, MrTable},
     nonblocking::{CheckedAllocator, NonBlocking},
-    port::{Link, OpenPort, Port, PortCaps, PortStats},
+    port::{HeapPool, ring_pair},
 };
 use rnic_transport::{Access, Check, KeyError, QpAttr, QpAttrMask, QpState};
 use rnic_wire::Mtu;
@@ -25,117 +27,15 @@ use rnic_wire::Mtu;
 static ALLOCATOR: CheckedAllocator = CheckedAllocator;
 
 const WRITE: u8 = 0;
+const READ: u8 = 4;
 const LOCAL_INV: u8 = 7;
 const SEND_INV: u8 = 9;
 /// `IBV_WC_*`.
 const SUCCESS: u8 = 0;
+const FLUSHED: u8 = 5;
 const MW_BIND_ERR: u8 = 6;
 const REM_INV_REQ_ERR: u8 = 9;
 const REM_ACCESS_ERR: u8 = 10;
-
-/// Holds the core that polls its port in the middle of a pass.
-#[derive(Clone, Default)]
-struct Hold {
-    wanted: Arc<AtomicBool>,
-    held: Arc<AtomicBool>,
-}
-
-impl Hold {
-    fn hold(&self) {
-        self.wanted.store(true, SeqCst);
-        until("the core is held", || self.held.load(SeqCst));
-    }
-
-    fn release(&self) {
-        self.wanted.store(false, SeqCst);
-    }
-}
-
-struct HoldingPort {
-    pool: SharedPool,
-    hold: Option<Hold>,
-}
-
-struct NoFrames;
-
-impl FramePool for NoFrames {
-    fn alloc(&self) -> Option<Frame> {
-        None
-    }
-    fn room(&self) -> usize {
-        0
-    }
-}
-
-impl Link for NoFrames {
-    fn is_up(&self) -> bool {
-        true
-    }
-    fn speed_mbps(&self) -> Option<u32> {
-        None
-    }
-    fn close(&mut self) {}
-}
-
-impl Port for HoldingPort {
-    fn caps(&self) -> PortCaps {
-        PortCaps {
-            max_frame: 1514,
-            rss: false,
-            needs_polling: true,
-        }
-    }
-    fn rx_burst(&mut self, _out: &mut FrameBurst) -> usize {
-        if let Some(hold) = &self.hold {
-            while hold.wanted.load(SeqCst) {
-                hold.held.store(true, SeqCst);
-                std::thread::yield_now();
-            }
-            hold.held.store(false, SeqCst);
-        }
-        0
-    }
-    fn tx_burst(&mut self, _frames: &mut FrameBurst) -> usize {
-        0
-    }
-    fn pool(&self) -> &SharedPool {
-        &self.pool
-    }
-    fn stats(&self) -> PortStats {
-        PortStats::default()
-    }
-}
-
-/// Two cores, of which the second can be held.
-fn two_cores() -> (Rig, Hold) {
-    let pool: SharedPool = Arc::new(NoFrames);
-    let hold = Hold::default();
-    let queue = |hold| {
-        Box::new(HoldingPort {
-            pool: pool.clone(),
-            hold,
-        }) as Box<dyn Port>
-    };
-    let port = OpenPort {
-        name: "rnic0".into(),
-        driver: "holding".into(),
-        mac: [2, 0, 0, 0, 0, 1],
-        mtu: 1500,
-        numa_node: None,
-        queues: vec![queue(None), queue(Some(hold.clone()))],
-        pool: pool.clone(),
-        link: Box::new(NoFrames),
-    };
-    (Rig::new(2, vec![port]), hold)
-}
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::yield_now();
-    }
-}
 
 /// Registers all of the rig's data once more, under a key that may be invalidated.
 fn register(rig: &Rig, generation: u32) -> u32 {
@@ -352,4 +252,77 @@ fn nothing_of_a_region_is_written_after_its_invalidation_is_done_whatever_is_und
     }
     assert!(cut_off > 0, "no round cut anything off: the test is blind");
     rig.engine.stop();
+}
+
+/// A region that nobody but its keys leads to, with the right to read it remotely.
+fn readable(rig: &Rig, generation: u32, len: usize) -> (ClientMem, u32) {
+    let (mem, _) = ClientMem::create("read", len, Arc::default()).unwrap();
+    assert!(mem.copy_in(0, &vec![generation as u8; len]));
+    let key = MrTable::key(6, generation, 0x22);
+    let descriptor = MrDescriptor {
+        mem: &mem,
+        pd: PD,
+        access: Access::REMOTE_READ,
+        iova: 0,
+        len: len as u64,
+        invalidatable: false,
+    };
+    assert!(rig.engine.mrs().validate(key, &descriptor));
+    (mem, key)
+}
+
+#[test]
+fn a_read_whose_region_goes_while_it_is_answered_ends_in_an_access_error_and_touches_nothing_freed() {
+    const LEN: usize = 256 << 10;
+    const READS: u64 = 8;
+    for direct in [true, false] {
+        let mut cut_off = 0;
+        for round in 1..=30 {
+            // Afresh: a frame of an earlier round would be taken for one of this.
+            let pool = HeapPool::for_mtu(2048, 4200);
+            let (a, b) = ring_pair("rnic0", "rnic1", 1, 4200, pool);
+            let mut rig = Rig::new(1, vec![a, b]);
+            let (a, b) = (rig.create_qp(10), rig.create_qp(11));
+            rig.connect(a, b, path(1, 2, direct), path(2, 1, direct), Mtu::M1024);
+            let (mem, key) = readable(&rig, round, LEN);
+            for i in 0..READS {
+                let sge = rig.sge(0, LEN as u32);
+                rig.post_send(a, wqe(i, READ, sge, 0, key));
+            }
+            let spins = Instant::now();
+            while spins.elapsed() < Duration::from_micros(u64::from(round) * 30) {
+                std::hint::spin_loop();
+            }
+            let epoch = rig.engine.invalidate(key);
+            until("nobody uses the key", || rig.engine.is_past(epoch));
+            rig.engine.mrs().release(key);
+            // Debug builds fence its addresses off: whoever still reads there dies of it.
+            drop(mem);
+            let statuses: Vec<u8> = (0..READS).map(|_| rig.wait_cqe(a).status).collect();
+            let read = statuses.iter().take_while(|status| **status == SUCCESS).count();
+            let expected = |i: usize| match i.cmp(&read) {
+                Ordering::Less => SUCCESS,
+                Ordering::Equal => REM_ACCESS_ERR,
+                Ordering::Greater => FLUSHED,
+            };
+            let expected: Vec<u8> = (0..READS as usize).map(expected).collect();
+            assert_eq!(statuses, expected, "direct: {direct}, round {round}");
+            if read < READS as usize {
+                cut_off += 1;
+                until("the responder's event", || {
+                    rig.poll();
+                    let of_b = |e: &&ObjectEvent| e.kinds & event_kind::QP_ACCESS_ERR != 0;
+                    rig.events.iter().find(of_b).is_some_and(|event| {
+                        assert_eq!((event.number, event.cause.check), (rig.qps[b].qpn, Check::Key));
+                        true
+                    })
+                });
+            }
+            rig.engine.stop();
+        }
+        assert!(
+            cut_off > 0,
+            "no round cut anything off: the test is blind (direct: {direct})"
+        );
+    }
 }

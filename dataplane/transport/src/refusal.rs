@@ -2,6 +2,7 @@
 
 use crate::host::{Completion, Host, KeyError};
 use crate::qp::{Ctx, RcQp, Received};
+use crate::responder::Answer;
 use crate::types::{Cause, Check, CompletionFlags, Event, EventKind, Queue, WcOpcode, WcStatus};
 use rnic_wire::{NakCode, Psn, Syndrome};
 
@@ -95,9 +96,13 @@ impl RcQp {
         err: KeyError,
     ) {
         self.resp.reads.clear();
-        // In ERR the event was raised already; the NAK due says the first error.
+        let refusal = Refusal::access(err);
         if self.state.receives() {
-            self.refuse(ctx, psn, opcode, &Refusal::access(err));
+            self.refuse(ctx, psn, opcode, &refusal);
+        } else if matches!(self.resp.answer, Answer::Nak { .. }) {
+            // In ERR the event was raised already, with the first cause. But the NAK due is for a later request: the
+            // peer would wait for the responses before it, and ask for them again, in vain.
+            self.nak(psn, Syndrome::Nak(refusal.nak));
         }
     }
 }

@@ -360,6 +360,25 @@ fn a_key_that_goes_while_a_read_is_answered_is_nakked() {
 }
 
 #[test]
+fn a_key_that_goes_while_reads_are_answered_is_nakked_where_the_answers_end_though_a_later_one_was_refused() {
+    let (mut a, mut b) = reading(600);
+    a.post_op(1, WrOpcode::Read, &[0; 600], KEY, BASE);
+    let requests = a.transmit_all();
+    b.receive(&requests[0]);
+    let first = b.transmit().expect("the first response");
+    b.host.region_mut(KEY).expect("registered").valid = false;
+    // Refused as it comes, before the responses due have found out.
+    b.receive(&requests[1]);
+    let (syndrome, psn) = answer(&mut b);
+    assert_eq!((syndrome, psn), (ACCESS, 101));
+    assert_eq!(b.event_kinds(), [EventKind::QpAccessErr]);
+    a.receive(&first);
+    a.receive(&ack(101, ACCESS));
+    assert_eq!(sends(&a)[0], (0, WcStatus::RemAccessErr));
+    assert_eq!(a.qp.state(), QpState::Err);
+}
+
+#[test]
 fn a_read_crosses_the_psn_wrap_with_a_loss() {
     let (mut a, mut b) = connect_at(Mtu::M256, [0xFF_FFFD, 0], |_| ());
     register(&mut b, 4_096);

@@ -104,6 +104,29 @@ fn json_has_its_stable_keys_and_tables_the_same_numbers() {
             "{text}"
         );
     }
+    for (kind, keys) in [
+        ("qp", &["qpn", "state", "retries", "core"][..]),
+        ("cq", &["cqn", "state", "depth"]),
+        ("mr", &["mrn", "key", "state", "iova", "length", "access", "pdn"]),
+        ("pd", &["pdn"]),
+    ] {
+        let shown = appliance.ctl_json(&["res", "show", kind]);
+        let first = &shown[0];
+        assert_has(
+            first,
+            &["device", "pid", "uid", "comm", "age_ms", "users", "last_error"],
+        );
+        assert_has(first, keys);
+        assert_eq!(first["comm"], "rnic-probe");
+    }
+    for none in ["srq", "ah"] {
+        assert_eq!(appliance.ctl_json(&["res", "show", none]), Value::Array(vec![]));
+    }
+    let text = String::from_utf8(appliance.ctl(&["res"]).stdout).unwrap();
+    assert!(
+        text.contains("0: rnic0: pd 1 cq 1 qp 1 mr 5 ctx 2 srq 0 ah 0"),
+        "{text}"
+    );
     bystanders.finish();
     let idle = poll_until(Duration::from_secs(10), || {
         let status = appliance.ctl_json(&["status"]);

@@ -228,6 +228,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        crate::nonblocking::might_block();
         // SAFETY: the mapping is ours, and every owner of a record keeps it alive.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.reserved) };
     }

@@ -29,6 +29,7 @@ pub(super) struct Ranges {
 
 impl Ranges {
     fn lock(&self) -> MutexGuard<'_, Space> {
+        might_block();
         self.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -103,6 +103,7 @@ impl Slots {
     }
 
     fn lock(&self) -> MutexGuard<'_, Free> {
+        might_block();
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -210,11 +210,13 @@ impl Host for QpHost<'_> {
             EventKind::SqDrained => event_kind::SQ_DRAINED,
             EventKind::LastWqeReached => event_kind::LAST_WQE_REACHED,
         };
-        if self.pending.kinds == 0 {
+        let error = kind & event_kind::ERRORS != 0;
+        // The first error's, whatever else is pending.
+        if error && self.pending.kinds & event_kind::ERRORS == 0 {
             self.pending.cause = event.cause;
         }
         self.pending.kinds |= kind;
-        if kind & (event_kind::QP_FATAL | event_kind::QP_REQ_ERR | event_kind::QP_ACCESS_ERR) != 0 {
+        if error {
             *self.cause = event.cause;
         }
     }

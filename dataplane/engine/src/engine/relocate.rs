@@ -152,6 +152,7 @@ impl Engine {
     /// # Errors
     /// Those of [`Engine::start`]; an arena that is damaged or not this image's.
     pub fn resume(config: EngineConfig, image: EngineImage) -> Result<(Engine, Inheritance), ResumeError> {
+        might_block();
         check_sizes(&config)?;
         let EngineImage {
             boot_epoch,

@@ -17,7 +17,7 @@ use rustix::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::quarantine;
+use crate::{nonblocking::might_block, quarantine};
 
 use super::sigbus::{self, FaultCell, RangeGuard};
 
@@ -81,6 +81,7 @@ impl ClientMem {
     /// Makes a context region of `len` bytes (a multiple of the page size): a memfd sealed against any change
     /// of length, mapped here, and the descriptor to send to the client.
     pub fn create(name: &str, len: usize, fault: Arc<FaultCell>) -> Result<(Self, OwnedFd), MapError> {
+        might_block();
         let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, len as u64)?;
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
@@ -96,6 +97,7 @@ impl ClientMem {
         length: u64,
         fault: Arc<FaultCell>,
     ) -> Result<Self, MapError> {
+        might_block();
         let seals = fcntl_get_seals(fd).map_err(MapError::NotMemfd)?;
         if !seals.contains(SealFlags::SHRINK) {
             return Err(MapError::NotSealed);

@@ -52,6 +52,7 @@ impl Link for WrappedLink {
     }
 
     fn close(&mut self) {
+        crate::nonblocking::might_block();
         self.inner.close();
         if let Some(on_close) = self.on_close.take() {
             on_close();

@@ -1,5 +1,8 @@
 //! A client played by hand: a region, two QPs and their queues, over an engine without a control thread.
 #![allow(dead_code, reason = "each test binary uses a part")]
+
+pub mod hold;
+
 use std::{
     os::{fd::OwnedFd, unix::net::UnixDatagram},
     sync::{Arc, atomic::Ordering},
@@ -66,8 +69,14 @@ impl Rig {
     }
 
     pub fn with_idle(cores: usize, ports: Vec<OpenPort>, idle: Idle) -> Self {
-        let engine = Engine::start(Self::config(cores, ports, idle)).unwrap();
-        let layout = RegionLayout::new(64, cores as u32, 4 << 20);
+        Self::sized(Self::config(cores, ports, idle), 16)
+    }
+
+    /// With room for the queues of so many QPs.
+    pub fn sized(config: EngineConfig, qps: usize) -> Self {
+        let (slots, cores) = (config.limits.qps, config.cores.len());
+        let engine = Engine::start(config).unwrap();
+        let layout = RegionLayout::new(slots, cores as u32, qps * (256 << 10));
         let fault = Arc::new(FaultCell::default());
         let (region, region_fd) = ClientMem::create("region", layout.size, fault.clone()).unwrap();
         let (data, data_fd) = ClientMem::create("data", 8 << 20, fault).unwrap();

@@ -8,7 +8,7 @@ use dpdk_sys::{EthDev, Mempool};
 use rustix::{io::Errno, net::netdevice};
 
 use super::vdev::probe_socket;
-use crate::port::Link;
+use crate::{nonblocking::might_block, port::Link};
 
 pub(super) struct DpdkLink {
     /// `None` once it is closed.
@@ -36,6 +36,7 @@ impl DpdkLink {
     }
 
     fn state(&self) -> Option<dpdk_sys::Link> {
+        might_block();
         self.dev.as_ref()?.link().ok()
     }
 }
@@ -55,6 +56,7 @@ impl Link for DpdkLink {
     }
 
     fn is_gone(&self) -> bool {
+        might_block();
         // An index is not used again before the kernel has counted through all of them.
         let deleted = |index| {
             probe_socket().is_some_and(|socket| netdevice::index_to_name(&socket, index) == Err(Errno::NODEV))
@@ -63,6 +65,7 @@ impl Link for DpdkLink {
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
+        might_block();
         let Some(stats) = self.dev.as_ref().and_then(|dev| dev.stats().ok()) else {
             return Vec::new();
         };
@@ -75,7 +78,7 @@ impl Link for DpdkLink {
     }
 
     fn close(&mut self) {
-        crate::nonblocking::might_block();
+        might_block();
         let Some(dev) = self.dev.take() else { return };
         let closed = if self.remove { dev.remove() } else { dev.close() };
         if let Err(error) = closed {

@@ -1,0 +1,157 @@
+//! What a core owes its clients however busy it is: to each its share, and every event.
+mod common;
+
+use common::{
+    Rig,
+    hold::{NoFrames, two_cores, until},
+    path, wqe,
+};
+use rnic_abi::event_kind;
+use rnic_engine::{
+    EngineConfig, Limits,
+    core::Idle,
+    frame::{FrameBurst, SharedPool},
+    nonblocking::CheckedAllocator,
+    port::{HeapPool, OpenPort, Port, PortCaps, PortStats},
+};
+use rnic_wire::Mtu;
+
+#[global_allocator]
+static ALLOCATOR: CheckedAllocator = CheckedAllocator;
+
+const WRITE: u8 = 0;
+const READ: u8 = 4;
+
+#[test]
+fn a_qp_with_much_to_move_leaves_others_their_turn() {
+    const HUGE: u32 = 2 << 20;
+    for (opcode, mtu) in [
+        (WRITE, Mtu::M256),
+        (WRITE, Mtu::M4096),
+        (READ, Mtu::M256),
+        (READ, Mtu::M4096),
+    ] {
+        let (mut rig, hold) = two_cores();
+        let [hog, hogs_peer, other, others_peer] = [11, 13, 15, 17].map(|slot| rig.create_qp(slot));
+        assert_eq!((rig.qps[hog].core, rig.qps[other].core), (1, 1));
+        rig.connect(hog, hogs_peer, path(1, 1, true), path(1, 1, true), mtu);
+        rig.connect(other, others_peer, path(1, 1, true), path(1, 1, true), mtu);
+        // Both are there when the core goes on, the hog first.
+        hold.hold();
+        let huge = rig.sge(0, HUGE);
+        for i in 0..4 {
+            rig.post_send(hog, wqe(i, opcode, huge, 4 << 20, rig.key));
+        }
+        let small = rig.sge(0, 64);
+        rig.post_send(other, wqe(9, WRITE, small, 4 << 20, rig.key));
+        hold.release();
+        let done = rig.wait_cqe(other);
+        let first = rig.wait_cqe(hog);
+        assert_eq!((done.status, first.status), (0, 0));
+        assert!(
+            done.timestamp < first.timestamp,
+            "opcode {opcode}, {mtu:?}: a small request waited for one of {HUGE} bytes"
+        );
+        rig.engine.stop();
+    }
+}
+
+/// A port on which frames for the slow path never end.
+struct Flood(SharedPool);
+
+impl Port for Flood {
+    fn caps(&self) -> PortCaps {
+        PortCaps {
+            max_frame: 1514,
+            rss: false,
+            needs_polling: true,
+        }
+    }
+    fn rx_burst(&mut self, out: &mut FrameBurst) -> usize {
+        /// ARP, for the slow path.
+        const FRAME: [u8; 60] = {
+            let mut frame = [0; 60];
+            (frame[12], frame[13]) = (0x08, 0x06);
+            frame
+        };
+        for taken in 0..8 {
+            let Some(mut frame) = self.0.alloc() else {
+                return taken;
+            };
+            frame.fill(&FRAME);
+            if out.try_push(frame).is_err() {
+                return taken;
+            }
+        }
+        8
+    }
+    fn tx_burst(&mut self, _frames: &mut FrameBurst) -> usize {
+        0
+    }
+    fn pool(&self) -> &SharedPool {
+        &self.0
+    }
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
+#[test]
+fn no_event_is_lost_while_the_control_thread_hears_nothing_and_its_queue_is_full() {
+    const QPS: u32 = 150;
+    let pool: SharedPool = HeapPool::for_mtu(8192, 128);
+    let port = OpenPort {
+        name: "rnic0".into(),
+        driver: "flood".into(),
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: 128,
+        numa_node: None,
+        queues: vec![Box::new(Flood(pool.clone()))],
+        pool,
+        link: Box::new(NoFrames),
+    };
+    let limits = Limits {
+        qps: QPS + 2,
+        cqs: QPS + 2,
+        ..Rig::config(1, vec![], Idle::Spin).limits
+    };
+    let config = EngineConfig {
+        limits,
+        ..Rig::config(1, vec![port], Idle::Spin)
+    };
+    let mut rig = Rig::sized(config, QPS as usize);
+    let qps: Vec<usize> = (2..QPS + 2).map(|slot| rig.create_qp(slot)).collect();
+    for pair in qps.chunks(2) {
+        rig.connect(pair[0], pair[1], path(1, 1, true), path(1, 1, true), Mtu::M1024);
+    }
+    let dropped = |rig: &Rig| {
+        let counters = rig.engine.core_status(0).counters;
+        counters
+            .named()
+            .find(|(name, _)| *name == "slow_path_dropped")
+            .map(|(_, n)| n)
+    };
+    let before = dropped(&rig);
+    until("the queue is full", || dropped(&rig) > before);
+    for qp in &qps {
+        let (sq, handle) = (rig.qps[*qp].sq as usize, rig.qps[*qp].handle);
+        rig.publish(sq, 1_000_000, handle, 0);
+    }
+    // The core has seen them all when it has dropped many more frames; nobody listens yet.
+    let seen = dropped(&rig).map(|n| n + 100_000);
+    until("the core has gone on", || dropped(&rig) > seen);
+    until("every event is there", || {
+        rig.poll();
+        rig.events.len() >= qps.len()
+    });
+    let mut told: Vec<u32> = rig.events.iter().map(|event| event.number).collect();
+    told.sort_unstable();
+    told.dedup();
+    assert_eq!(
+        (told.len(), rig.events.len()),
+        (qps.len(), qps.len()),
+        "each once"
+    );
+    assert!(rig.events.iter().all(|event| event.kinds == event_kind::QP_FATAL));
+    rig.engine.stop();
+}
