@@ -216,7 +216,8 @@ pub enum Message {
         token: Token,
     },
     /// Something was given up. It is with the reclaimer, which frees it a grace period later: when
-    /// [`Engine::passed`](crate::Engine::passed) is true for an epoch begun after this message, it is freed.
+    /// [`Engine::passed`](crate::Engine::passed) is true for an epoch that [`Engine::start_grace`](crate::Engine) or a
+    /// publication has begun after this message, it is freed.
     Removed {
         /// Of the command.
         token: Token,

@@ -24,7 +24,7 @@ use crate::{
     grace::Garbage,
     mem::{AhTable, MrTable},
     port::{OpenPort, PortStats},
-    retire::{self, Retired},
+    retire::{self, GivenUp, Retired},
     view::{Publisher, RetiredView, SLOT_BITS},
     watch::{Traffic, Watch},
 };
@@ -109,7 +109,7 @@ pub(crate) struct Handle {
     /// Commands that did not fit the queue yet.
     waiting: VecDeque<Command>,
     /// Where what the core gives up comes in.
-    pub(crate) retired: RetireCollector<Retired>,
+    pub(crate) retired: RetireCollector<GivenUp>,
     pub(crate) traffic: Traffic,
 }
 
@@ -128,7 +128,9 @@ pub struct Engine {
     control: Arc<crate::core::ControlWake>,
     pub(crate) reclaimer: Reclaimer<Garbage>,
     /// Scratch of `collect`, kept for its capacity.
-    pub(crate) batch: Vec<(usize, Retired)>,
+    pub(crate) batch: Vec<(usize, GivenUp)>,
+    /// What was collected and waits for an epoch to be opened.
+    pub(crate) unopened: Vec<Retired>,
     pub(crate) watch: Watch,
     limits: Limits,
 }
@@ -212,6 +214,7 @@ impl Engine {
             control,
             reclaimer,
             batch: Vec::new(),
+            unopened: Vec::new(),
             watch,
             limits,
         })
@@ -286,6 +289,9 @@ impl Engine {
 
     /// Moves waiting commands, gives every message to `f`, takes in what cores gave up, frees what may be freed.
     pub fn poll(&mut self, mut f: impl FnMut(usize, Message)) {
+        if !self.unopened.is_empty() {
+            self.start_grace();
+        }
         for (id, core) in self.cores.iter_mut().enumerate() {
             core.push_waiting();
             // One look at a full queue; what comes in meanwhile rings again.
@@ -330,8 +336,11 @@ impl Engine {
     /// what was removed.
     pub fn commit(&mut self) -> Epoch {
         let reclaimer = &mut self.reclaimer;
-        self.publisher
-            .commit(|view, epoch| reclaimer.retire(Garbage::View(view), epoch, RetiredView::BYTES))
+        let epoch = self
+            .publisher
+            .commit(|view, epoch| reclaimer.retire(Garbage::View(view), epoch, RetiredView::BYTES));
+        self.opened(epoch);
+        epoch
     }
 
     /// State of a core.

@@ -7,7 +7,11 @@ use std::{
 use rnic_qsbr::{Epoch, ParticipantState, Waiting};
 
 use crate::{
-    command::Message, engine::Engine, nonblocking::might_block, quarantine, retire::Retired,
+    command::Message,
+    engine::Engine,
+    nonblocking::might_block,
+    quarantine,
+    retire::{GivenUp, Retired},
     view::RetiredView,
 };
 
@@ -41,16 +45,16 @@ impl Engine {
             let now = Instant::now();
             // Opened when something needs it, and by then everything was collected.
             let mut opened = None;
-            for (id, mut object) in batch.drain(..) {
-                let token = object.take_token();
-                // What a command asked for is on the account of whoever gave the command.
-                let bytes = if token.is_none() { object.bytes() } else { 0 };
-                if object.is_private() {
-                    drop(object);
+            for (id, GivenUp { what, token }) in batch.drain(..) {
+                if what.is_private() {
+                    drop(what);
+                } else if token.is_some() {
+                    // On the account of whoever gave the command, and who is about to begin a grace period for it.
+                    self.unopened.push(what);
                 } else {
-                    let epoch = *opened.get_or_insert_with(|| self.qsbr.advance());
+                    let (epoch, bytes) = (*opened.get_or_insert_with(|| self.qsbr.advance()), what.bytes());
                     self.reclaimer
-                        .retire_since(Garbage::Object(object), epoch, bytes, now);
+                        .retire_since(Garbage::Object(what), epoch, bytes, now);
                 }
                 if let Some(token) = token {
                     self.cores[id].traffic.answered += 1;
@@ -98,7 +102,19 @@ impl Engine {
 
     /// Begins a grace period without a publication.
     pub fn start_grace(&mut self) -> Epoch {
-        self.qsbr.advance()
+        let epoch = self.qsbr.advance();
+        self.opened(epoch);
+        epoch
+    }
+
+    /// An epoch was opened: what was collected before waits for it.
+    pub(crate) fn opened(&mut self, epoch: Epoch) {
+        if !self.unopened.is_empty() {
+            let now = Instant::now();
+            for what in self.unopened.drain(..) {
+                self.reclaimer.retire_since(Garbage::Object(what), epoch, 0, now);
+            }
+        }
     }
 
     /// Whether every core has passed a quiescent state since `epoch` began. If so, everything that was retired before

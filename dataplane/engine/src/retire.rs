@@ -19,8 +19,7 @@ const PAGE_OBJECTS: usize = 64;
 /// The part of an object that a core needs to give it up.
 #[derive(Default)]
 pub struct RetireLink {
-    token: Option<Token>,
-    next: Option<Retired>,
+    next: Option<GivenUp>,
 }
 
 /// What a core gives up. A further kind is one more variant with a [`RetireLink`] in its box.
@@ -35,18 +34,14 @@ pub enum Retired {
     Port(Box<PortPart>),
 }
 
+/// What was given up, and the command that its arrival answers, if it does. The latter stands beside it, so that the
+/// answer is known before anything of the object has crossed over.
+pub(crate) struct GivenUp {
+    pub what: Retired,
+    pub token: Option<Token>,
+}
+
 impl Retired {
-    /// The same, as the answer to a command.
-    pub(crate) fn answering(mut self, token: Token) -> Self {
-        self.link().token = Some(token);
-        self
-    }
-
-    /// The command it answers, if it does.
-    pub(crate) fn take_token(&mut self) -> Option<Token> {
-        self.link().token.take()
-    }
-
     /// Memory of the daemon that is released with it, in bytes.
     pub fn bytes(&self) -> usize {
         match self {
@@ -72,13 +67,13 @@ impl Retired {
     }
 }
 
-impl Linked for Retired {
+impl Linked for GivenUp {
     fn next(&mut self) -> &mut Option<Self> {
-        &mut self.link().next
+        &mut self.what.link().next
     }
 }
 
 /// The way from one core to the control thread.
-pub(crate) fn channel() -> (RetireCache<Retired>, RetireCollector<Retired>) {
+pub(crate) fn channel() -> (RetireCache<GivenUp>, RetireCollector<GivenUp>) {
     retire_channel(PAGES, PAGE_OBJECTS)
 }

@@ -145,7 +145,7 @@ impl Core {
     fn give_up(&mut self, what: Option<Retired>, token: Token) -> Option<Message> {
         match what {
             Some(what) => {
-                self.retire(what.answering(token));
+                self.retire_for(what, Some(token));
                 None
             }
             None => Some(Message::Removed { token, found: false }),

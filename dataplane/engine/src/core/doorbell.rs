@@ -8,7 +8,7 @@ use rnic_abi::{DoorbellLayout, RegionLayout, protocol};
 
 use super::queue::InitError;
 use crate::{
-    mem::{ClientMem, SharedU32},
+    mem::{ClientMem, SharedU32, SharedU64},
     retire::RetireLink,
 };
 
@@ -20,6 +20,8 @@ pub struct ClientDoorbells {
     mem: Arc<ClientMem>,
     block: usize,
     layout: DoorbellLayout,
+    /// Looked at in every pass.
+    level1: Box<[SharedU64]>,
     sleeping: SharedU32,
     /// Slot in the core's arena by the slot of the client's handle.
     pub(super) qps: Box<[u32]>,
@@ -37,7 +39,7 @@ impl ClientDoorbells {
         wake: OwnedFd,
     ) -> Result<Box<Self>, InitError> {
         let block = layout.doorbells + core as usize * layout.doorbell.size();
-        let error = InitError::Slice {
+        let error = || InitError::Slice {
             offset: block as u64,
             depth: layout.slots,
             region: region.len(),
@@ -46,12 +48,16 @@ impl ClientDoorbells {
             .range(block as u64, layout.doorbell.size() as u64)
             .is_none()
         {
-            return Err(error);
+            return Err(error());
         }
-        let sleeping = region.u32(block + DoorbellLayout::SLEEPING).ok_or(error)?;
+        let sleeping = region.u32(block + DoorbellLayout::SLEEPING).ok_or_else(error)?;
+        let level1 = (0..layout.doorbell.level1_words as usize)
+            .map(|word| region.u64(block + DoorbellLayout::LEVEL1 + word * 8))
+            .collect::<Option<_>>();
         Ok(Box::new(ClientDoorbells {
             block,
             layout: layout.doorbell,
+            level1: level1.ok_or_else(error)?,
             sleeping,
             qps: vec![NO_QP; layout.slots as usize].into(),
             wake,
@@ -62,18 +68,15 @@ impl ClientDoorbells {
 
     /// Memory of the daemon that it takes, in bytes.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.qps)
+        size_of::<Self>() + size_of_val(&*self.qps) + size_of_val(&*self.level1)
     }
 
     /// Takes every doorbell that is set and calls `ring` with the slot of the QP in the core's arena. Bits
     /// without a QP are ignored: a client can set what it likes.
     #[inline]
     pub fn take(&self, mut ring: impl FnMut(u32)) {
-        for l1 in 0..self.layout.level1_words as usize {
-            let Some(word) = self.mem.u64(self.block + DoorbellLayout::LEVEL1 + l1 * 8) else {
-                return;
-            };
-            let mut words = protocol::take_doorbells(&word);
+        for (l1, word) in self.level1.iter().enumerate() {
+            let mut words = protocol::take_doorbells(word);
             while words != 0 {
                 let l0 = l1 * 64 + words.trailing_zeros() as usize;
                 words &= words - 1;
@@ -104,10 +107,7 @@ impl ClientDoorbells {
 
     /// Whether a doorbell is set.
     pub fn pending(&self) -> bool {
-        (0..self.layout.level1_words as usize).any(|l1| {
-            let word = self.mem.u64(self.block + DoorbellLayout::LEVEL1 + l1 * 8);
-            word.is_some_and(|w| w.load(Ordering::Acquire) != 0)
-        })
+        self.level1.iter().any(|word| word.load(Ordering::Acquire) != 0)
     }
 
     /// Tells the client that it must wake the core after a doorbell.

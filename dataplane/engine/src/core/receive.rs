@@ -30,13 +30,17 @@ impl Core {
             };
             queue.tick(self.env.now.0);
             let mut burst = FrameBurst::new_const();
-            count += queue.rx_burst(&mut burst);
+            let came = queue.rx_burst(&mut burst);
+            if came == 0 {
+                continue;
+            }
+            count += came;
             // The table's misses of a burst overlap.
             let view = self.view.refresh();
             for qpn in burst.iter().filter_map(|frame| likely_qpn(frame.bytes())) {
                 view.prefetch(view::Kind::Qp, qpn);
             }
-            for frame in burst {
+            for frame in burst.drain(..) {
                 self.receive(port, frame, false);
             }
         }

@@ -14,11 +14,12 @@ use super::{
     shared::CoreCounters, shared::Shared, timer::TimerWheel,
 };
 use crate::{
+    command::Token,
     command::{Command, Message},
     engine::Limits,
     mem::MrTable,
     nonblocking::NonBlocking,
-    retire::Retired,
+    retire::{GivenUp, Retired},
     view::ViewCache,
 };
 
@@ -34,7 +35,7 @@ pub(crate) struct CoreInit {
     /// This core's part of each port, empty where there is none.
     #[allow(clippy::vec_box, reason = "the boxes come and go by command")]
     pub ports: Vec<Box<PortPart>>,
-    pub retire: RetireCache<Retired>,
+    pub retire: RetireCache<GivenUp>,
     pub commands: Consumer<Command>,
     pub messages: Producer<Message>,
 }
@@ -56,7 +57,7 @@ pub(crate) struct Core {
     pub(super) eventful: VecDeque<u32>,
     pub(super) timers: TimerWheel,
     /// The way of everything the core gives up.
-    retirer: Retirer<Retired>,
+    retirer: Retirer<GivenUp>,
     pub(super) orders: Consumer<Command>,
     pub(super) messages: Producer<Message>,
     /// By index.
@@ -160,7 +161,13 @@ impl Core {
     /// or allocates; at any point of the pass.
     #[inline]
     pub(super) fn retire(&mut self, what: Retired) {
-        if !self.retirer.retire(what) {
+        self.retire_for(what, None);
+    }
+
+    /// The same, as the answer to a command.
+    #[inline]
+    pub(super) fn retire_for(&mut self, what: Retired, token: Option<Token>) {
+        if !self.retirer.retire(GivenUp { what, token }) {
             self.env.counters.retired_without_page += 1;
         }
     }

@@ -123,6 +123,7 @@ impl Engine {
             core.waiting.clear();
             core.retired.collect(drop);
         }
+        self.unopened.clear();
         self.reclaim();
         let files = self
             .arenas
