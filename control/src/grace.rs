@@ -189,6 +189,9 @@ impl Control {
     pub(crate) fn begin_in_turn(&mut self, number: u64) {
         match self.ops.cost_of(number) {
             Some((conn, cost)) if cost.bytes == 0 => self.begin_destruction(number, conn, cost),
+            Some((conn, cost)) if self.grace.line.is_empty() && self.room_for(conn, cost) == Room::Enough => {
+                self.begin_destruction(number, conn, cost);
+            }
             _ => {
                 self.grace.line.push_back(number);
                 self.serve_line();

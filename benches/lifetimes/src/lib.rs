@@ -9,6 +9,7 @@ use serde::Serialize;
 mod client;
 mod daemon;
 pub mod echo;
+pub mod line;
 mod random;
 mod samples;
 

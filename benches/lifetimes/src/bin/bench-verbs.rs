@@ -10,7 +10,7 @@ use std::{
 
 use clap::Parser;
 use rnic_abi::{CreateQp, CreateQpReply, DestroyReply, HandleArg, ModifyQp, ReplyHeader, RequestHeader};
-use rnic_bench_lifetimes::{Client, Daemon, Echo, Samples, cpus, echo, pin, print, rounded};
+use rnic_bench_lifetimes::{Client, Daemon, Echo, Samples, cpus, echo, line, pin, print, rounded};
 use serde::Serialize;
 
 /// Two ports joined back to back; only the first is used. The poll core never rests.
@@ -45,7 +45,7 @@ struct Args {
     /// The daemon; by default the one beside this program.
     #[arg(long)]
     rnicd: Option<PathBuf>,
-    /// Also print, to standard error, the median of each request and the daemon's memory.
+    /// Also print, to standard error, how far the poll core's CPU is, the median of each request and the daemon's memory.
     #[arg(long)]
     detail: bool,
     #[arg(long = "answer-packets", hide = true)]
@@ -89,6 +89,10 @@ fn main() -> anyhow::Result<()> {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("rnicd"),
     };
+    if args.detail && cpus() > 1 {
+        let ns = line::round_trip_ns(0, cpus() - 1);
+        eprintln!("{ns:.0} ns for a cache line to the poll core's CPU and one back");
+    }
     let daemon = Daemon::start(&rnicd, SECTIONS)?;
     // The poll core has the last CPU to itself; this process and the one that answers share the first with the
     // control thread, so that bare round trips and verbs switch between the same number of threads.
