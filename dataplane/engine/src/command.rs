@@ -10,6 +10,7 @@ use rnic_transport::{Cause, ModifyError, QpAttr, QpAttrMask, QpState};
 use crate::{
     core::{ClientDoorbells, CompletionQueue, PortPart, Qp},
     frame::Frame,
+    retire::Retired,
 };
 
 /// Names a request of the control thread in the answer.
@@ -162,7 +163,7 @@ impl Command {
 }
 
 // Each crosses to the other core in one line.
-const _: () = assert!(size_of::<Command>() <= INLINE && size_of::<Message>() <= INLINE);
+const _: () = assert!(size_of::<Command>() <= INLINE && size_of::<Sent>() <= INLINE);
 
 /// A change of a QP's attributes.
 pub struct QpChange {
@@ -263,6 +264,16 @@ pub enum Message {
         port: u16,
         /// The frame.
         frame: Frame,
+    },
+}
+
+/// What a poll core sends.
+pub(crate) enum Sent {
+    Message(Message),
+    /// What a command asked for: the engine keeps it for a grace period, and says `Removed`.
+    GivenUp {
+        token: Token,
+        what: Retired,
     },
 }
 

@@ -16,7 +16,7 @@ use rustix::event::epoll;
 
 use crate::{
     arena::ArenaError,
-    command::{Command, Message},
+    command::{Command, Message, Sent},
     core::{
         COMMANDS, CompletionQueue, Core, CoreArenas, CoreInit, CoreStatus, CqInit, Idle, InitError, MESSAGES,
         Qp, QpInit, Shared,
@@ -24,7 +24,7 @@ use crate::{
     grace::Garbage,
     mem::{AhTable, MrTable},
     port::{OpenPort, PortStats},
-    retire::{self, GivenUp, Retired},
+    retire::{self, Retired},
     view::{Publisher, RetiredView, SLOT_BITS},
     watch::{Traffic, Watch},
 };
@@ -105,11 +105,11 @@ pub(crate) struct Handle {
     pub(crate) shared: Arc<Shared>,
     thread: Option<JoinHandle<Core>>,
     commands: Producer<Command>,
-    messages: Consumer<Message>,
+    messages: Consumer<Sent>,
     /// Commands that did not fit the queue yet.
     waiting: VecDeque<Command>,
     /// Where what the core gives up comes in.
-    pub(crate) retired: RetireCollector<GivenUp>,
+    pub(crate) retired: RetireCollector<Retired>,
     pub(crate) traffic: Traffic,
 }
 
@@ -128,8 +128,8 @@ pub struct Engine {
     control: Arc<crate::core::ControlWake>,
     pub(crate) reclaimer: Reclaimer<Garbage>,
     /// Scratch of `collect`, kept for its capacity.
-    pub(crate) batch: Vec<(usize, GivenUp)>,
-    /// What was collected and waits for an epoch to be opened.
+    pub(crate) batch: Vec<Retired>,
+    /// What came back with answers and waits for an epoch to be opened.
     pub(crate) unopened: Vec<Retired>,
     pub(crate) watch: Watch,
     limits: Limits,
@@ -296,8 +296,19 @@ impl Engine {
             core.push_waiting();
             // One look at a full queue; what comes in meanwhile rings again.
             for _ in 0..core.messages.capacity() {
-                let Some(message) = core.messages.pop() else {
+                let Some(sent) = core.messages.pop() else {
                     break;
+                };
+                let message = match sent {
+                    Sent::Message(message) => message,
+                    Sent::GivenUp { token, what } => {
+                        // On the account of whoever gave the command, and who is about to begin a grace period for it.
+                        match what.is_private() {
+                            true => drop(what),
+                            false => self.unopened.push(what),
+                        }
+                        Message::Removed { token, found: true }
+                    }
                 };
                 if !matches!(message, Message::Event(_) | Message::Frame { .. }) {
                     core.traffic.answered += 1;
@@ -305,7 +316,7 @@ impl Engine {
                 f(id, message);
             }
         }
-        self.collect(&mut f);
+        self.collect();
         self.reclaim();
     }
 

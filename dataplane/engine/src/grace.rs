@@ -6,14 +6,7 @@ use std::{
 
 use rnic_qsbr::{Epoch, ParticipantState, Waiting};
 
-use crate::{
-    command::Message,
-    engine::Engine,
-    nonblocking::might_block,
-    quarantine,
-    retire::{GivenUp, Retired},
-    view::RetiredView,
-};
+use crate::{engine::Engine, nonblocking::might_block, quarantine, retire::Retired, view::RetiredView};
 
 /// What waits for one core; see [`Engine::held_up_by`].
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -35,34 +28,20 @@ pub(crate) enum Garbage {
 }
 
 impl Engine {
-    /// Takes in what cores gave up. The epoch it waits for is begun after it was collected (DESIGN I7).
-    pub(crate) fn collect(&mut self, f: &mut impl FnMut(usize, Message)) {
-        let mut batch = std::mem::take(&mut self.batch);
-        for (id, core) in self.cores.iter_mut().enumerate() {
-            core.retired.collect(|object| batch.push((id, object)));
+    /// Takes in what cores gave up of themselves. The epoch it waits for is begun after it was collected (DESIGN I7).
+    pub(crate) fn collect(&mut self) {
+        for core in &mut self.cores {
+            core.retired.collect(|what| self.batch.push(what));
         }
-        if !batch.is_empty() {
-            let now = Instant::now();
-            // Opened when something needs it, and by then everything was collected.
-            let mut opened = None;
-            for (id, GivenUp { what, token }) in batch.drain(..) {
-                if what.is_private() {
-                    drop(what);
-                } else if token.is_some() {
-                    // On the account of whoever gave the command, and who is about to begin a grace period for it.
-                    self.unopened.push(what);
-                } else {
-                    let (epoch, bytes) = (*opened.get_or_insert_with(|| self.qsbr.advance()), what.bytes());
-                    self.reclaimer
-                        .retire_since(Garbage::Object(what), epoch, bytes, now);
-                }
-                if let Some(token) = token {
-                    self.cores[id].traffic.answered += 1;
-                    f(id, Message::Removed { token, found: true });
-                }
-            }
+        if self.batch.is_empty() {
+            return;
         }
-        self.batch = batch;
+        let (epoch, now) = (self.qsbr.advance(), Instant::now());
+        for what in self.batch.drain(..) {
+            let bytes = what.bytes();
+            self.reclaimer
+                .retire_since(Garbage::Object(what), epoch, bytes, now);
+        }
     }
 
     /// Frees what has waited long enough. It may unmap, and run any destructor.
@@ -107,7 +86,7 @@ impl Engine {
         epoch
     }
 
-    /// An epoch was opened: what was collected before waits for it.
+    /// An epoch was opened: what has come back before waits for it.
     pub(crate) fn opened(&mut self, epoch: Epoch) {
         if !self.unopened.is_empty() {
             let now = Instant::now();

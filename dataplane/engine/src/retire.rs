@@ -2,14 +2,11 @@
 //!
 //! A core frees nothing itself: [`Core::retire`](crate::core) puts an object into a preallocated page, or on the
 //! object's own link when all pages are under way, and the control thread collects the pages, tags what is in them
-//! with an epoch and frees it when that has passed. What was asked for by a command carries the command's token: its
-//! arrival is the command's answer, so that an answered command has nothing left on its core.
+//! with an epoch and frees it when that has passed. What was asked for by a command comes back in the answer, which has
+//! its place already: an answered command has nothing left on its core.
 use rnic_qsbr::{Linked, RetireCache, RetireCollector, retire_channel};
 
-use crate::{
-    command::Token,
-    core::{ClientDoorbells, CompletionQueue, PortPart, Qp},
-};
+use crate::core::{ClientDoorbells, CompletionQueue, PortPart, Qp};
 
 /// Pages of each core.
 const PAGES: usize = 32;
@@ -19,7 +16,7 @@ const PAGE_OBJECTS: usize = 64;
 /// The part of an object that a core needs to give it up.
 #[derive(Default)]
 pub struct RetireLink {
-    next: Option<GivenUp>,
+    next: Option<Retired>,
 }
 
 /// What a core gives up. A further kind is one more variant with a [`RetireLink`] in its box.
@@ -32,13 +29,6 @@ pub enum Retired {
     Client(Box<ClientDoorbells>),
     /// A core's part of a port, or the empty one in whose place it came.
     Port(Box<PortPart>),
-}
-
-/// What was given up, and the command that its arrival answers, if it does. The latter stands beside it, so that the
-/// answer is known before anything of the object has crossed over.
-pub(crate) struct GivenUp {
-    pub what: Retired,
-    pub token: Option<Token>,
 }
 
 impl Retired {
@@ -67,13 +57,13 @@ impl Retired {
     }
 }
 
-impl Linked for GivenUp {
+impl Linked for Retired {
     fn next(&mut self) -> &mut Option<Self> {
-        &mut self.what.link().next
+        &mut self.link().next
     }
 }
 
 /// The way from one core to the control thread.
-pub(crate) fn channel() -> (RetireCache<GivenUp>, RetireCollector<GivenUp>) {
+pub(crate) fn channel() -> (RetireCache<Retired>, RetireCollector<Retired>) {
     retire_channel(PAGES, PAGE_OBJECTS)
 }

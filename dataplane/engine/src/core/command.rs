@@ -8,7 +8,7 @@ use super::{
     shared::{Handoff, RESERVED},
 };
 use crate::{
-    command::{Command, Message, QpChange, QpStatus, Token},
+    command::{Command, Message, QpChange, QpStatus, Sent, Token},
     frame::Frame,
     retire::Retired,
 };
@@ -35,8 +35,8 @@ impl Core {
         BUDGET
     }
 
-    fn carry_out(&mut self, command: Command) -> Option<Message> {
-        Some(match command {
+    fn carry_out(&mut self, command: Command) -> Option<Sent> {
+        Some(Sent::Message(match command {
             Command::AddClient {
                 client,
                 doorbells,
@@ -138,18 +138,15 @@ impl Core {
                 self.stopping = true;
                 return None;
             }
-        })
+        }))
     }
 
-    /// Gives up what a command asked for, which answers the command when it arrives; nothing there is an answer too.
-    fn give_up(&mut self, what: Option<Retired>, token: Token) -> Option<Message> {
-        match what {
-            Some(what) => {
-                self.retire_for(what, Some(token));
-                None
-            }
-            None => Some(Message::Removed { token, found: false }),
-        }
+    /// Gives up what a command asked for in the answer; nothing there is an answer too.
+    fn give_up(&mut self, what: Option<Retired>, token: Token) -> Option<Sent> {
+        Some(match what {
+            Some(what) => Sent::GivenUp { token, what },
+            None => Sent::Message(Message::Removed { token, found: false }),
+        })
     }
 
     fn bind_doorbell(&mut self, qp: &Qp, slot: u32) {

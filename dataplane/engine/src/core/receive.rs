@@ -10,7 +10,7 @@ use super::{
     shared::{Handoff, RESERVED},
 };
 use crate::{
-    command::Message,
+    command::{Message, Sent},
     frame::{Frame, FrameBurst},
     mem::RemoteRange,
     view,
@@ -163,7 +163,10 @@ impl Core {
 
     fn divert(&mut self, port: u16, frame: Frame) {
         if !self.messages.has_room(RESERVED + 1)
-            || self.messages.push(Message::Frame { port, frame }).is_err()
+            || self
+                .messages
+                .push(Sent::Message(Message::Frame { port, frame }))
+                .is_err()
         {
             self.env.counters.slow_path_dropped += 1;
             return;

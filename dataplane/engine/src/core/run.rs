@@ -14,12 +14,11 @@ use super::{
     shared::CoreCounters, shared::Shared, timer::TimerWheel,
 };
 use crate::{
-    command::Token,
-    command::{Command, Message},
+    command::{Command, Sent},
     engine::Limits,
     mem::MrTable,
     nonblocking::NonBlocking,
-    retire::{GivenUp, Retired},
+    retire::Retired,
     view::ViewCache,
 };
 
@@ -35,9 +34,9 @@ pub(crate) struct CoreInit {
     /// This core's part of each port, empty where there is none.
     #[allow(clippy::vec_box, reason = "the boxes come and go by command")]
     pub ports: Vec<Box<PortPart>>,
-    pub retire: RetireCache<GivenUp>,
+    pub retire: RetireCache<Retired>,
     pub commands: Consumer<Command>,
-    pub messages: Producer<Message>,
+    pub messages: Producer<Sent>,
 }
 
 /// A poll core. All of it belongs to one thread; every container has its full capacity from the start.
@@ -57,9 +56,9 @@ pub(crate) struct Core {
     pub(super) eventful: VecDeque<u32>,
     pub(super) timers: TimerWheel,
     /// The way of everything the core gives up.
-    retirer: Retirer<GivenUp>,
+    retirer: Retirer<Retired>,
     pub(super) orders: Consumer<Command>,
-    pub(super) messages: Producer<Message>,
+    pub(super) messages: Producer<Sent>,
     /// By index.
     #[allow(clippy::vec_box, reason = "the boxes come and go by command")]
     pub(super) ports: Vec<Box<PortPart>>,
@@ -161,13 +160,7 @@ impl Core {
     /// or allocates; at any point of the pass.
     #[inline]
     pub(super) fn retire(&mut self, what: Retired) {
-        self.retire_for(what, None);
-    }
-
-    /// The same, as the answer to a command.
-    #[inline]
-    pub(super) fn retire_for(&mut self, what: Retired, token: Option<Token>) {
-        if !self.retirer.retire(GivenUp { what, token }) {
+        if !self.retirer.retire(what) {
             self.env.counters.retired_without_page += 1;
         }
     }

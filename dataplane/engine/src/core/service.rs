@@ -12,7 +12,7 @@ use super::{
     shared::RESERVED,
 };
 use crate::{
-    command::{Message, ObjectEvent},
+    command::{Message, ObjectEvent, Sent},
     view::slot_of,
 };
 
@@ -319,7 +319,7 @@ impl Core {
                     number: cq.number(),
                     cause: Cause::of(Check::CqOverflow),
                 };
-                if self.messages.push(Message::Event(event)).is_err() {
+                if self.messages.push(Sent::Message(Message::Event(event))).is_err() {
                     i += 1;
                     continue;
                 }
@@ -336,7 +336,7 @@ impl Core {
             self.eventful.pop_front();
             if let Some(qp) = &mut self.qps[slot as usize]
                 && let Some(event) = take_event(qp)
-                && self.messages.push(Message::Event(event)).is_ok()
+                && self.messages.push(Sent::Message(Message::Event(event))).is_ok()
             {
                 self.control_called = true;
             }
@@ -346,10 +346,10 @@ impl Core {
 
     /// Notes again, beside their objects, the events that the control thread was told of and has not heard. After the
     /// core's last pass.
-    pub(crate) fn take_back_events(&mut self, messages: &mut Consumer<Message>) {
+    pub(crate) fn take_back_events(&mut self, messages: &mut Consumer<Sent>) {
         let mut told = Vec::new();
         while let Some(message) = messages.pop() {
-            if let Message::Event(event) = message {
+            if let Sent::Message(Message::Event(event)) = message {
                 told.push(event);
             }
         }
