@@ -23,16 +23,14 @@ const LOOKS_A_CLOCK: u32 = 16;
 impl Control {
     /// One pass. False when the loop is to end.
     pub(crate) fn pass(&mut self, ready: &mut Vec<Ready>) -> bool {
-        let followed = self.follow_up();
-        if !followed {
+        if !self.follow_up() {
+            // What is due has time until nobody waits for an answer.
+            self.upkeep(self.now);
             self.sleep(ready);
             self.now = Instant::now();
             self.take_requests(ready);
         }
         self.attend();
-        if !followed {
-            self.upkeep(self.now);
-        }
         !self
             .stopping
             .is_some_and(|deadline| self.connections.is_empty() || self.now >= deadline)
@@ -54,6 +52,7 @@ impl Control {
 
     /// Sleeps until something happens.
     fn sleep(&mut self, ready: &mut Vec<Ready>) {
+        self.engine.tidy();
         let mut timeout = self.timeout(self.now);
         if timeout.is_zero() {
             self.poller.wait(Some(timeout), ready);

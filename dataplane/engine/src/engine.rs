@@ -21,7 +21,7 @@ use crate::{
         COMMANDS, CompletionQueue, Core, CoreArenas, CoreInit, CoreStatus, CqInit, Idle, InitError, MESSAGES,
         Qp, QpInit, Shared,
     },
-    grace::Garbage,
+    grace::{Garbage, VIEWS_KEPT},
     mem::{AhTable, MrTable},
     port::{OpenPort, PortStats},
     retire::{self, Retired},
@@ -127,6 +127,8 @@ pub struct Engine {
     ports: Vec<Option<PortInfo>>,
     control: Arc<crate::core::ControlWake>,
     pub(crate) reclaimer: Reclaimer<Garbage>,
+    /// Replaced views, freed when nobody waits.
+    pub(crate) views: Reclaimer<RetiredView>,
     /// Scratch of `collect`, kept for its capacity.
     pub(crate) batch: Vec<Retired>,
     /// What came back with answers and waits for an epoch to be opened.
@@ -213,6 +215,7 @@ impl Engine {
             ports,
             control,
             reclaimer,
+            views: Reclaimer::new(),
             batch: Vec::new(),
             unopened: Vec::new(),
             watch,
@@ -318,6 +321,9 @@ impl Engine {
         }
         self.collect();
         self.reclaim();
+        if self.views.len() > VIEWS_KEPT {
+            self.tidy();
+        }
     }
 
     /// Whether there may be something for [`Engine::poll`]: a look at what cores have sent, and no more.
@@ -346,10 +352,10 @@ impl Engine {
     /// Publishes what was changed in [`Engine::publisher`]. When the returned epoch has passed, no core finds
     /// what was removed.
     pub fn commit(&mut self) -> Epoch {
-        let reclaimer = &mut self.reclaimer;
+        let views = &mut self.views;
         let epoch = self
             .publisher
-            .commit(|view, epoch| reclaimer.retire(Garbage::View(view), epoch, RetiredView::BYTES));
+            .commit(|view, epoch| views.retire(view, epoch, RetiredView::BYTES));
         self.opened(epoch);
         epoch
     }
@@ -425,6 +431,7 @@ impl Engine {
             while core.shared.inbound.pop().is_some() {}
         }
         self.reclaim();
+        self.tidy();
         for port in self.ports.iter_mut().flatten() {
             port.link.close();
         }

@@ -8,6 +8,9 @@ use rnic_qsbr::{Epoch, ParticipantState, Waiting};
 
 use crate::{engine::Engine, nonblocking::might_block, quarantine, retire::Retired, view::RetiredView};
 
+/// Replaced views that may wait although their time is over.
+pub(crate) const VIEWS_KEPT: usize = 64;
+
 /// What waits for one core; see [`Engine::held_up_by`].
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeldUp {
@@ -22,7 +25,6 @@ pub struct HeldUp {
 }
 
 pub(crate) enum Garbage {
-    View(RetiredView),
     Object(Retired),
     Other(#[allow(dead_code, reason = "kept only to be dropped")] Box<dyn Any + Send>),
 }
@@ -48,7 +50,6 @@ impl Engine {
     pub(crate) fn reclaim(&mut self) {
         might_block();
         self.reclaimer.poll(&self.qsbr, |garbage| match garbage {
-            Garbage::View(view) => view.try_free().map_err(Garbage::View),
             Garbage::Object(what) => {
                 quarantine::bury(what);
                 Ok(())
@@ -58,6 +59,13 @@ impl Engine {
                 Ok(())
             }
         });
+    }
+
+    /// Frees the replaced views that no core can hold any more: many counts and small pieces, which nobody should wait
+    /// for. To be called before the thread sleeps; [`Engine::poll`] does it only when there are many.
+    pub fn tidy(&mut self) {
+        might_block();
+        self.views.poll(&self.qsbr, RetiredView::try_free);
     }
 
     /// Invalidates a key: no packet handled from now on finds it. Whoever was about to use it has done so when
@@ -97,7 +105,7 @@ impl Engine {
     }
 
     /// Whether every core has passed a quiescent state since `epoch` began. If so, everything that was retired before
-    /// is freed when this returns.
+    /// is freed when this returns, but for replaced views.
     pub fn passed(&mut self, epoch: Epoch) -> bool {
         // Even when there is nothing to free this time.
         might_block();
@@ -116,12 +124,14 @@ impl Engine {
     /// Bytes that wait for a grace period: replaced views and whatever else was given up. Not what commands removed,
     /// which whoever gave the commands has to account for.
     pub fn bytes_awaiting_grace(&self) -> usize {
-        self.reclaimer.bytes_waiting()
+        self.reclaimer.bytes_waiting() + self.views.bytes_waiting()
     }
 
     /// How long the oldest of them has waited.
     pub fn oldest_grace(&self) -> Option<Duration> {
-        self.reclaimer.oldest(Instant::now()).map(|oldest| oldest.age)
+        let now = Instant::now();
+        let oldest = [self.reclaimer.oldest(now), self.views.oldest(now)];
+        oldest.into_iter().flatten().map(|oldest| oldest.age).max()
     }
 
     /// Cores that hold up the grace period of `epoch`.
@@ -154,14 +164,19 @@ impl Engine {
         let ParticipantState::Online { reported } = self.qsbr.state(core) else {
             return held;
         };
-        let counted = |w: &Waiting<'_, Garbage>| w.epoch > reported && w.bytes > 0;
-        for waiting in self.reclaimer.iter().filter(counted) {
-            match waiting.item {
-                Garbage::View(_) => held.views += 1,
-                Garbage::Object(_) | Garbage::Other(_) => held.others += 1,
+        fn count<T>(held: &mut HeldUp, w: Waiting<'_, T>, reported: Epoch, now: Instant) -> usize {
+            if w.epoch <= reported || w.bytes == 0 {
+                return 0;
             }
-            held.bytes += waiting.bytes;
-            held.oldest = held.oldest.max(now.saturating_duration_since(waiting.since));
+            held.bytes += w.bytes;
+            held.oldest = held.oldest.max(now.saturating_duration_since(w.since));
+            1
+        }
+        for waiting in self.views.iter() {
+            held.views += count(&mut held, waiting, reported, now);
+        }
+        for waiting in self.reclaimer.iter() {
+            held.others += count(&mut held, waiting, reported, now);
         }
         held
     }

@@ -59,6 +59,7 @@ fn what_was_given_up_is_freed_when_its_grace_period_is_seen_to_be_over() {
     let qp = rig.create_qp(3);
     let region = std::sync::Arc::downgrade(&rig.region);
     let held = region.strong_count();
+    rig.engine.tidy();
     let baseline = rig.engine.bytes_awaiting_grace();
     rig.destroy_qp(qp);
     assert_eq!(
@@ -66,6 +67,7 @@ fn what_was_given_up_is_freed_when_its_grace_period_is_seen_to_be_over() {
         held - 2,
         "both of its queues had hold of the region"
     );
+    rig.engine.tidy();
     assert!(rig.engine.bytes_awaiting_grace() <= baseline);
     rig.engine.stop();
 }
