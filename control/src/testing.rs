@@ -17,7 +17,9 @@ use rnic_config::Config;
 use rnic_engine::{
     EngineConfig,
     mem::ClientMem,
-    port::{DeviceSpec, HeapPool, OpenPort, Port, PortSpec, RING_FRAMES, RingEnd, open_all, ring_pair_of},
+    port::{
+        DeviceSpec, HeapPool, Link, OpenPort, Port, PortSpec, RING_FRAMES, RingEnd, open_all, ring_pair_of,
+    },
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -154,6 +156,14 @@ impl TestDaemon {
     pub fn with_port(wrap: impl Fn(Box<dyn Port>) -> Box<dyn Port>) -> Self {
         let (mut ours, _) = one_port();
         ours.queues = ours.queues.into_iter().map(wrap).collect();
+        let port = "addresses: [10.0.0.1/24]";
+        Self::open(1, &one_port_sections("net_null0", port), move |_| vec![ours])
+    }
+
+    /// With one port whose link is this one.
+    pub fn with_link(link: impl Link + 'static) -> Self {
+        let (mut ours, _) = one_port();
+        ours.link = Box::new(link);
         let port = "addresses: [10.0.0.1/24]";
         Self::open(1, &one_port_sections("net_null0", port), move |_| vec![ours])
     }
