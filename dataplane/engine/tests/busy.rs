@@ -1,12 +1,14 @@
 //! What a core owes its clients however busy it is: to each its share, and every event.
 mod common;
 
+use std::sync::atomic::Ordering;
+
 use common::{
-    Rig,
+    DEPTH, Rig,
     hold::{NoFrames, two_cores, until},
     path, wqe,
 };
-use rnic_abi::event_kind;
+use rnic_abi::{RingIndices, event_kind};
 use rnic_engine::{
     EngineConfig, Limits,
     core::Idle,
@@ -14,6 +16,7 @@ use rnic_engine::{
     nonblocking::CheckedAllocator,
     port::{HeapPool, OpenPort, Port, PortCaps, PortStats},
 };
+use rnic_transport::{QpAttr, QpAttrMask, QpState};
 use rnic_wire::Mtu;
 
 #[global_allocator]
@@ -21,6 +24,8 @@ static ALLOCATOR: CheckedAllocator = CheckedAllocator;
 
 const WRITE: u8 = 0;
 const READ: u8 = 4;
+/// `IBV_WC_WR_FLUSH_ERR`.
+const WR_FLUSH_ERR: u8 = 5;
 
 #[test]
 fn a_qp_with_much_to_move_leaves_others_their_turn() {
@@ -51,6 +56,55 @@ fn a_qp_with_much_to_move_leaves_others_their_turn() {
         assert!(
             done.timestamp < first.timestamp,
             "opcode {opcode}, {mtu:?}: a small request waited for one of {HUGE} bytes"
+        );
+        rig.engine.stop();
+    }
+}
+
+#[test]
+fn a_qp_with_much_to_flush_leaves_others_their_turn() {
+    for queue in ["sends", "receives"] {
+        let (mut rig, hold) = two_cores();
+        let [hog, nobody, other] = [11, 13, 15].map(|slot| rig.create_qp(slot));
+        assert_eq!((rig.qps[hog].core, rig.qps[other].core), (1, 1));
+        // Nobody answers, and the hog does not give up.
+        rig.timeout = 0;
+        rig.connect_one(hog, nobody, path(1, 1, true), Mtu::M1024);
+        rig.connect_one(other, nobody, path(1, 1, true), Mtu::M1024);
+        let small = rig.sge(0, 64);
+        for i in 0..u64::from(DEPTH) {
+            match queue {
+                "sends" => rig.post_send(hog, wqe(i, WRITE, small, 4 << 20, rig.key)),
+                _ => rig.post_recv(hog, i, &[]),
+            }
+        }
+        if queue == "sends" {
+            let taken = rig.qps[hog].sq as usize + RingIndices::HEAD;
+            let taken = rig.region.u32(taken).unwrap();
+            until("the core has taken them over", || {
+                taken.load(Ordering::Acquire) == DEPTH
+            });
+        }
+        rig.post_recv(other, 99, &[]);
+        // Both are to be flushed when the core goes on.
+        hold.hold();
+        let err = QpAttr {
+            state: QpState::Err,
+            ..QpAttr::default()
+        };
+        for qp in [hog, other] {
+            rig.submit_modify(qp, err, QpAttrMask::STATE, None);
+        }
+        hold.release();
+        let flushed = rig.wait_cqe(other);
+        let hogs: Vec<_> = (0..DEPTH).map(|_| rig.wait_cqe(hog)).collect();
+        for (wr_id, cqe) in (0..).zip(&hogs).chain([(99, &flushed)]) {
+            assert_eq!((cqe.wr_id, cqe.status), (wr_id, WR_FLUSH_ERR), "{queue}");
+        }
+        let last = hogs.last().map(|cqe| cqe.timestamp);
+        assert!(
+            Some(flushed.timestamp) < last,
+            "one receive waited for {DEPTH} {queue}"
         );
         rig.engine.stop();
     }
