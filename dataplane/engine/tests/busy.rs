@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use common::{
     DEPTH, Rig,
-    hold::{NoFrames, two_cores, until},
-    path, wqe,
+    hold::{two_cores, until},
+    path, port, wqe,
 };
 use rnic_abi::{RingIndices, event_kind};
 use rnic_engine::{
@@ -14,7 +14,7 @@ use rnic_engine::{
     core::Idle,
     frame::{FrameBurst, SharedPool},
     nonblocking::CheckedAllocator,
-    port::{HeapPool, OpenPort, Port, PortCaps, PortStats},
+    port::HeapPool,
 };
 use rnic_transport::{QpAttr, QpAttrMask, QpState};
 use rnic_wire::Mtu;
@@ -110,60 +110,32 @@ fn a_qp_with_much_to_flush_leaves_others_their_turn() {
     }
 }
 
-/// A port on which frames for the slow path never end.
-struct Flood(SharedPool);
-
-impl Port for Flood {
-    fn caps(&self) -> PortCaps {
-        PortCaps {
-            max_frame: 1514,
-            rss: false,
-            needs_polling: true,
-        }
-    }
-    fn rx_burst(&mut self, out: &mut FrameBurst) -> usize {
-        /// ARP, for the slow path.
-        const FRAME: [u8; 60] = {
-            let mut frame = [0; 60];
-            (frame[12], frame[13]) = (0x08, 0x06);
-            frame
+/// Takes frames for the slow path, which never end.
+fn flood(pool: &SharedPool, out: &mut FrameBurst) -> usize {
+    /// ARP, for the slow path.
+    const FRAME: [u8; 60] = {
+        let mut frame = [0; 60];
+        (frame[12], frame[13]) = (0x08, 0x06);
+        frame
+    };
+    for taken in 0..8 {
+        let Some(mut frame) = pool.alloc() else {
+            return taken;
         };
-        for taken in 0..8 {
-            let Some(mut frame) = self.0.alloc() else {
-                return taken;
-            };
-            frame.fill(&FRAME);
-            if out.try_push(frame).is_err() {
-                return taken;
-            }
+        frame.fill(&FRAME);
+        if out.try_push(frame).is_err() {
+            return taken;
         }
-        8
     }
-    fn tx_burst(&mut self, _frames: &mut FrameBurst) -> usize {
-        0
-    }
-    fn pool(&self) -> &SharedPool {
-        &self.0
-    }
-    fn stats(&self) -> PortStats {
-        PortStats::default()
-    }
+    8
 }
 
 #[test]
 fn no_event_is_lost_while_the_control_thread_hears_nothing_and_its_queue_is_full() {
     const QPS: u32 = 150;
     let pool: SharedPool = HeapPool::for_mtu(8192, 128);
-    let port = OpenPort {
-        name: "rnic0".into(),
-        driver: "flood".into(),
-        mac: [2, 0, 0, 0, 0, 1],
-        mtu: 128,
-        numa_node: None,
-        queues: vec![Box::new(Flood(pool.clone()))],
-        pool,
-        link: Box::new(NoFrames),
-    };
+    let queues = vec![port::queue(&pool, flood)];
+    let port = port::open(128, pool, queues);
     let limits = Limits {
         qps: QPS + 2,
         cqs: QPS + 2,

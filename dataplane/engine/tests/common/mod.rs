@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub mod hold;
+pub mod port;
 
 use std::{
     os::{fd::OwnedFd, unix::net::UnixDatagram},
