@@ -14,17 +14,8 @@ const LIMITS: &str = "limits: {clients: 8, per_client: {queue_memory: 8MiB, cq_d
 
 /// A client of `rnic1` with QPs full of receives, and the CQ they complete to.
 fn full(client: &mut Client) -> CreateCqReply {
-    let arg = DeviceArg {
-        device: 1,
-        reserved: 0,
-    };
-    let pd = client.call::<HandleReply>(Op::AllocPd, &arg).unwrap().handle;
-    let arg = CreateCq {
-        device: 1,
-        depth: 4096,
-        ..CreateCq::default()
-    };
-    let cq: CreateCqReply = client.call(Op::CreateCq, &arg).unwrap();
+    let pd = client.try_pd_on(1).unwrap();
+    let cq = client.try_cq_on(1, 4096, 0).unwrap();
     for _ in 0..QPS {
         let arg = CreateQp {
             pd,

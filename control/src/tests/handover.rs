@@ -10,7 +10,6 @@ use std::{
         unix::fs::FileExt,
     },
     path::Path,
-    process::Command,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -70,20 +69,7 @@ fn connect(client: &mut Client, qp: &CreateQpReply, to: &str, peer: u32) {
     client.make_init(qp.handle);
     client.make_rtr(qp.handle, to, peer).unwrap();
     // Half a second: a frame that was on its way is lost and sent again, by whoever is there then.
-    let attrs = QpAttrs {
-        qp_state: 3,
-        timeout: 17,
-        retry_cnt: 7,
-        rnr_retry: 7,
-        ..QpAttrs::default()
-    };
-    let mask = qp_mask::STATE
-        | qp_mask::SQ_PSN
-        | qp_mask::TIMEOUT
-        | qp_mask::RETRY_CNT
-        | qp_mask::RNR_RETRY
-        | qp_mask::MAX_QP_RD_ATOMIC;
-    client.modify(qp.handle, mask, attrs).unwrap();
+    client.make_rts_with(qp.handle, 17);
 }
 
 /// Writes the first WQE of a queue.
@@ -121,17 +107,8 @@ fn populate(socket: &Path) -> Appliance {
         unreachable!()
     };
     // The receiver is on the other device.
-    let device = DeviceArg {
-        device: 1,
-        reserved: 0,
-    };
-    let their_pd = b.call::<HandleReply>(Op::AllocPd, &device).unwrap().handle;
-    let arg = CreateCq {
-        device: 1,
-        depth: 64,
-        ..CreateCq::default()
-    };
-    let their_cq: CreateCqReply = b.call(Op::CreateCq, &arg).unwrap();
+    let their_pd = b.try_pd_on(1).unwrap();
+    let their_cq = b.try_cq_on(1, 64, 0).unwrap();
     let receiver = b.qp(their_pd, their_cq.handle);
 
     let pd = a.pd();
@@ -490,16 +467,7 @@ fn a_fresh_process_rebuilds_the_whole_appliance_and_finishes_what_was_under_way(
     let dir = tempfile::tempdir().unwrap();
     dump(&image, &appliance.known, dir.path());
     drop(image);
-    let fresh = Command::new(env::current_exe().unwrap())
-        .args(["--exact", NAME, "--nocapture"])
-        .env(DUMP, dir.path())
-        .output()
-        .unwrap();
-    let (out, err) = (
-        String::from_utf8_lossy(&fresh.stdout),
-        String::from_utf8_lossy(&fresh.stderr),
-    );
-    assert!(fresh.status.success() && out.contains("1 passed"), "{out}{err}");
+    run_in_a_fresh_process(NAME, DUMP, dir.path());
 }
 
 /// Takes over what was dumped, as far as that is possible, and lets it run.

@@ -35,26 +35,6 @@ fn add_pair(daemon: &TestDaemon, a: u32, b: u32) -> Vec<PortChange> {
     try_add(daemon, &(end(a, b) + &end(b, a))).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn pd_on(client: &mut Client, device: u32) -> Result<u32, Refused> {
-    let arg = DeviceArg { device, reserved: 0 };
-    client
-        .call::<HandleReply>(Op::AllocPd, &arg)
-        .map(|reply| reply.handle)
-}
-
-fn cq_on(client: &mut Client, device: u32) -> Result<u32, Refused> {
-    let (depth, channel, reserved) = (64, 0, 0);
-    let arg = CreateCq {
-        device,
-        depth,
-        channel,
-        reserved,
-    };
-    client
-        .call::<CreateCqReply>(Op::CreateCq, &arg)
-        .map(|reply| reply.handle)
-}
-
 fn name_of(client: &mut Client, device: u32) -> Result<String, Errno> {
     let arg = DeviceArg { device, reserved: 0 };
     let reply = client
@@ -79,7 +59,8 @@ struct Owned {
 }
 
 fn own(client: &mut Client, device: u32, peer: &str) -> Owned {
-    let (pd, cq) = (pd_on(client, device).unwrap(), cq_on(client, device).unwrap());
+    let pd = client.try_pd_on(device).unwrap();
+    let cq = client.try_cq_on(device, 64, 0).unwrap().handle;
     let qp = client.qp(pd, cq);
     client.make_init(qp.handle);
     client.make_rtr(qp.handle, peer, qp.qpn).unwrap();
@@ -148,8 +129,8 @@ fn a_removed_port_takes_its_qps_to_err_tells_every_client_once_and_leaves_the_re
             };
             client.modify(of.qp.handle, qp_mask::STATE, err).unwrap();
         }
-        gone(pd_on(client, 1).unwrap_err());
-        gone(cq_on(client, 1).unwrap_err());
+        gone(client.try_pd_on(1).unwrap_err());
+        gone(client.try_cq_on(1, 64, 0).unwrap_err());
         assert_eq!(name_of(client, 1), Err(Errno::NODEV));
         // The other device is as it was, and can be used.
         assert_eq!(state_of(client, other.qp.handle).0, 3);
@@ -245,13 +226,13 @@ fn clients_see_ports_that_come_and_never_two_in_one_place() {
             if places.contains(&device) {
                 // It knew another one there.
                 assert_eq!(name_of(&mut old, device), Err(Errno::NODEV), "round {round}");
-                assert_eq!(pd_on(&mut old, device).unwrap_err().errno, Errno::NODEV);
+                assert_eq!(old.try_pd_on(device).unwrap_err().errno, Errno::NODEV);
             } else {
                 places.push(device);
                 assert_eq!(name_of(&mut old, device).as_deref(), Ok(change.name.as_str()));
                 assert_eq!(old.event(head), (device, event_kind::PORT_ACTIVE));
                 head += 1;
-                let pd = pd_on(&mut old, device).unwrap();
+                let pd = old.try_pd_on(device).unwrap();
                 old.destroy(Op::DeallocPd, pd).unwrap();
             }
             let peer = format!("10.0.{}.1", if change.name == "rnic2" { 3 } else { 2 });
@@ -303,8 +284,10 @@ fn ports_come_and_go_while_clients_create_and_die_and_nothing_is_left() {
             let busy = scope.spawn(|| {
                 let mut client = daemon.client();
                 // Until the device goes; then the client dies with what it has.
-                while let (Ok(pd), Ok(cq)) = (pd_on(&mut client, device), cq_on(&mut client, device)) {
-                    let Ok(qp) = client.try_qp(pd, cq) else { break };
+                while let (Ok(pd), Ok(cq)) = (client.try_pd_on(device), client.try_cq_on(device, 64, 0)) {
+                    let Ok(qp) = client.try_qp(pd, cq.handle) else {
+                        break;
+                    };
                     let init = QpAttrs {
                         qp_state: 1,
                         port_num: 1,
@@ -313,7 +296,7 @@ fn ports_come_and_go_while_clients_create_and_die_and_nothing_is_left() {
                     let mask = qp_mask::STATE | qp_mask::PORT | qp_mask::PKEY_INDEX | qp_mask::ACCESS_FLAGS;
                     let _ = client.modify(qp.handle, mask, init);
                     client.destroy_counting(Op::DestroyQp, qp.handle);
-                    client.destroy_counting(Op::DestroyCq, cq);
+                    client.destroy_counting(Op::DestroyCq, cq.handle);
                     client.destroy(Op::DeallocPd, pd).unwrap();
                 }
             });

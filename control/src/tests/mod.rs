@@ -12,6 +12,7 @@ mod handover;
 mod hostile;
 mod hotplug;
 mod invalidate;
+mod link;
 mod neighbours;
 mod random;
 mod restore;

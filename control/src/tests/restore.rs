@@ -7,7 +7,6 @@ use std::{
     fs::{self, File, OpenOptions},
     os::{fd::OwnedFd, unix::fs::FileExt},
     path::Path,
-    process::Command,
     sync::Arc,
 };
 
@@ -175,16 +174,7 @@ fn a_fresh_process_finds_the_same_objects_and_gives_out_the_numbers_that_come_ne
         writeln!(expected, "{} {}", qp.qpn, qp.handle).unwrap();
     }
     fs::write(dir.path().join("expected"), expected).unwrap();
-    let fresh = Command::new(env::current_exe().unwrap())
-        .args(["--exact", NAME, "--nocapture"])
-        .env(DUMP, dir.path())
-        .output()
-        .unwrap();
-    let (out, err) = (
-        String::from_utf8_lossy(&fresh.stdout),
-        String::from_utf8_lossy(&fresh.stderr),
-    );
-    assert!(fresh.status.success() && out.contains("1 passed"), "{out}{err}");
+    run_in_a_fresh_process(NAME, DUMP, dir.path());
 }
 
 #[test]

@@ -406,7 +406,7 @@ impl Engine {
     }
 
     /// Stops and joins the cores.
-    fn halt(&mut self) -> Vec<Core> {
+    pub(crate) fn halt(&mut self) -> Vec<Core> {
         crate::nonblocking::might_block();
         for core in 0..self.cores.len() {
             self.submit(core, Command::Stop);
@@ -423,7 +423,7 @@ impl Engine {
     }
 
     /// Frees everything, closes the ports.
-    fn close(mut self, stopped: Vec<Core>) {
+    pub(crate) fn close(mut self, stopped: Vec<Core>) {
         // The cores' queues go before their ports, and their views before the tables.
         drop(stopped);
         for core in &mut self.cores {

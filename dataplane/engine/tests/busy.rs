@@ -1,19 +1,22 @@
 //! What a core owes its clients however busy it is: to each its share, and every event.
 mod common;
 
+use std::sync::atomic::Ordering;
+
 use common::{
-    Rig,
-    hold::{NoFrames, two_cores, until},
-    path, wqe,
+    DEPTH, Rig,
+    hold::{two_cores, until},
+    path, port, wqe,
 };
-use rnic_abi::event_kind;
+use rnic_abi::{RingIndices, event_kind};
 use rnic_engine::{
     EngineConfig, Limits,
     core::Idle,
     frame::{FrameBurst, SharedPool},
     nonblocking::CheckedAllocator,
-    port::{HeapPool, OpenPort, Port, PortCaps, PortStats},
+    port::HeapPool,
 };
+use rnic_transport::{QpAttr, QpAttrMask, QpState};
 use rnic_wire::Mtu;
 
 #[global_allocator]
@@ -21,6 +24,8 @@ static ALLOCATOR: CheckedAllocator = CheckedAllocator;
 
 const WRITE: u8 = 0;
 const READ: u8 = 4;
+/// `IBV_WC_WR_FLUSH_ERR`.
+const WR_FLUSH_ERR: u8 = 5;
 
 #[test]
 fn a_qp_with_much_to_move_leaves_others_their_turn() {
@@ -56,60 +61,81 @@ fn a_qp_with_much_to_move_leaves_others_their_turn() {
     }
 }
 
-/// A port on which frames for the slow path never end.
-struct Flood(SharedPool);
-
-impl Port for Flood {
-    fn caps(&self) -> PortCaps {
-        PortCaps {
-            max_frame: 1514,
-            rss: false,
-            needs_polling: true,
-        }
-    }
-    fn rx_burst(&mut self, out: &mut FrameBurst) -> usize {
-        /// ARP, for the slow path.
-        const FRAME: [u8; 60] = {
-            let mut frame = [0; 60];
-            (frame[12], frame[13]) = (0x08, 0x06);
-            frame
-        };
-        for taken in 0..8 {
-            let Some(mut frame) = self.0.alloc() else {
-                return taken;
-            };
-            frame.fill(&FRAME);
-            if out.try_push(frame).is_err() {
-                return taken;
+#[test]
+fn a_qp_with_much_to_flush_leaves_others_their_turn() {
+    for queue in ["sends", "receives"] {
+        let (mut rig, hold) = two_cores();
+        let [hog, nobody, other] = [11, 13, 15].map(|slot| rig.create_qp(slot));
+        assert_eq!((rig.qps[hog].core, rig.qps[other].core), (1, 1));
+        // Nobody answers, and the hog does not give up.
+        rig.timeout = 0;
+        rig.connect_one(hog, nobody, path(1, 1, true), Mtu::M1024);
+        rig.connect_one(other, nobody, path(1, 1, true), Mtu::M1024);
+        let small = rig.sge(0, 64);
+        for i in 0..u64::from(DEPTH) {
+            match queue {
+                "sends" => rig.post_send(hog, wqe(i, WRITE, small, 4 << 20, rig.key)),
+                _ => rig.post_recv(hog, i, &[]),
             }
         }
-        8
+        if queue == "sends" {
+            let taken = rig.qps[hog].sq as usize + RingIndices::HEAD;
+            let taken = rig.region.u32(taken).unwrap();
+            until("the core has taken them over", || {
+                taken.load(Ordering::Acquire) == DEPTH
+            });
+        }
+        rig.post_recv(other, 99, &[]);
+        // Both are to be flushed when the core goes on.
+        hold.hold();
+        let err = QpAttr {
+            state: QpState::Err,
+            ..QpAttr::default()
+        };
+        for qp in [hog, other] {
+            rig.submit_modify(qp, err, QpAttrMask::STATE, None);
+        }
+        hold.release();
+        let flushed = rig.wait_cqe(other);
+        let hogs: Vec<_> = (0..DEPTH).map(|_| rig.wait_cqe(hog)).collect();
+        for (wr_id, cqe) in (0..).zip(&hogs).chain([(99, &flushed)]) {
+            assert_eq!((cqe.wr_id, cqe.status), (wr_id, WR_FLUSH_ERR), "{queue}");
+        }
+        let last = hogs.last().map(|cqe| cqe.timestamp);
+        assert!(
+            Some(flushed.timestamp) < last,
+            "one receive waited for {DEPTH} {queue}"
+        );
+        rig.engine.stop();
     }
-    fn tx_burst(&mut self, _frames: &mut FrameBurst) -> usize {
-        0
+}
+
+/// Takes frames for the slow path, which never end.
+fn flood(pool: &SharedPool, out: &mut FrameBurst) -> usize {
+    /// ARP, for the slow path.
+    const FRAME: [u8; 60] = {
+        let mut frame = [0; 60];
+        (frame[12], frame[13]) = (0x08, 0x06);
+        frame
+    };
+    for taken in 0..8 {
+        let Some(mut frame) = pool.alloc() else {
+            return taken;
+        };
+        frame.fill(&FRAME);
+        if out.try_push(frame).is_err() {
+            return taken;
+        }
     }
-    fn pool(&self) -> &SharedPool {
-        &self.0
-    }
-    fn stats(&self) -> PortStats {
-        PortStats::default()
-    }
+    8
 }
 
 #[test]
 fn no_event_is_lost_while_the_control_thread_hears_nothing_and_its_queue_is_full() {
     const QPS: u32 = 150;
     let pool: SharedPool = HeapPool::for_mtu(8192, 128);
-    let port = OpenPort {
-        name: "rnic0".into(),
-        driver: "flood".into(),
-        mac: [2, 0, 0, 0, 0, 1],
-        mtu: 128,
-        numa_node: None,
-        queues: vec![Box::new(Flood(pool.clone()))],
-        pool,
-        link: Box::new(NoFrames),
-    };
+    let queues = vec![port::queue(&pool, flood)];
+    let port = port::open(128, pool, queues);
     let limits = Limits {
         qps: QPS + 2,
         cqs: QPS + 2,

@@ -1,18 +1,21 @@
 //! A poll core that allocates or blocks aborts with a backtrace. Each case runs in a child process of its own.
+mod common;
+
 use std::{
     os::fd::AsFd,
     process::{Command, Output},
     sync::Arc,
 };
 
+use common::port;
 use rnic_engine::{
     CoreConfig, Engine, EngineConfig, Limits,
     arena::{ArenaId, SlotArena},
     core::Idle,
-    frame::{Frame, FrameBurst, FramePool, SharedPool},
+    frame::{FrameBurst, SharedPool},
     mem::ClientMem,
     nonblocking::{CheckedAllocator, NonBlocking, might_block},
-    port::{HeapPool, Link, OpenPort, Port, PortCaps, PortStats, open_all},
+    port::{HeapPool, OpenPort, open_all},
 };
 use rnic_transport::record;
 
@@ -222,64 +225,14 @@ fn every_function_that_may_block_says_so_before_anything_else() {
 }
 
 /// A port whose driver allocates for each burst.
-struct Careless(SharedPool);
-struct NoFrames;
-
-impl FramePool for NoFrames {
-    fn alloc(&self) -> Option<Frame> {
-        None
-    }
-    fn room(&self) -> usize {
-        0
-    }
-}
-
-impl Port for Careless {
-    fn caps(&self) -> PortCaps {
-        PortCaps {
-            max_frame: 1514,
-            rss: false,
-            needs_polling: true,
-        }
-    }
-    #[inline(never)]
-    fn rx_burst(&mut self, _out: &mut FrameBurst) -> usize {
+fn run_a_core_on_a_careless_port() {
+    let pool = port::no_frames();
+    let careless = |_: &SharedPool, _: &mut FrameBurst| {
         let play = std::hint::black_box(vec![0u8; 2048]);
         usize::from(play[0])
-    }
-    fn tx_burst(&mut self, _frames: &mut FrameBurst) -> usize {
-        0
-    }
-    fn pool(&self) -> &SharedPool {
-        &self.0
-    }
-    fn stats(&self) -> PortStats {
-        PortStats::default()
-    }
-}
-
-impl Link for NoFrames {
-    fn is_up(&self) -> bool {
-        true
-    }
-    fn speed_mbps(&self) -> Option<u32> {
-        None
-    }
-    fn close(&mut self) {}
-}
-
-fn run_a_core_on_a_careless_port() {
-    let pool: SharedPool = std::sync::Arc::new(NoFrames);
-    let port = OpenPort {
-        name: "rnic0".into(),
-        driver: "careless".into(),
-        mac: [2, 0, 0, 0, 0, 1],
-        mtu: 1500,
-        numa_node: None,
-        queues: vec![Box::new(Careless(pool.clone()))],
-        pool,
-        link: Box::new(NoFrames),
     };
+    let queues = vec![port::queue(&pool, careless)];
+    let port = port::open(1500, pool, queues);
     let _engine = Engine::start(config(vec![port]));
     std::thread::sleep(std::time::Duration::from_secs(10));
 }

@@ -1,16 +1,18 @@
 //! What QPs need: protection domains, address handles, completion queues and memory, made and destroyed.
 use std::os::fd::AsFd;
+use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rnic_abi::{
-    Av, CreateAh, CreateAhReply, CreateCq, CreateCqReply, DeviceArg, Empty, HandleArg, HandleReply, Op,
-    RegMr, RegMrReply, ah_flags,
+    Av, CreateAh, CreateAhReply, CreateCq, CreateCqReply, DEREG_NONBLOCK, DeregMr, DeviceArg, Empty,
+    HandleArg, HandleReply, Op, RegMr, RegMrReply, ah_flags,
 };
 use rnic_tests::raw::{Memory, memfd, punch};
 use rustix::fs::SealFlags;
 
 use crate::link::{End, LANE, Link, Region};
-use crate::worker::{Pd, Worker, gid};
+use crate::session::{AGAIN, Answer};
+use crate::worker::{PATIENCE, Pd, Worker, gid};
 
 /// Nobody answers for an address.
 pub(crate) const UNREACHABLE: i32 = rustix::io::Errno::HOSTUNREACH.raw_os_error();
@@ -177,8 +179,7 @@ impl Worker {
                 self.spoil(index);
             }
         }
-        let arg = HandleArg { handle, reserved: 0 };
-        let answer = self.sessions[side].request::<Empty>(Op::DeregMr, &arg, &[]);
+        let answer = self.deregister(side, handle);
         self.unmake("MRs deregistered", false, answer)?;
         let region = self.regions[side].swap_remove(index);
         self.use_pd(side, region.pd, -1);
@@ -188,6 +189,31 @@ impl Worker {
         }
         self.dead_memory
             .bury(region.memory, format!("the region with key {:#x}", region.key))
+    }
+
+    /// Ends a region in one form or the other: waits for the poll cores, asks until they have passed, or asks once and
+    /// then waits.
+    fn deregister(&mut self, side: usize, handle: u32) -> Result<Answer<Empty>> {
+        // Chosen before the first answer, so that a seed decides the same however slow the cores are.
+        let asked = [0, 1, u64::MAX][self.rng.below(3)];
+        let deadline = Instant::now() + PATIENCE;
+        let mut refusals = 0;
+        loop {
+            let flags = if refusals < asked { DEREG_NONBLOCK } else { 0 };
+            let arg = DeregMr { handle, flags };
+            match self.sessions[side].request::<Empty>(Op::DeregMr, &arg, &[])? {
+                Err(refused) if flags == DEREG_NONBLOCK && refused.errno == AGAIN => {
+                    ensure!(
+                        Instant::now() < deadline,
+                        "dereg_mr: {} for {PATIENCE:?}",
+                        refused.text
+                    );
+                    self.done.count("deregistrations to be repeated");
+                    refusals += 1;
+                }
+                answer => return Ok(answer),
+            }
+        }
     }
 
     pub(crate) fn use_pd(&mut self, side: usize, handle: u32, by: i32) {

@@ -37,7 +37,8 @@ pub const EXHAUSTED: [i32; 2] = [
     rustix::io::Errno::AGAIN.raw_os_error(),
     rustix::io::Errno::NOMEM.raw_os_error(),
 ];
-const AGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
+/// Ask again later.
+pub const AGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
 /// How long a poll core that does not go on is waited for.
 const STALL_PATIENCE: Duration = Duration::from_secs(30);
 /// Something depends on it.

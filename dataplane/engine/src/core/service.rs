@@ -428,3 +428,39 @@ pub(super) fn take_event(qp: &mut Qp) -> Option<ObjectEvent> {
         cause: pending.cause,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        core::Idle,
+        engine::{CoreConfig, Engine, EngineConfig, Limits},
+    };
+
+    #[test]
+    fn timers_that_come_up_together_leave_the_rest_of_the_pass_its_turn() {
+        const QPS: u32 = 1000;
+        let limits = Limits {
+            clients: 1,
+            qps: QPS,
+            cqs: 1,
+            mrs: 1,
+            ahs: 1,
+        };
+        let cores = vec![CoreConfig {
+            cpu: None,
+            idle: Idle::Spin,
+        }];
+        let ports = Vec::new();
+        let mut engine = Engine::start(EngineConfig { cores, limits, ports }).unwrap();
+        let mut core = engine.halt().remove(0);
+        let deadline = core.env.now;
+        for slot in 0..QPS {
+            core.timers.arm(slot, deadline);
+        }
+        core.env.now.0 += 1_000_000;
+        let passes: Vec<usize> = std::iter::from_fn(|| Some(core.timers()).filter(|n| *n > 0)).collect();
+        assert_eq!(passes.iter().sum::<usize>(), QPS as usize, "none is forgotten");
+        assert!(passes.iter().all(|n| *n <= 256), "{passes:?}");
+        engine.close(vec![core]);
+    }
+}

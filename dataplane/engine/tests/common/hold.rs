@@ -7,12 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rnic_engine::{
-    frame::{Frame, FrameBurst, FramePool, SharedPool},
-    port::{Link, OpenPort, Port, PortCaps, PortStats},
-};
-
-use super::Rig;
+use super::{Rig, port};
 
 /// Holds the core that polls its port in the middle of a pass.
 #[derive(Clone, Default)]
@@ -32,82 +27,23 @@ impl Hold {
     }
 }
 
-pub struct HoldingPort {
-    pool: SharedPool,
-    hold: Option<Hold>,
-}
-
-pub struct NoFrames;
-
-impl FramePool for NoFrames {
-    fn alloc(&self) -> Option<Frame> {
-        None
-    }
-    fn room(&self) -> usize {
-        0
-    }
-}
-
-impl Link for NoFrames {
-    fn is_up(&self) -> bool {
-        true
-    }
-    fn speed_mbps(&self) -> Option<u32> {
-        None
-    }
-    fn close(&mut self) {}
-}
-
-impl Port for HoldingPort {
-    fn caps(&self) -> PortCaps {
-        PortCaps {
-            max_frame: 1514,
-            rss: false,
-            needs_polling: true,
-        }
-    }
-    fn rx_burst(&mut self, _out: &mut FrameBurst) -> usize {
-        if let Some(hold) = &self.hold {
+/// Two cores, of which the second can be held.
+pub fn two_cores() -> (Rig, Hold) {
+    let pool = port::no_frames();
+    let hold = Hold::default();
+    let holding = {
+        let hold = hold.clone();
+        port::queue(&pool, move |_, _| {
             while hold.wanted.load(SeqCst) {
                 hold.held.store(true, SeqCst);
                 std::thread::yield_now();
             }
             hold.held.store(false, SeqCst);
-        }
-        0
-    }
-    fn tx_burst(&mut self, _frames: &mut FrameBurst) -> usize {
-        0
-    }
-    fn pool(&self) -> &SharedPool {
-        &self.pool
-    }
-    fn stats(&self) -> PortStats {
-        PortStats::default()
-    }
-}
-
-/// Two cores, of which the second can be held.
-pub fn two_cores() -> (Rig, Hold) {
-    let pool: SharedPool = Arc::new(NoFrames);
-    let hold = Hold::default();
-    let queue = |hold| {
-        Box::new(HoldingPort {
-            pool: pool.clone(),
-            hold,
-        }) as Box<dyn Port>
+            0
+        })
     };
-    let port = OpenPort {
-        name: "rnic0".into(),
-        driver: "holding".into(),
-        mac: [2, 0, 0, 0, 0, 1],
-        mtu: 1500,
-        numa_node: None,
-        queues: vec![queue(None), queue(Some(hold.clone()))],
-        pool: pool.clone(),
-        link: Box::new(NoFrames),
-    };
-    (Rig::new(2, vec![port]), hold)
+    let queues = vec![port::queue(&pool, |_, _| 0), holding];
+    (Rig::new(2, vec![port::open(1500, pool, queues)]), hold)
 }
 
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {

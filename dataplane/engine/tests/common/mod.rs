@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub mod hold;
+pub mod port;
 
 use std::{
     os::{fd::OwnedFd, unix::net::UnixDatagram},
@@ -305,15 +306,21 @@ impl Rig {
         mask: QpAttrMask,
         path: Option<Path>,
     ) -> Result<QpState, ModifyError> {
+        let token = self.submit_modify(qp, attr, mask, path);
+        match self.answer(token) {
+            Message::Modified { result, .. } => result.expect("a QP that is there"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Asks for a modification, without waiting for it.
+    pub fn submit_modify(&mut self, qp: usize, attr: QpAttr, mask: QpAttrMask, path: Option<Path>) -> Token {
         let token = self.token();
         let (core, slot) = (self.qps[qp].core, slot_of(self.qps[qp].qpn));
         let change = Box::new(QpChange { attr, mask, path });
         self.engine
             .submit(core, Command::ModifyQp { slot, change, token });
-        match self.answer(token) {
-            Message::Modified { result, .. } => result.expect("a QP that is there"),
-            other => panic!("{other:?}"),
-        }
+        token
     }
 
     pub fn query(&mut self, qp: usize) -> QpStatus {
