@@ -423,13 +423,17 @@ impl Engine {
     }
 
     /// Frees everything, closes the ports.
-    pub(crate) fn close(mut self, stopped: Vec<Core>) {
+    pub(crate) fn close(mut self, mut stopped: Vec<Core>) {
+        // What nobody has taken in holds frames of ports too.
+        stopped.iter_mut().for_each(Core::forget_commands);
         // The cores' queues go before their ports, and their views before the tables.
         drop(stopped);
         for core in &mut self.cores {
+            core.waiting.clear();
             while core.messages.pop().is_some() {}
             while core.shared.inbound.pop().is_some() {}
         }
+        self.unopened.clear();
         self.reclaim();
         self.tidy();
         for port in self.ports.iter_mut().flatten() {

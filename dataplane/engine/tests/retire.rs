@@ -3,7 +3,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::Rig;
+use common::{Rig, path};
 use rnic_engine::{
     command::{Command, Message, QpChange},
     core::Idle,
@@ -105,5 +105,22 @@ fn nothing_at_the_place_of_a_command_is_an_answer_too() {
         rig.answer(token),
         Message::Modified { result: None, .. }
     ));
+    rig.engine.stop();
+}
+
+#[test]
+fn the_path_of_a_neighbour_that_moved_comes_back_whether_or_not_there_is_a_qp_for_it() {
+    let mut rig = Rig::with_idle(1, vec![], Idle::Pause);
+    let qp = rig.create_qp(3);
+    for slot in [slot_of(rig.qps[qp].qpn), 9] {
+        let path = Box::new(path(1, 2, false));
+        rig.engine.submit(0, Command::Repath { slot, path });
+        assert_eq!(rig.engine.unanswered(0), 1);
+        wait(|| {
+            rig.engine.poll(|_, _| {});
+            // Else the core would owe an answer for ever, and count as stalled in the end.
+            rig.engine.unanswered(0) == 0
+        });
+    }
     rig.engine.stop();
 }
