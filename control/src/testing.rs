@@ -34,7 +34,7 @@ mod client;
 mod held;
 
 pub use client::*;
-pub use held::HeldControl;
+pub use held::{Gate, HeldControl};
 
 /// A poll core that allocates aborts the tests.
 #[cfg(debug_assertions)]

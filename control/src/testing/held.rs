@@ -48,7 +48,7 @@ impl HeldControl {
         let built = build(1, &format!("{PORTS}\n{sections}"), |config| {
             let mut ports = open_all(&soft(config), &[]).unwrap();
             let queue = ports[0].queues.remove(0);
-            ports[0].queues.push(Box::new(Gated(queue, gate.0.clone())));
+            ports[0].queues.push(gate.before(queue));
             ports
         });
         let (dir, stop, control) = built;
@@ -113,6 +113,11 @@ struct State {
 }
 
 impl Gate {
+    /// The same queue behind this gate.
+    pub fn before(&self, queue: Box<dyn Port>) -> Box<dyn Port> {
+        Box::new(Gated(queue, self.0.clone()))
+    }
+
     /// From now on the core waits for [`Gate::step`]; it does so when this returns.
     pub fn close(&self) {
         self.0.state().closed = true;

@@ -1,17 +1,7 @@
 //! Deregistration while a poll core is in the middle of a pass (DESIGN I9).
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use rnic_abi::*;
-use rnic_engine::{
-    frame::{FrameBurst, SharedPool},
-    port::{Port, PortCaps, PortStats},
-};
 use rustix::io::Errno;
 
 use crate::{
@@ -19,59 +9,6 @@ use crate::{
     res::{ResKind, ResQuery},
     testing::*,
 };
-
-/// Holds the core that polls its port in the middle of a pass.
-#[derive(Clone, Default)]
-struct Hold {
-    wanted: Arc<AtomicBool>,
-    held: Arc<AtomicBool>,
-}
-
-impl Hold {
-    fn hold(&self) {
-        self.wanted.store(true, SeqCst);
-        wait_for(|| self.held.load(SeqCst));
-    }
-
-    fn release(&self) {
-        self.wanted.store(false, SeqCst);
-    }
-}
-
-/// However a test ends, its daemon must be able to stop.
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
-struct HoldingPort {
-    inner: Box<dyn Port>,
-    wanted: Arc<AtomicBool>,
-    held: Arc<AtomicBool>,
-}
-
-impl Port for HoldingPort {
-    fn caps(&self) -> PortCaps {
-        self.inner.caps()
-    }
-    fn rx_burst(&mut self, out: &mut FrameBurst) -> usize {
-        while self.wanted.load(SeqCst) {
-            self.held.store(true, SeqCst);
-            std::thread::yield_now();
-        }
-        self.inner.rx_burst(out)
-    }
-    fn tx_burst(&mut self, frames: &mut FrameBurst) -> usize {
-        self.inner.tx_burst(frames)
-    }
-    fn pool(&self) -> &SharedPool {
-        self.inner.pool()
-    }
-    fn stats(&self) -> PortStats {
-        self.inner.stats()
-    }
-}
 
 fn state_of(daemon: &TestDaemon, key: u32) -> serde_json::Value {
     let query = ResQuery {
@@ -87,14 +24,10 @@ fn state_of(daemon: &TestDaemon, key: u32) -> serde_json::Value {
 
 #[test]
 fn deregistration_ends_when_no_core_can_use_the_memory_and_the_other_form_says_eagain_until_then() {
-    let hold = Hold::default();
-    let daemon = TestDaemon::with_port(|inner| {
-        let Hold { wanted, held } = &hold;
-        let (wanted, held) = (wanted.clone(), held.clone());
-        Box::new(HoldingPort { inner, wanted, held })
-    });
+    let gate = Gate::default();
+    let daemon = TestDaemon::with_port(|queue| gate.before(queue));
     // Dropped before the daemon, which cannot stop while its core is held.
-    let hold = hold;
+    let gate = gate;
     let (mut client, mut other) = (daemon.client(), daemon.client());
     let pd = client.pd();
     let fd = sealed_memfd(8192);
@@ -103,7 +36,7 @@ fn deregistration_ends_when_no_core_can_use_the_memory_and_the_other_form_says_e
         handle: mr.handle,
         flags,
     };
-    hold.hold();
+    gate.close();
     for _ in 0..3 {
         let refused = client
             .call::<Empty>(Op::DeregMr, &dereg(first, DEREG_NONBLOCK))
@@ -126,7 +59,7 @@ fn deregistration_ends_when_no_core_can_use_the_memory_and_the_other_form_says_e
     let pd_of_other = other.pd();
     let mr = other.try_mr(pd_of_other, &fd, 4096, 1).unwrap();
     assert_eq!(state_of(&daemon, mr.rkey), "valid");
-    hold.release();
+    drop(gate);
     client.result::<Empty>().unwrap();
     wait_for(|| {
         client

@@ -1,5 +1,5 @@
 //! A device that is removed under a client: what must be true of everything it had there, and how it comes back.
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -9,10 +9,11 @@ use rnic_abi::{
 };
 use rnic_tests::raw::memfd;
 use rustix::fs::SealFlags;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::link::{End, Region};
 use crate::qp::{FLUSHED, Qp, RETRY_EXCEEDED};
-use crate::session::{Answer, NODEV, Session};
+use crate::session::{NODEV, Session};
 use crate::worker::{PATIENCE, Worker, gid};
 
 /// `enum ibv_qp_state`.
@@ -212,19 +213,13 @@ impl Worker {
             "device {device} is still told of"
         );
         let arg = DeviceArg { device, reserved: 0 };
-        gone(
-            "alloc_pd",
-            &session.request::<HandleReply>(Op::AllocPd, &arg, &[])?,
-        )?;
+        gone::<HandleReply>(session, Op::AllocPd, &arg, &[])?;
         let arg = CreateCq {
             device,
             depth: 16,
             ..CreateCq::default()
         };
-        gone(
-            "create_cq",
-            &session.request::<CreateCqReply>(Op::CreateCq, &arg, &[])?,
-        )?;
+        gone::<CreateCqReply>(session, Op::CreateCq, &arg, &[])?;
         if let Some(pd) = pd {
             let file = memfd(4096, SealFlags::SHRINK, false)?;
             let arg = RegMr {
@@ -234,10 +229,7 @@ impl Worker {
                 length: 4096,
                 iova: 0,
             };
-            gone(
-                "reg_mr",
-                &session.request::<RegMrReply>(Op::RegMr, &arg, &[file.as_fd()])?,
-            )?;
+            gone::<RegMrReply>(session, Op::RegMr, &arg, &[file.as_fd()])?;
             let ah_attr = Av {
                 dgid: gid(0),
                 ..Av::default()
@@ -247,10 +239,7 @@ impl Worker {
                 flags: 0,
                 ah_attr,
             };
-            gone(
-                "create_ah",
-                &session.request::<CreateAhReply>(Op::CreateAh, &arg, &[])?,
-            )?;
+            gone::<CreateAhReply>(session, Op::CreateAh, &arg, &[])?;
         }
         if let (Some(pd), Some(cq)) = (pd, cq) {
             let arg = CreateQp {
@@ -262,10 +251,7 @@ impl Worker {
                 rq_units: 16,
                 ..CreateQp::default()
             };
-            gone(
-                "create_qp",
-                &session.request::<CreateQpReply>(Op::CreateQp, &arg, &[])?,
-            )?;
+            gone::<CreateQpReply>(session, Op::CreateQp, &arg, &[])?;
         }
         if let Some(handle) = qp {
             let arg = ModifyQp {
@@ -273,7 +259,7 @@ impl Worker {
                 mask: qp_mask::STATE,
                 attrs: QpAttrs::default(),
             };
-            gone("modify_qp", &session.request::<Empty>(Op::ModifyQp, &arg, &[])?)?;
+            gone::<Empty>(session, Op::ModifyQp, &arg, &[])?;
         }
         Ok(())
     }
@@ -316,13 +302,20 @@ impl Worker {
     }
 }
 
-fn gone<T>(what: &str, answer: &Answer<T>) -> Result<()> {
-    match answer {
-        Ok(_) => bail!("{what}: done, on a device that was removed"),
+/// A request that is refused because the device is gone.
+fn gone<T: FromBytes>(
+    session: &mut Session,
+    op: Op,
+    body: &(impl IntoBytes + Immutable),
+    fds: &[BorrowedFd<'_>],
+) -> Result<()> {
+    let name = op.name();
+    match session.request::<T>(op, body, fds)? {
+        Ok(_) => bail!("{name}: done, on a device that was removed"),
         Err(refused) => {
             ensure!(
                 refused.errno == NODEV,
-                "{what}: errno {}: {}, and not ENODEV",
+                "{name}: errno {}: {}, and not ENODEV",
                 refused.errno,
                 refused.text
             );
