@@ -52,7 +52,9 @@ impl Control {
 
     /// Sleeps until something happens.
     fn sleep(&mut self, ready: &mut Vec<Ready>) {
+        let reclaiming = crate::lock_order::reclaiming();
         self.engine.tidy();
+        drop(reclaiming);
         let mut timeout = self.timeout(self.now);
         if timeout.is_zero() {
             self.poller.wait(Some(timeout), ready);
