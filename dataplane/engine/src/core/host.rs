@@ -210,13 +210,8 @@ impl Host for QpHost<'_> {
             EventKind::SqDrained => event_kind::SQ_DRAINED,
             EventKind::LastWqeReached => event_kind::LAST_WQE_REACHED,
         };
-        let error = kind & event_kind::ERRORS != 0;
-        // The first error's, whatever else is pending.
-        if error && self.pending.kinds & event_kind::ERRORS == 0 {
-            self.pending.cause = event.cause;
-        }
-        self.pending.kinds |= kind;
-        if error {
+        self.pending.note(kind, event.cause);
+        if kind & event_kind::ERRORS != 0 {
             *self.cause = event.cause;
         }
     }

@@ -4,6 +4,7 @@
 //! these.
 use std::{io, os::fd::OwnedFd};
 
+use rnic_abi::event_kind;
 use rnic_transport::{Cause, FieldPath, RcQp, Record, record};
 
 use super::queue::{RECV_UNITS, Unit};
@@ -197,8 +198,18 @@ record! {
     pub(crate) struct Pending {
         /// Bits of [`rnic_abi::event_kind`].
         pub kinds: u32,
-        /// Cause of the first.
+        /// Cause of the first error.
         pub cause: Cause,
+    }
+}
+
+impl Pending {
+    /// Notes further events. The cause is that of the first error, whatever else is pending.
+    pub(super) fn note(&mut self, kinds: u32, cause: Cause) {
+        if kinds & event_kind::ERRORS != 0 && self.kinds & event_kind::ERRORS == 0 {
+            self.cause = cause;
+        }
+        self.kinds |= kinds;
     }
 }
 
@@ -298,5 +309,22 @@ record! {
         pub solicited: bool,
         /// It has a completion channel.
         pub channel: bool,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rnic_transport::Check;
+
+    use super::*;
+
+    #[test]
+    fn the_cause_that_is_pending_is_that_of_the_first_error_whatever_else_was_noted() {
+        let mut pending = Pending::default();
+        pending.note(event_kind::COMM_EST, Cause::default());
+        pending.note(event_kind::QP_ACCESS_ERR, Cause::of(Check::Access));
+        pending.note(event_kind::QP_FATAL, Cause::of(Check::SendQueue));
+        let kinds = event_kind::COMM_EST | event_kind::QP_ACCESS_ERR | event_kind::QP_FATAL;
+        assert_eq!((pending.kinds, pending.cause.check), (kinds, Check::Access));
     }
 }

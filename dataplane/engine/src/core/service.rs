@@ -353,7 +353,7 @@ impl Core {
                 told.push(event);
             }
         }
-        // Backwards: the cause that stays is that of the first.
+        // Backwards: what was told later is noted behind what was told before.
         for ObjectEvent {
             kinds, number, cause, ..
         } in told.into_iter().rev()
@@ -369,8 +369,8 @@ impl Core {
                 .get_mut(slot_of(number) as usize)
                 .and_then(Option::as_mut);
             if let Some(qp) = qp.filter(|qp| qp.qpn() == number) {
-                let kinds = qp.rec.pending.kinds | kinds;
-                qp.rec.pending = Pending { kinds, cause };
+                let later = std::mem::replace(&mut qp.rec.pending, Pending { kinds, cause });
+                qp.rec.pending.note(later.kinds, later.cause);
             }
         }
     }
