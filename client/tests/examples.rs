@@ -2,6 +2,7 @@
 mod common;
 mod mock;
 
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -35,30 +36,103 @@ fn start(command: &mut Command) -> Child {
         .unwrap()
 }
 
+/// What a pingpong says until it knows the address of its peer, which does not exist.
+fn addresses(mut child: Child) -> String {
+    let mut said = String::new();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        said += &line.unwrap();
+        if said.contains("remote address") {
+            break;
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    said
+}
+
 fn text(output: &Output) -> String {
     let all = [output.stdout.as_slice(), &output.stderr].concat();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&all));
     String::from_utf8(all).unwrap()
 }
 
+fn pingpong(daemon: &Daemon, device: &str, port: &str, options: &[&str]) -> Command {
+    let mut command = example("pingpong");
+    command.arg("--socket").arg(&daemon.socket);
+    command.args(["-p", port, "-d", device]).args(options);
+    command
+}
+
 #[test]
 fn pingpong_plays_and_checks() {
     let daemon = Daemon::start();
     let port = free_port();
-    for mode in [&[][..], &["--events"]] {
-        let side = |device: &str| {
-            let mut command = example("pingpong");
-            command.arg("--socket").arg(&daemon.socket);
-            command
-                .args(["-p", &port, "-d", device, "-n", "50", "-s", "3000"])
-                .args(mode);
-            command
-        };
-        let server = start(&mut side("rnic0"));
-        let client = start(side("rnic1").arg("localhost"));
-        assert!(text(&client.wait_with_output().unwrap()).contains("50 round trips of 3000 bytes"));
+    for mode in [&["--chk"][..], &["--events", "-r", "7"]] {
+        let options = [&["-n", "50", "-s", "9000"], mode].concat();
+        let server = start(&mut pingpong(&daemon, "rnic0", &port, &options));
+        let client = start(pingpong(&daemon, "rnic1", &port, &options).arg("localhost"));
+        let said = text(&client.wait_with_output().unwrap());
+        assert!(
+            said.contains("900000 bytes in ") && said.contains("50 iters in "),
+            "{said}"
+        );
         text(&server.wait_with_output().unwrap());
     }
+}
+
+/// The line of rdma-core's tools: LID, QPN, PSN and GID in hexadecimal, and a NUL.
+const LINE: &[u8; 52] = b"0000:00abcd:00fffe:00000000000000000000ffff0a000001\0";
+
+#[test]
+fn pingpong_tells_its_address_as_rdma_cores_tools_do() {
+    let daemon = Daemon::start();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let client = start(pingpong(&daemon, "rnic0", &port, &[]).arg("127.0.0.1"));
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut line = [0; LINE.len()];
+    stream.read_exact(&mut line).unwrap();
+    let theirs = String::from_utf8(line.into()).unwrap();
+    let widths: Vec<usize> = theirs.split(':').map(str::len).collect();
+    assert_eq!(widths, [4, 6, 6, 33], "{theirs:?}");
+    assert!(theirs.ends_with('\0'), "{theirs:?}");
+    // It answers nothing but "done", whatever becomes of the connection.
+    stream.write_all(LINE).unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"done\0");
+    let output = addresses(client);
+    assert!(
+        output.contains("QPN 0x00abcd, PSN 0x00fffe, GID ::ffff:10.0.0.1"),
+        "{output}"
+    );
+}
+
+#[test]
+fn pingpong_answers_a_client_of_rdma_core() {
+    let daemon = Daemon::start();
+    let port = free_port();
+    let mut server = start(&mut pingpong(&daemon, "rnic0", &port, &[]));
+    let mut stream = loop {
+        match std::net::TcpStream::connect(("localhost", port.parse().unwrap())) {
+            Ok(stream) => break stream,
+            Err(_) => assert!(server.try_wait().unwrap().is_none(), "the server ended"),
+        }
+    };
+    stream.write_all(LINE).unwrap();
+    let mut line = [0; LINE.len()];
+    stream.read_exact(&mut line).unwrap();
+    stream.write_all(b"done\0").unwrap();
+    let output = addresses(server);
+    let qpn = String::from_utf8_lossy(&line[5..11]).into_owned();
+    assert!(
+        output.contains(&format!("local address:  LID 0x0000, QPN 0x{qpn}")),
+        "{output}"
+    );
+    assert!(
+        output.contains("QPN 0x00abcd, PSN 0x00fffe, GID ::ffff:10.0.0.1"),
+        "{output}"
+    );
 }
 
 #[test]

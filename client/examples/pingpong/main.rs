@@ -1,0 +1,275 @@
+//! Two processes send one message back and forth and time it.
+//!
+//! Server: `pingpong`; client: `pingpong SERVER`. Each needs a running rnicd, or the other end may be the tool of
+//! rdma-core that this one does the same as, on another device: `ibv_rc_pingpong`.
+mod address;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Parser;
+use rnic::{Access, Completion, ConnectOptions, Context, Cq, Endpoint, Mr, Mtu, Qp, QpConfig};
+
+use address::Address;
+
+/// Sends a message back and forth between two processes and tells how long that takes. Its options are those of
+/// ibv_rc_pingpong, which may be the other side.
+#[derive(Parser)]
+struct Args {
+    /// Host where the other side runs without this argument; without it, be that side.
+    host: Option<String>,
+    /// TCP port on which the two sides find each other.
+    #[arg(short, long, default_value_t = 18515)]
+    port: u16,
+    /// Device to use.
+    #[arg(short = 'd', long = "ib-dev", default_value = "rnic0")]
+    device: String,
+    /// Socket of the daemon.
+    #[arg(long, default_value_os_t = rnic::default_socket())]
+    socket: PathBuf,
+    /// Bytes of a message.
+    #[arg(short, long, default_value_t = 4096)]
+    size: usize,
+    /// Path MTU in bytes, the same on both sides.
+    #[arg(short, long, default_value_t = 1024)]
+    mtu: u32,
+    /// Receives to have posted at a time.
+    #[arg(short, long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    rx_depth: u32,
+    /// Exchanges.
+    #[arg(short = 'n', long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    iters: u32,
+    /// Sleep while waiting, instead of polling.
+    #[arg(short, long)]
+    events: bool,
+    /// Which of the device's GIDs to use.
+    #[arg(short, long = "gid-idx", default_value_t = 0)]
+    gid_idx: u8,
+    /// Check every byte received. The client changes the message each time; a server finds that, or what
+    /// ibv_rc_pingpong sends.
+    #[arg(short, long = "chk")]
+    check: bool,
+}
+
+/// Longest wait for the other side.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What ibv_rc_pingpong fills its message with, and how long it takes a page to be.
+const FILL: u8 = 0x7b;
+const PAGE: usize = 4096;
+/// `wr_id` of receives and sends.
+const RECV: u64 = 1;
+const SEND: u64 = 2;
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pingpong: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let side = Side::open(args)?;
+    side.post_receives(args.rx_depth)?;
+    let ours = side.address()?;
+    println!("  local address:  {ours}");
+    let connect = |theirs: Address| {
+        println!("  remote address: {theirs}");
+        side.connect(theirs)
+    };
+    match &args.host {
+        Some(host) => connect(address::ask(host, args.port, ours)?)?,
+        None => address::tell(args.port, ours, connect)?,
+    }
+    let begin = Instant::now();
+    side.play()?;
+    report(args, begin.elapsed());
+    Ok(())
+}
+
+/// One end of the connection.
+struct Side<'a> {
+    args: &'a Args,
+    options: ConnectOptions,
+    mtu: Mtu,
+    qp: Qp,
+    cq: Cq,
+    /// What was received is sent back from where it lies.
+    buffer: Mr,
+}
+
+impl<'a> Side<'a> {
+    fn open(args: &'a Args) -> Result<Self> {
+        let mtu = Mtu::from_bytes(args.mtu)?;
+        let context = Context::open(&args.socket, &args.device)?;
+        let pd = context.alloc_pd()?;
+        let cq = context.create_cq(args.rx_depth.saturating_add(1))?;
+        let config = QpConfig::new(&cq, &cq).max_send_wr(1).max_recv_wr(args.rx_depth);
+        let options = ConnectOptions {
+            gid_index: args.gid_idx,
+            mtu: Some(mtu),
+            rd_atomic: 1,
+            ..ConnectOptions::default()
+        };
+        let qp = pd.create_qp(config)?;
+        qp.init(&options)?;
+        let buffer = pd.alloc_mr(args.size.max(1), Access::LOCAL_WRITE)?;
+        buffer.write_at(0, &vec![FILL; args.size]);
+        Ok(Side {
+            args,
+            options,
+            mtu,
+            qp,
+            cq,
+            buffer,
+        })
+    }
+
+    fn address(&self) -> Result<Address> {
+        let Endpoint {
+            qpn, psn, gid, mtu, ..
+        } = self.qp.endpoint(&self.options)?;
+        ensure!(
+            mtu == self.mtu,
+            "a path MTU of {} is more than the {mtu} of {}",
+            self.mtu,
+            self.args.device
+        );
+        Ok(Address { qpn, psn, gid })
+    }
+
+    fn connect(&self, peer: Address) -> Result<()> {
+        let Address { qpn, psn, gid } = peer;
+        let endpoint = Endpoint {
+            version: Endpoint::VERSION,
+            qpn,
+            psn,
+            gid,
+            mtu: self.mtu,
+            rd_atomic: 1,
+        };
+        Ok(self.qp.connect(&endpoint, &self.options)?)
+    }
+
+    fn post_receives(&self, count: u32) -> Result<()> {
+        self.qp.post_recv(|batch| {
+            for _ in 0..count {
+                batch.recv(self.buffer.slice(..self.args.size)).wr_id(RECV);
+            }
+        })?;
+        Ok(())
+    }
+
+    fn send(&self, round: u32) -> Result<()> {
+        if self.args.check && self.args.host.is_some() {
+            self.buffer.write_at(0, &message(round, self.args.size));
+        }
+        self.qp.post(|batch| {
+            batch
+                .send(self.buffer.slice(..self.args.size))
+                .wr_id(SEND)
+                .signaled();
+        })?;
+        Ok(())
+    }
+
+    /// All exchanges. The client begins; a side sends when its last message is done and the answer has come.
+    fn play(&self) -> Result<()> {
+        let iters = self.args.iters;
+        let mut posted = self.args.rx_depth;
+        let (mut sent, mut received) = (0, 0);
+        let mut pending = RECV;
+        if self.args.host.is_some() {
+            self.send(0)?;
+            pending |= SEND;
+        }
+        while sent < iters || received < iters {
+            let mut out = [Completion::default(); 2];
+            let count = if self.args.events {
+                self.cq.wait(&mut out, Some(PATIENCE))?
+            } else {
+                self.cq.spin(&mut out, Some(PATIENCE))?
+            };
+            if count == 0 {
+                bail!(
+                    "nothing for {} s after {sent} messages sent and {received} received: is the peer alive?",
+                    PATIENCE.as_secs()
+                );
+            }
+            for completion in &out[..count] {
+                let done = completion.ok().context("the connection failed")?;
+                if done.is_recv {
+                    self.check(received, done.byte_len)?;
+                    received += 1;
+                    posted -= 1;
+                    if posted <= 1 {
+                        self.post_receives(self.args.rx_depth - posted)?;
+                        posted = self.args.rx_depth;
+                    }
+                } else {
+                    sent += 1;
+                }
+                pending &= !done.wr_id;
+                if pending == 0 && sent < iters {
+                    self.send(sent)?;
+                    pending = SEND | RECV;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what was received, as far as was asked for. A server sends back what it got, so both sides find what the
+    /// client sent.
+    fn check(&self, round: u32, length: u32) -> Result<()> {
+        let size = self.args.size;
+        ensure!(
+            length as usize == size,
+            "the peer was started with a size of {length}"
+        );
+        if self.args.check {
+            let found = self.buffer.read_vec(0, size);
+            let original = self.args.host.is_none() && is_of_the_original(&found);
+            ensure!(
+                original || found == message(round, size),
+                "message {round} came with wrong bytes"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What this program sends when it checks: different each time. Pages begin with a zero, the only thing that
+/// ibv_rc_pingpong checks.
+fn message(round: u32, size: usize) -> Vec<u8> {
+    let factor = round.wrapping_mul(2) + 1;
+    let byte = |at: usize| (at as u32).wrapping_mul(factor) as u8;
+    (0..size)
+        .map(|at| if at % PAGE == 0 { 0 } else { byte(at) })
+        .collect()
+}
+
+/// Whether ibv_rc_pingpong sends this: one byte all over, or zeros where pages begin when it is told to check.
+fn is_of_the_original(message: &[u8]) -> bool {
+    let first = *message.first().unwrap_or(&FILL);
+    (first == FILL || first == 0)
+        && (message.iter().enumerate()).all(|(at, byte)| *byte == if at % PAGE == 0 { first } else { FILL })
+}
+
+fn report(args: &Args, elapsed: Duration) {
+    let bytes = 2 * args.size as u64 * u64::from(args.iters);
+    let (seconds, micros) = (elapsed.as_secs_f64(), elapsed.as_secs_f64() * 1e6);
+    println!(
+        "{bytes} bytes in {seconds:.2} seconds = {:.2} Mbit/sec",
+        bytes as f64 * 8.0 / micros
+    );
+    println!(
+        "{} iters in {seconds:.2} seconds = {:.2} usec/iter",
+        args.iters,
+        micros / f64::from(args.iters)
+    );
+}
