@@ -53,7 +53,29 @@ pub struct Wqe {
     pub sges: [Sge; SGES_IN_HEAD],
 }
 
+/// Operands of an atomic work request, in host order. They stand in the place of its second entry: it has one, of
+/// 8 bytes, for what the atomic finds.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AtomicOperands {
+    /// What is compared with, or added.
+    pub compare_add: u64,
+    /// What is swapped in; no meaning in a fetch and add.
+    pub swap: u64,
+}
+
+impl From<AtomicOperands> for Sge {
+    fn from(operands: AtomicOperands) -> Sge {
+        zerocopy::transmute!(operands)
+    }
+}
+
 impl Wqe {
+    /// The operands of an atomic work request.
+    pub const fn atomic_operands(&self) -> AtomicOperands {
+        zerocopy::transmute!(self.sges[1])
+    }
+
     /// Units of the longest WQE.
     pub const MAX_UNITS: u32 = 15;
 
@@ -94,7 +116,7 @@ pub struct Cqe {
     pub handle: u32,
     /// Number of the QP.
     pub qpn: u32,
-    /// Bytes received, or read.
+    /// Bytes received, or fetched by a READ or atomic.
     pub byte_len: u32,
     /// Immediate data or the key that was invalidated, as `flags` say.
     pub imm_or_rkey: u32,
@@ -143,7 +165,7 @@ pub struct Cause {
 }
 
 /// Names of [`Cause::check`], by number, for people.
-pub const CHECK_NAMES: [&str; 24] = [
+pub const CHECK_NAMES: [&str; 25] = [
     "none",
     "no such key, or no longer valid",
     "access not granted by the region",
@@ -155,7 +177,7 @@ pub const CHECK_NAMES: [&str; 24] = [
     "reserved opcode",
     "operation not supported",
     "operation not permitted by the QP",
-    "too many READs outstanding",
+    "too many READs and atomics outstanding",
     "key could not be invalidated",
     "malformed receive work request",
     "local buffer not usable",
@@ -168,6 +190,7 @@ pub const CHECK_NAMES: [&str; 24] = [
     "malformed send work request",
     "memory went away",
     "device or port removed",
+    "atomic not of 8 bytes at a multiple of 8",
 ];
 
 /// Where a send or receive queue stands: [`RingIndices`], then `depth` units.

@@ -30,6 +30,7 @@ fn shared_memory_structures_are_where_they_were() {
             wr_id @ 0, opcode @ 8, flags @ 9, num_sge @ 10, units @ 11, imm_or_rkey @ 12, remote_addr @ 16,
             rkey @ 24, inline_len @ 28, sges @ 32,
         } size 64 align 8
+        AtomicOperands { compare_add @ 0, swap @ 8 } size 16 align 8
         Cqe {
             wr_id @ 0, handle @ 8, qpn @ 12, byte_len @ 16, imm_or_rkey @ 20, src_qpn @ 24, status @ 28,
             opcode @ 29, flags @ 30, cause @ 32, timestamp @ 40, reserved @ 48,
@@ -42,6 +43,24 @@ fn shared_memory_structures_are_where_they_were() {
     assert_eq!(
         (RingIndices::TAIL, RingIndices::HEAD, RingIndices::NEED_KICK),
         (0, 128, 256)
+    );
+    // The operands of an atomic stand where its second entry would.
+    let wqe = Wqe {
+        sges: [
+            Sge::default(),
+            Sge {
+                addr: 1,
+                length: 2,
+                lkey: 3,
+            },
+        ],
+        ..Wqe::default()
+    };
+    let (compare_add, swap) = (1, 3 << 32 | 2);
+    let operands = AtomicOperands { compare_add, swap };
+    assert_eq!(
+        (wqe.atomic_operands(), Sge::from(operands)),
+        (operands, wqe.sges[1])
     );
     assert_eq!(
         (EventSlot::PENDING, EventSlot::HANDLE, EventSlot::NUMBER),

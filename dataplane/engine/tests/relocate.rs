@@ -17,7 +17,7 @@ use std::{
 };
 
 use common::{KEY, PD, Rig, path, wqe};
-use rnic_abi::RegionLayout;
+use rnic_abi::{AtomicOperands, RegionLayout, Sge};
 use rnic_engine::{
     Engine, EngineImage, Regions, ResumeError,
     command::Message,
@@ -40,6 +40,7 @@ static ALLOCATOR: CheckedAllocator = CheckedAllocator;
 const WRITE: u8 = 0;
 const SEND: u8 = 2;
 const READ: u8 = 4;
+const FETCH_ADD: u8 = 6;
 /// The first two on different cores, the next two on one.
 const SLOTS: [u32; 6] = [10, 11, 12, 14, 16, 17];
 /// Tells the test binary that it is the fresh process.
@@ -48,6 +49,9 @@ const IMAGE: &str = "RNIC_TEST_IMAGE";
 const MB: usize = 1 << 20;
 const LEN: usize = 200_000;
 const WRITES: u64 = 12;
+/// The word that FETCH_ADDs of 1 work on; what they find goes behind it.
+const WORD: usize = 3 * MB;
+const ATOMICS: u64 = 30;
 
 fn ports() -> Vec<OpenPort> {
     let (a, b) = ring_pair("rnic0", "rnic1", 2, 4200, HeapPool::for_mtu(2048, 4200));
@@ -106,7 +110,7 @@ fn appliance() -> Rig {
     rig
 }
 
-/// A SEND that nobody receives yet, with WRITEs behind it; WRITEs and READs in full swing.
+/// A SEND that nobody receives yet, with WRITEs behind it; WRITEs, READs and atomics in full swing.
 fn load(rig: &mut Rig) {
     rig.fill(0, LEN, 1);
     let sge = rig.sge(0, LEN as u32);
@@ -119,15 +123,37 @@ fn load(rig: &mut Rig) {
         let (sge, there) = (rig.sge((7 * MB) as u64, LEN as u32), (6 * MB) as u64);
         rig.post_send(0, wqe(11 + i, [WRITE, READ][i as usize % 2], sge, there, rig.key));
     }
+    for i in 0..ATOMICS {
+        let mut wqe = wqe(i, FETCH_ADD, found(rig, i), WORD as u64, rig.key);
+        let (compare_add, swap) = (1, 0);
+        wqe.sges[1] = AtomicOperands { compare_add, swap }.into();
+        rig.post_send(1, wqe);
+    }
+}
+
+/// Where the result of an atomic goes.
+fn found(rig: &Rig, i: u64) -> Sge {
+    rig.sge(WORD as u64 + 8 * (i + 1), 8)
 }
 
 /// What the load brings in the end: everything once, in order, byte for byte.
 fn finish(rig: &mut Rig) {
     let target = rig.sge((2 * MB) as u64, LEN as u32);
     rig.post_recv(1, 77, &[target]);
-    let got = rig.wait_cqe(1);
-    assert_eq!((got.wr_id, got.status, got.byte_len), (77, 0, LEN as u32));
+    let mut got: Vec<_> = (0..=ATOMICS).map(|_| rig.wait_cqe(1)).collect();
+    got.sort_by_key(|cqe| cqe.wr_id == 77);
+    let received = got.pop().unwrap();
+    assert_eq!(
+        (received.wr_id, received.status, received.byte_len),
+        (77, 0, LEN as u32)
+    );
     assert_eq!(rig.bytes(2 * MB, LEN), rig.bytes(0, LEN));
+    // Each atomic was executed once, and the addition it found is the one before it.
+    assert_eq!(rig.bytes(WORD, 8), ATOMICS.to_ne_bytes());
+    for (i, cqe) in (0..).zip(got) {
+        assert_eq!((cqe.wr_id, cqe.status), (i, 0));
+        assert_eq!(rig.bytes(found(rig, i).addr as usize, 8), i.to_ne_bytes());
+    }
     for i in 0..=WRITES {
         let cqe = rig.wait_cqe(0);
         assert_eq!((cqe.wr_id, cqe.status), (10 + i, 0));

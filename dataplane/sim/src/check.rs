@@ -2,7 +2,7 @@
 
 use crate::memory::{Effect, SimHost};
 use crate::node::Node;
-use crate::scenario::{Injected, Op, Plan, WRITE_BASE};
+use crate::scenario::{ATOMIC_KEY, Injected, Op, Plan, WRITE_BASE, bytes_of, is_rd_atomic};
 use rnic_transport::{
     Completion, CompletionFlags, EventKind, Queue, SendFlags, WcOpcode, WcStatus, WrOpcode,
 };
@@ -162,7 +162,7 @@ impl Checker {
                 if !op.flags.contains(SendFlags::SIGNALED) {
                     return Err(format!("request {at} completed, but was not signalled"));
                 }
-                let fetched = if op.opcode == WrOpcode::Read {
+                let fetched = if is_rd_atomic(op.opcode) {
                     op.data.len() as u32
                 } else {
                     0
@@ -195,7 +195,7 @@ impl Checker {
         let op = &plan.ops[at];
         let len = op.data.len();
         let intact = match op.opcode {
-            WrOpcode::Read => {
+            _ if is_rd_atomic(op.opcode) => {
                 from.host.send_bufs[at] == op.data && from.host.scattered[at] == op.data.len() as u32
             }
             WrOpcode::Write | WrOpcode::WriteImm => {
@@ -233,6 +233,10 @@ impl Checker {
         if self.settled != self.expected.len() {
             return Err("effects are missing".into());
         }
+        let words = to.host.region(ATOMIC_KEY).map(|region| &region.bytes);
+        if words != Some(&bytes_of(&plan.words[1])) {
+            return Err("the words of the atomics are not what they left".into());
+        }
         Ok(())
     }
 
@@ -247,6 +251,7 @@ impl Checker {
 pub(crate) fn outcome_of(kind: Injected) -> (WcStatus, Option<WcStatus>, Option<EventKind>) {
     match kind {
         Injected::BadKey | Injected::BadRange => (WcStatus::RemAccessErr, None, Some(EventKind::QpAccessErr)),
+        Injected::Unaligned => (WcStatus::RemInvReqErr, None, Some(EventKind::QpReqErr)),
         Injected::TooLong => (
             WcStatus::RemInvReqErr,
             Some(WcStatus::LocLenErr),
@@ -287,6 +292,10 @@ fn effects_of(op: &Op, injected: Option<Injected>, effects: &mut Vec<Effect>) {
                 len: len as u64,
             });
         }
+        WrOpcode::CompSwap | WrOpcode::FetchAdd => effects.push(Effect::Atomic {
+            addr: op.addr,
+            original: u64::from_ne_bytes(op.data.as_slice().try_into().expect("8 bytes")),
+        }),
         _ if sends && len > 0 => effects.push(Effect::Receive {
             wr_id,
             offset: 0,
@@ -294,7 +303,7 @@ fn effects_of(op: &Op, injected: Option<Injected>, effects: &mut Vec<Effect>) {
         }),
         _ => {}
     }
-    if injected.is_some() && op.opcode != WrOpcode::Read {
+    if injected.is_some() && !is_rd_atomic(op.opcode) {
         effects.push(NEVER);
     }
     if op.opcode == WrOpcode::SendInv {

@@ -1,7 +1,8 @@
 //! A host made of vectors, which writes down everything it is made to do.
 
 use rnic_transport::{
-    Access, Completion, CqFull, Event, Host, KeyError, Queue, RecvError, RecvWqe, SendWr, WcOpcode, WcStatus,
+    Access, AtomicOp, Completion, CqFull, Event, Host, KeyError, Queue, RecvError, RecvWqe, SendWr, WcOpcode,
+    WcStatus,
 };
 use std::collections::VecDeque;
 
@@ -45,6 +46,10 @@ pub enum Effect {
         addr: u64,
         len: u64,
     },
+    Atomic {
+        addr: u64,
+        original: u64,
+    },
     Receive {
         wr_id: u64,
         offset: u32,
@@ -71,9 +76,9 @@ pub struct SimHost {
     pub recv_queue: VecDeque<RecvWqe>,
     /// Buffers of receive WQEs.
     pub recv_bufs: Vec<Vec<u8>>,
-    /// Buffers of send WQEs: gathered by SEND and WRITE, filled by READ; `SendWr::data` indexes them.
+    /// Buffers of send WQEs: gathered by SEND and WRITE, filled by READ and atomics; `SendWr::data` indexes them.
     pub send_bufs: Vec<Vec<u8>>,
-    /// Bytes that READ responses placed, per send buffer: each must be placed once.
+    /// Bytes that responses placed, per send buffer: each must be placed once.
     pub scattered: Vec<u32>,
     /// Tokens of send buffers that cannot be accessed.
     pub bad_send: Vec<u32>,
@@ -166,6 +171,15 @@ impl SimHost {
     }
 }
 
+/// What an atomic leaves where it found `original`.
+pub(crate) fn apply(op: AtomicOp, original: u64) -> u64 {
+    match op {
+        AtomicOp::CompareSwap { compare, swap } if compare == original => swap,
+        AtomicOp::CompareSwap { .. } => original,
+        AtomicOp::FetchAdd { add } => original.wrapping_add(add),
+    }
+}
+
 impl Host for SimHost {
     type Payload<'a> = &'a [u8];
 
@@ -188,6 +202,17 @@ impl Host for SimHost {
             _ => self.effects.push(Effect::Write { addr, len }),
         }
         Ok(())
+    }
+
+    fn atomic(&mut self, rkey: u32, addr: u64, op: AtomicOp) -> Result<u64, KeyError> {
+        assert_eq!(addr % 8, 0, "an atomic on an unaligned address");
+        let region = self.region_mut(rkey).ok_or(KeyError::Key)?;
+        let range = region.range(addr, 8, Access::REMOTE_ATOMIC)?;
+        let word = &mut region.bytes[range];
+        let original = u64::from_ne_bytes((*word).try_into().expect("8 bytes"));
+        word.copy_from_slice(&apply(op, original).to_ne_bytes());
+        self.effects.push(Effect::Atomic { addr, original });
+        Ok(original)
     }
 
     fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError> {
@@ -237,6 +262,10 @@ impl Host for SimHost {
         target.copy_from_slice(payload);
         self.scattered[wr.data as usize] += payload.len() as u32;
         Ok(())
+    }
+
+    fn scatter_atomic(&mut self, wr: &SendWr, original: u64) -> Result<(), KeyError> {
+        self.scatter_send(wr, 0, &original.to_ne_bytes())
     }
 
     fn invalidate(&mut self, rkey: u32) -> Result<(), KeyError> {

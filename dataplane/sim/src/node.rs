@@ -2,8 +2,8 @@
 
 use crate::memory::SimHost;
 use rnic_transport::{
-    Access, Ctx, Emit, EventKind, ModifyError, PostError, QpAttr, QpAttrMask, QpState, RcQp, Received,
-    SendFlags, SendWr, Source, Time, WrOpcode,
+    Access, AtomicOp, Ctx, Emit, EventKind, ModifyError, PostError, QpAttr, QpAttrMask, QpState, RcQp,
+    Received, SendFlags, SendWr, Source, Time, WrOpcode,
 };
 use rnic_wire::{Headers, Mtu, Syndrome};
 
@@ -179,6 +179,31 @@ impl Node {
         .expect("the QP takes work requests");
     }
 
+    /// Posts a signalled atomic on 8 bytes of the peer's memory; its send buffer is the next one.
+    ///
+    /// # Panics
+    /// When the QP refuses it.
+    pub fn post_atomic(&mut self, wr_id: u64, op: AtomicOp, rkey: u32, remote_addr: u64) {
+        let data = self.host.add_send_buf(vec![0xEE; 8]);
+        let (opcode, compare_add, swap) = match op {
+            AtomicOp::CompareSwap { compare, swap } => (WrOpcode::CompSwap, compare, swap),
+            AtomicOp::FetchAdd { add } => (WrOpcode::FetchAdd, add, 0),
+        };
+        self.post(SendWr {
+            wr_id,
+            opcode,
+            flags: SendFlags::SIGNALED,
+            remote_addr,
+            rkey,
+            compare_add,
+            swap,
+            length: 8,
+            data,
+            ..SendWr::default()
+        })
+        .expect("the QP takes work requests");
+    }
+
     /// Posts a signalled SEND.
     pub fn post_bytes(&mut self, wr_id: u64, bytes: &[u8]) {
         self.post_op(wr_id, WrOpcode::Send, bytes, 0, 0);
@@ -288,7 +313,9 @@ pub fn connect_at(mtu: Mtu, psns: [u32; 2], adjust: impl Fn(&mut QpAttr)) -> (No
 /// The attributes of [`connect`], apart from numbers, PSNs and MTU.
 pub fn default_attr() -> QpAttr {
     QpAttr {
-        access: Access::REMOTE_WRITE.union(Access::REMOTE_READ),
+        access: Access::REMOTE_WRITE
+            .union(Access::REMOTE_READ)
+            .union(Access::REMOTE_ATOMIC),
         port: 1,
         max_rd_atomic: 16,
         max_dest_rd_atomic: 16,

@@ -4,7 +4,10 @@ use crate::check::{Checker, RECV_ID, Verdict, outcome_of};
 use crate::network::Network;
 use crate::node::{Node, connect_at};
 use crate::rng::Rng;
-use crate::scenario::{INVALIDATE_KEY, Injected, READ_BASE, READ_KEY, Scenario, WRITE_BASE, WRITE_KEY};
+use crate::scenario::{
+    ATOMIC_BASE, ATOMIC_KEY, INVALIDATE_KEY, Injected, READ_BASE, READ_KEY, Scenario, WRITE_BASE, WRITE_KEY,
+    bytes_of, is_rd_atomic,
+};
 use crate::watch::Watch;
 use rnic_transport::{
     Access, EventKind, PostError, QpAttr, QpAttrMask, QpState, RcQp, Received, SendWr, Time, WcStatus,
@@ -100,6 +103,10 @@ impl<'a> World<'a> {
                 .register(READ_KEY, READ_BASE, plan.read_region.clone(), Access::REMOTE_READ);
         }
         for side in 0..2 {
+            let words = bytes_of(&scenario.plans[side].words[0]);
+            nodes[1 - side]
+                .host
+                .register(ATOMIC_KEY, ATOMIC_BASE, words, Access::REMOTE_ATOMIC);
             let invalidates = scenario.plans[side]
                 .ops
                 .iter()
@@ -140,8 +147,7 @@ impl<'a> World<'a> {
                 self.add(Time(recv.at), side, Event::PostRecv);
             }
             for op in &plan.ops {
-                let read = op.opcode == WrOpcode::Read;
-                let bytes = if read {
+                let bytes = if is_rd_atomic(op.opcode) {
                     vec![0xEE; op.data.len()]
                 } else {
                     op.data.clone()
@@ -250,6 +256,8 @@ impl<'a> World<'a> {
             imm_or_rkey: op.value,
             remote_addr: op.addr,
             rkey: op.rkey,
+            compare_add: op.operands.0,
+            swap: op.operands.1,
             length: op.data.len() as u32,
             data: number as u32,
             ..SendWr::default()

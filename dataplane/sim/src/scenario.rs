@@ -1,38 +1,46 @@
 //! Everything a seed decides: the network, the attributes, and what both sides do.
 
+use crate::memory::apply;
 use crate::network::Faults;
 use crate::rng::Rng;
-use rnic_transport::{Limits, SendFlags, WrOpcode};
+use rnic_transport::{AtomicOp, Limits, SendFlags, WrOpcode};
 use rnic_wire::Mtu;
 
 /// Key of the region that a side's WRITEs go to.
 pub(crate) const WRITE_KEY: u32 = 0x100;
 /// Key of the region that a side's READs come from.
 pub(crate) const READ_KEY: u32 = 0x200;
+/// Key of the region that a side's atomics work on.
+pub(crate) const ATOMIC_KEY: u32 = 0x300;
 /// First of the keys that SENDs with invalidate name.
 pub(crate) const INVALIDATE_KEY: u32 = 0x1000;
 /// A key that names nothing.
 const NO_KEY: u32 = 0xDEAD;
 /// Bytes of the region that READs come from.
 const READ_REGION: u64 = 1 << 16;
-/// Base addresses of both regions.
+/// Words that atomics work on: few, so that they meet.
+const ATOMIC_WORDS: u64 = 3;
+/// Base addresses of the regions.
 pub(crate) const WRITE_BASE: u64 = 0x7F12_3456_7001;
 pub(crate) const READ_BASE: u64 = 0xFFFF_FFFF_FFF0_0000;
+pub(crate) const ATOMIC_BASE: u64 = 0x7F12_0000_0008;
 
 /// An error built into one operation.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Injected {
-    /// A WRITE or READ with a key that names nothing.
+    /// A WRITE, READ or atomic with a key that names nothing.
     BadKey,
     /// A WRITE whose first packet lies inside the region, but not the whole.
     BadRange,
+    /// An atomic on an address that is no multiple of 8.
+    Unaligned,
     /// A SEND longer than its receive WQE.
     TooLong,
     /// A SEND with invalidate of an unknown key.
     BadInvalidate,
     /// The payload cannot be read.
     LocalSend,
-    /// The READ's target cannot be written.
+    /// The target of a READ or atomic cannot be written.
     LocalRead,
     /// The receiver's buffer cannot be written.
     LocalRecv,
@@ -53,7 +61,9 @@ pub struct Op {
     pub rkey: u32,
     /// Remote address.
     pub addr: u64,
-    /// What is sent, or what a READ must fetch.
+    /// Of an atomic: what is compared or added, and what is swapped in.
+    pub operands: (u64, u64),
+    /// What is sent, or what a READ or atomic must fetch.
     pub data: Vec<u8>,
     /// When it is posted, in nanoseconds.
     pub at: u64,
@@ -81,6 +91,8 @@ pub struct Plan {
     pub write_region: u64,
     /// Contents of its region for the other side's READs.
     pub read_region: Vec<u8>,
+    /// The other side's words that its atomics work on: before all of them, and after.
+    pub words: [Vec<u64>; 2],
     /// The error built into one operation, and which.
     pub injected: Option<(usize, Injected)>,
 }
@@ -104,7 +116,7 @@ pub struct Scenario {
     pub rnr_retry: u8,
     /// RNR timer code.
     pub min_rnr_timer: u8,
-    /// READs outstanding, both directions.
+    /// READs and atomics outstanding, both directions.
     pub max_rd_atomic: u8,
     /// Packets outstanding and ACK spacing.
     pub limits: Limits,
@@ -189,6 +201,8 @@ impl Scenario {
         self.plans[peer]
             .read_region
             .resize(READ_REGION as usize, side as u8);
+        let mut words: Vec<u64> = (0..ATOMIC_WORDS).map(|_| rng.next_u64()).collect();
+        let before = words.clone();
         let mut at = 0;
         let mut recv_at = 0;
         let mut write_at = WRITE_BASE;
@@ -203,11 +217,14 @@ impl Scenario {
                 WrOpcode::WriteImm,
                 WrOpcode::Read,
                 WrOpcode::Read,
+                WrOpcode::CompSwap,
+                WrOpcode::FetchAdd,
             ]);
-            let len = self.length(rng);
+            let len = if is_atomic(opcode) { 8 } else { self.length(rng) };
             let recv = self.recv(rng, peer, opcode, len, &mut recv_at);
             let (mut rkey, mut addr, mut value) = (NO_KEY, 0, rng.next_u64() as u32);
             let mut data = rng.bytes(len);
+            let mut operands = (0, 0);
             match opcode {
                 WrOpcode::Write | WrOpcode::WriteImm if len > 0 => {
                     (rkey, addr) = (WRITE_KEY, write_at);
@@ -223,6 +240,15 @@ impl Scenario {
                     value = invalidate;
                     invalidate += 1;
                 }
+                WrOpcode::CompSwap | WrOpcode::FetchAdd => {
+                    let at = rng.below(ATOMIC_WORDS);
+                    let word = &mut words[at as usize];
+                    (rkey, addr) = (ATOMIC_KEY, ATOMIC_BASE + at * 8);
+                    data = word.to_ne_bytes().to_vec();
+                    let hits = opcode == WrOpcode::CompSwap && rng.chance(700);
+                    operands = (if hits { *word } else { rng.next_u64() }, rng.next_u64());
+                    *word = apply(atomic_op(opcode, operands), *word);
+                }
                 _ => {}
             }
             self.plans[side].ops.push(Op {
@@ -231,11 +257,13 @@ impl Scenario {
                 value,
                 rkey,
                 addr,
+                operands,
                 data,
                 at,
                 recv,
             });
         }
+        self.plans[side].words = [before, words];
         self.plans[peer].write_region = write_at - WRITE_BASE;
     }
 
@@ -265,7 +293,7 @@ impl Scenario {
         len: usize,
         at: &mut u64,
     ) -> Option<usize> {
-        if matches!(opcode, WrOpcode::Write | WrOpcode::Read) {
+        if matches!(opcode, WrOpcode::Write | WrOpcode::Read) || is_atomic(opcode) {
             return None;
         }
         if self.slow_receiver {
@@ -288,6 +316,7 @@ impl Scenario {
         let kind = rng.pick(&[
             Injected::BadKey,
             Injected::BadRange,
+            Injected::Unaligned,
             Injected::TooLong,
             Injected::BadInvalidate,
             Injected::LocalSend,
@@ -299,11 +328,13 @@ impl Scenario {
         let suits = |op: &Op| {
             let sends = matches!(op.opcode, WrOpcode::Send | WrOpcode::SendImm | WrOpcode::SendInv);
             let writes = matches!(op.opcode, WrOpcode::Write | WrOpcode::WriteImm);
-            let read = op.opcode == WrOpcode::Read;
+            let atomic = is_atomic(op.opcode);
+            let read = op.opcode == WrOpcode::Read || atomic;
             let full = !op.data.is_empty();
             match kind {
                 Injected::BadKey => full && (writes || read),
                 Injected::BadRange => writes && op.data.len() > self.mtu.bytes(),
+                Injected::Unaligned => atomic,
                 Injected::TooLong | Injected::LocalRecv => sends && full,
                 Injected::BadInvalidate => op.opcode == WrOpcode::SendInv,
                 Injected::LocalSend => !read && full,
@@ -322,6 +353,7 @@ impl Scenario {
             Injected::BadRange => {
                 op.addr = WRITE_BASE + peer.write_region.saturating_sub(self.mtu.bytes() as u64);
             }
+            Injected::Unaligned => op.addr += rng.between(1, 7),
             Injected::BadInvalidate => op.value = NO_KEY,
             Injected::TooLong => {
                 let recv = op.recv.expect("a SEND uses a receive WQE");
@@ -334,6 +366,31 @@ impl Scenario {
             Injected::LocalSend | Injected::LocalRead | Injected::LocalRecv => {}
         }
         plan.injected = Some((at, kind));
+    }
+}
+
+pub(crate) fn is_atomic(opcode: WrOpcode) -> bool {
+    matches!(opcode, WrOpcode::CompSwap | WrOpcode::FetchAdd)
+}
+
+/// Whether only its own response completes it.
+pub(crate) fn is_rd_atomic(opcode: WrOpcode) -> bool {
+    opcode == WrOpcode::Read || is_atomic(opcode)
+}
+
+/// Words as they lie in memory.
+pub(crate) fn bytes_of(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+/// The atomic that a work request of these operands asks for.
+fn atomic_op(opcode: WrOpcode, (compare_add, swap): (u64, u64)) -> AtomicOp {
+    match opcode {
+        WrOpcode::CompSwap => AtomicOp::CompareSwap {
+            compare: compare_add,
+            swap,
+        },
+        _ => AtomicOp::FetchAdd { add: compare_add },
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::check::Verdict;
 use crate::node::{Node, Packet};
-use crate::scenario::{Plan, Scenario};
+use crate::scenario::{Plan, Scenario, is_atomic, is_rd_atomic};
 use rnic_transport::{QpState, Received, SendFlags, Time, WrOpcode};
 use rnic_wire::{Mtu, NakCode, Psn, RnrTimer, Syndrome};
 
@@ -90,10 +90,10 @@ impl Watch {
         let first = self.firsts[at - 1];
         if op.flags.contains(SendFlags::FENCE) && psn == first && !psn.is_before(self.sent) {
             let waits = |(at, earlier): (usize, &crate::Op)| {
-                earlier.opcode == WrOpcode::Read && node.host.scattered[at] < earlier.data.len() as u32
+                is_rd_atomic(earlier.opcode) && node.host.scattered[at] < earlier.data.len() as u32
             };
             if plan.ops[..at - 1].iter().enumerate().any(waits) {
-                return wrong("sent before an earlier READ is done, in spite of its fence");
+                return wrong("sent before an earlier READ or atomic is done, in spite of its fence");
             }
         }
         if psn.is_after(self.sent) {
@@ -113,6 +113,22 @@ impl Watch {
                 return wrong("asks for something else");
             }
             self.note(self.firsts[at]);
+            return Ok(());
+        }
+        if is_atomic(op.opcode) {
+            let eth = packet.headers.atomic.map(|eth| {
+                (
+                    (eth.va, eth.rkey),
+                    match op.opcode {
+                        WrOpcode::CompSwap => (eth.compare, eth.swap_or_add),
+                        _ => (eth.swap_or_add, op.operands.1),
+                    },
+                )
+            });
+            if eth != Some(((op.addr, op.rkey), op.operands)) || !packet.payload.is_empty() {
+                return wrong("asks for something else");
+            }
+            self.note(psn.next());
             return Ok(());
         }
         if packet.payload != rest[..rest.len().min(self.mtu.bytes())] {

@@ -28,11 +28,8 @@ impl RcQp {
         }
         match (headers.bth.opcode.operation, headers.aeth) {
             (Operation::Acknowledge, Some(aeth)) => self.acknowledge(ctx, psn, aeth),
-            // No atomic is ever sent.
-            (Operation::AtomicAcknowledge | Operation::Acknowledge, _) => {
-                Received::Dropped(DropReason::UnexpectedResponse)
-            }
-            _ => self.read_response(ctx, headers, payload),
+            (Operation::Acknowledge, None) => Received::Dropped(DropReason::UnexpectedResponse),
+            _ => self.rd_atomic_response(ctx, headers, payload),
         }
     }
 
@@ -100,7 +97,7 @@ impl RcQp {
         Received::Refused(Check::RemoteNak)
     }
 
-    /// A later PSN was acknowledged while a READ waits: its response is lost, which is an implied NAK
+    /// A later PSN was acknowledged while a READ or atomic waits: its response is lost, which is an implied NAK
     /// (9.7.5.1.2).
     pub(crate) fn response_missing<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Received {
         if self.state.sends() {
@@ -109,14 +106,14 @@ impl RcQp {
         Received::OutOfOrder
     }
 
-    /// Everything before `psn` is acknowledged. `false` when a READ stands in the way.
+    /// Everything before `psn` is acknowledged. `false` when a READ or atomic stands in the way.
     #[inline]
     pub(crate) fn complete_before<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, psn: Psn) -> bool {
         psn == self.req.una || self.complete_through(ctx, psn.prev())
     }
 
     /// Completes every work request whose last PSN is not after `psn`, which lies between `una` and `max`.
-    /// `false` when a READ stands in the way: only its own responses complete it.
+    /// `false` when a READ or atomic stands in the way: only its own responses complete it.
     fn complete_through<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, psn: Psn) -> bool {
         let una = self.req.una;
         let mut blocked = false;
@@ -125,7 +122,7 @@ impl RcQp {
             if wr.first.is_after(psn) || (self.req.failed && self.req.failed_at == self.req.head) {
                 break;
             }
-            if wr.is_read() && !self.mutated(Mutation::AckCompletesRead) {
+            if wr.is_rd_atomic() && !self.mutated(Mutation::AckCompletesRead) {
                 blocked = true;
                 break;
             }
@@ -145,9 +142,9 @@ impl RcQp {
     /// The oldest work request succeeded.
     #[inline]
     pub(crate) fn complete_oldest<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, wr: &SendWr) {
-        // A READ counts as on its way only if it was sent since the last go-back.
-        if wr.is_read() && self.req.head != self.req.cur {
-            self.req.reads = self.req.reads.saturating_sub(1);
+        // It counts as on its way only if it was sent since the last go-back.
+        if wr.is_rd_atomic() && self.req.head != self.req.cur {
+            self.req.rd_atomics = self.req.rd_atomics.saturating_sub(1);
         }
         if self.req.head == self.req.cur {
             self.req.cur = self.req.head.wrapping_add(1);
@@ -162,7 +159,7 @@ impl RcQp {
             opcode: wr.opcode.wc_opcode(),
             queue: Queue::Send,
             flags: CompletionFlags::NONE,
-            byte_len: if wr.is_read() { wr.length } else { 0 },
+            byte_len: if wr.is_rd_atomic() { wr.length } else { 0 },
             imm_or_rkey: 0,
             cause: Cause::of(Check::None),
         };

@@ -1,6 +1,7 @@
 //! The boundary to memory, queues and events: everything the state machines do to the world goes through
 //! [`Host`].
 
+use crate::atomic::AtomicOp;
 use crate::types::{Access, Cause, Check, CompletionFlags, Event, Queue, WcOpcode, WcStatus};
 use crate::work::{RecvWqe, SendWr};
 
@@ -37,6 +38,9 @@ pub enum KeyError {
     /// The region belongs to another protection domain.
     #[error("the region belongs to another protection domain than the QP")]
     PdMismatch,
+    /// An atomic on memory that is not aligned to 8 bytes, whatever its address says.
+    #[error("the memory of an atomic is not aligned to 8 bytes")]
+    Alignment,
     /// The client's memory went away under the access.
     #[error("the memory behind the region is gone")]
     MemoryFault,
@@ -50,6 +54,7 @@ impl KeyError {
             KeyError::Access => Check::Access,
             KeyError::Range => Check::Range,
             KeyError::PdMismatch => Check::PdMismatch,
+            KeyError::Alignment => Check::Alignment,
             KeyError::MemoryFault => Check::MemoryFault,
         }
     }
@@ -81,7 +86,7 @@ pub struct Completion {
     pub queue: Queue,
     /// What `imm_or_rkey` holds, and whether the completion is solicited.
     pub flags: CompletionFlags,
-    /// Bytes received, or bytes a READ fetched; 0 for other send completions and for errors.
+    /// Bytes received, or bytes a READ or atomic fetched; 0 for other send completions and for errors.
     pub byte_len: u32,
     /// Immediate data or invalidated key, see `flags`.
     pub imm_or_rkey: u32,
@@ -104,6 +109,10 @@ pub trait Host {
     /// since: it is checked again (with [`Access::REMOTE_WRITE`]). Never called with an empty payload.
     fn write_remote(&mut self, rkey: u32, addr: u64, payload: Self::Payload<'_>) -> Result<(), KeyError>;
 
+    /// Checks key, range and right ([`Access::REMOTE_ATOMIC`]) of 8 bytes at a multiple of 8, and executes an atomic
+    /// there, towards every other access to this memory by any QP or program. What stood there before.
+    fn atomic(&mut self, rkey: u32, addr: u64, op: AtomicOp) -> Result<u64, KeyError>;
+
     /// Takes the next receive WQE, copied and validated; `None` when the queue is empty.
     fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError>;
 
@@ -118,6 +127,9 @@ pub trait Host {
 
     /// Places a READ response into the local buffers of `wr` at `offset`. The range lies within `wr.length`.
     fn scatter_send(&mut self, wr: &SendWr, offset: u32, payload: Self::Payload<'_>) -> Result<(), KeyError>;
+
+    /// Places what an atomic found into the 8 bytes of the local buffers of `wr`, in host order.
+    fn scatter_atomic(&mut self, wr: &SendWr, original: u64) -> Result<(), KeyError>;
 
     /// Begins to invalidate a key, for a LOCAL_INV of the QP's owner or a SEND with invalidate of its peer: no
     /// later use of it succeeds. Ownership and permission are checked here; when they fail nothing changed.

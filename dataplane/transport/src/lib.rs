@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod ack;
+mod atomic;
 mod attr;
 mod attr_mask;
 mod bit_set;
@@ -40,6 +41,7 @@ mod retry;
 mod types;
 mod work;
 
+pub use atomic::AtomicOp;
 pub use attr::{MAX_RD_ATOMIC, ModifyError, QpAttr};
 pub use attr_mask::QpAttrMask;
 pub use host::{Completion, CqFull, Host, KeyError, Payload, RecvError};

@@ -8,13 +8,15 @@ use crate::qp::RcQp;
 pub enum Mutation {
     /// A duplicate SEND takes another receive WQE and completes again.
     ReexecuteDuplicateSend = 1,
+    /// A duplicate atomic is executed again.
+    ReexecuteDuplicateAtomic,
     /// Duplicates are not acknowledged.
     IgnoreDuplicate,
     /// Every out-of-order packet is NAKed, not only the first.
     NakTwice,
     /// PSNs are compared as plain numbers.
     UnsignedPsnCompare,
-    /// An ACK for a later PSN completes a READ without its data.
+    /// An ACK for a later PSN completes a READ or atomic without its data.
     AckCompletesRead,
     /// The responder takes any key.
     SkipKeyCheck,

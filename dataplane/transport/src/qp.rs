@@ -78,7 +78,7 @@ pub struct Emit {
 pub enum Received {
     /// It was in sequence and took effect.
     Accepted,
-    /// A request seen before: acknowledged again, or a READ executed again.
+    /// A request seen before: acknowledged again, a READ executed again, an atomic's result said again.
     Duplicate,
     /// Packets before it are missing: NAKed, or a retry began.
     OutOfOrder,
@@ -107,8 +107,8 @@ pub enum DropReason {
     NakOutstanding,
     /// The key of a SEND with invalidate is still in use somewhere: nothing is taken before its completion.
     Invalidating,
-    /// A duplicate READ that does not match what was asked, or for which there is no room. Its sender will
-    /// retry.
+    /// A duplicate READ or atomic that does not match what was asked, or for which there is no room. Its sender
+    /// will retry.
     ReplayRefused,
 }
 
@@ -136,9 +136,15 @@ pub enum PostError {
         /// Its length.
         length: u32,
     },
-    /// A READ on a QP whose `max_rd_atomic` is 0.
-    #[error("max_rd_atomic of the QP is 0; set it to 1 or more to post READs")]
-    NoReadResources,
+    /// An atomic of another length than 8 bytes.
+    #[error("an atomic of {length} bytes; it works on exactly 8, and its local buffer has room for as many")]
+    AtomicLength {
+        /// Its length.
+        length: u32,
+    },
+    /// A READ or atomic on a QP whose `max_rd_atomic` is 0.
+    #[error("max_rd_atomic of the QP is 0; set it to 1 or more to post READs and atomics")]
+    NoRdAtomicResources,
 }
 
 record! {

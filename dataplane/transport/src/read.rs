@@ -1,23 +1,22 @@
-//! READ responses at the requester (9.7.5.1.8, 9.7.3.1).
+//! READ responses and atomic ACKs at the requester (9.7.5.1.8, 9.7.3.1).
 
 use crate::host::{Host, Payload};
 use crate::qp::{Ctx, DropReason, RcQp, Received};
 use crate::types::{Cause, Check, WcStatus};
 use crate::work::SendWr;
-use rnic_wire::{Headers, Psn};
+use rnic_wire::{Headers, Operation, Psn, Syndrome};
 
 impl RcQp {
-    /// Takes one READ response whose PSN lies between `una` and `max`.
+    /// Takes one READ response or atomic ACK whose PSN lies between `una` and `max`.
     #[inline]
-    pub(crate) fn read_response<H: Host>(
+    pub(crate) fn rd_atomic_response<H: Host>(
         &mut self,
         ctx: &mut Ctx<'_, H>,
         headers: &Headers,
         payload: H::Payload<'_>,
     ) -> Received {
         let psn = headers.bth.psn;
-        // A response acknowledges every request before it; one that skips others of its READ says that they
-        // are lost.
+        // A response acknowledges every request before it; one that skips others says that they are lost.
         if !self.complete_before(ctx, psn) {
             return self.response_missing(ctx);
         }
@@ -25,7 +24,7 @@ impl RcQp {
             return Received::Accepted;
         }
         let wr = *ctx.wr(self.req.head);
-        if !wr.is_read() {
+        if !wr.is_rd_atomic() {
             return Received::Dropped(DropReason::UnexpectedResponse);
         }
         let cause = Cause {
@@ -38,10 +37,15 @@ impl RcQp {
             self.fail_oldest(ctx, WcStatus::BadRespErr, cause);
             return Received::Refused(Check::BadResponse);
         }
-        let offset = self.read_offset(&wr, psn);
-        if !payload.is_empty()
-            && let Err(err) = ctx.host.scatter_send(&wr, offset, payload)
-        {
+        let placed = match headers.atomic_ack {
+            Some(ack) => ctx.host.scatter_atomic(&wr, ack.original),
+            None if payload.is_empty() => Ok(()),
+            None => {
+                let offset = self.read_offset(&wr, psn);
+                ctx.host.scatter_send(&wr, offset, payload)
+            }
+        };
+        if let Err(err) = placed {
             self.fail_oldest(
                 ctx,
                 WcStatus::LocProtErr,
@@ -73,6 +77,12 @@ impl RcQp {
     fn fits(&self, wr: &SendWr, headers: &Headers, len: usize) -> bool {
         let psn = headers.bth.psn;
         let opcode = headers.bth.opcode;
+        if wr.is_atomic() || opcode.operation == Operation::AtomicAcknowledge {
+            let acked = headers
+                .aeth
+                .is_some_and(|aeth| matches!(aeth.syndrome, Syndrome::Ack { .. }));
+            return wr.is_atomic() && opcode.operation == Operation::AtomicAcknowledge && acked && len == 0;
+        }
         let mtu = self.attrs.mtu.bytes();
         let left = (wr.length - self.read_offset(wr, psn)) as usize;
         let starts = if opcode.starts_message() {

@@ -1,5 +1,6 @@
 //! Whether the values of a QP's record go together: what every other function here takes for granted.
 
+use crate::atomic::ATOMIC_LEN;
 use crate::attr::{Attrs, MAX_RD_ATOMIC};
 use crate::qp::{Limits, MAX_MESSAGE, MAX_WINDOW, RcQp};
 use crate::record::BadField;
@@ -102,32 +103,40 @@ impl Responder {
         if let Answer::Nak { psn: at, .. } = self.answer {
             psn("resp.answer.psn", at)?;
         }
-        let Some(jobs) = self.reads.jobs() else {
-            let len = self.reads.len();
-            return BadField::unless(false, "resp.reads.len", len, "at most 16");
+        let Some(jobs) = self.responses.jobs() else {
+            let len = self.responses.len();
+            return BadField::unless(false, "resp.responses.len", len, "at most 16");
         };
         for job in jobs {
-            psn("resp.reads.first", job.first)?;
+            psn("resp.responses.first", job.first)?;
             BadField::unless(
                 job.len <= MAX_MESSAGE,
-                "resp.reads.len",
+                "resp.responses.len",
                 job.len,
                 "at most 2^31 bytes",
             )?;
             let whole = job.packets == mtu.packets(job.len) && job.packets <= MAX_WINDOW;
             BadField::unless(
                 whole,
-                "resp.reads.packets",
+                "resp.responses.packets",
                 job.packets,
                 "the packets of its length",
             )?;
             BadField::unless(
                 job.sent < job.packets,
-                "resp.reads.sent",
+                "resp.responses.sent",
                 job.sent,
                 "less than packets",
             )?;
-            BadField::unless(job.msn <= BITS_24, "resp.reads.msn", job.msn, "24 bits")?;
+            BadField::unless(job.msn <= BITS_24, "resp.responses.msn", job.msn, "24 bits")?;
+            let single = !job.atomic || job.packets == 1;
+            BadField::unless(single, "resp.responses.packets", job.packets, "1 of an atomic")?;
+        }
+        let (len, next) = self.atomics.cursors();
+        BadField::unless(len <= MAX_RD_ATOMIC, "resp.atomics.len", len, "at most 16")?;
+        BadField::unless(next < MAX_RD_ATOMIC, "resp.atomics.next", next, "below 16")?;
+        for at in self.atomics.psns() {
+            psn("resp.atomics.psns", *at)?;
         }
         Ok(())
     }
@@ -185,8 +194,8 @@ impl Requester {
             self.invalidating,
             "set only while a LOCAL_INV is the oldest request",
         )?;
-        let reads = self.reads <= attrs.max_rd_atomic;
-        BadField::unless(reads, "req.reads", self.reads, "at most max_rd_atomic")?;
+        let few = self.rd_atomics <= attrs.max_rd_atomic;
+        BadField::unless(few, "req.rd_atomics", self.rd_atomics, "at most max_rd_atomic")?;
         // What was started lies in PSN order without gaps, from the oldest unacknowledged to the last ever sent.
         let mut end = None;
         for i in 0..fresh {
@@ -255,12 +264,10 @@ impl SendWr {
         )?;
         let flags = SendFlags::from_bits(self.flags.bits().into()).is_some();
         BadField::unless(flags, "sq.flags", self.flags.bits(), "send flags (0xf)")?;
-        let supported = !matches!(
-            self.opcode,
-            WrOpcode::CompSwap | WrOpcode::FetchAdd | WrOpcode::BindMw
-        );
+        let exact = !self.is_atomic() || self.length == ATOMIC_LEN;
+        BadField::unless(exact, "sq.length", self.length, "8 bytes of an atomic")?;
         BadField::unless(
-            supported,
+            self.opcode != WrOpcode::BindMw,
             "sq.opcode",
             self.opcode as u8,
             "one that post_send accepts",

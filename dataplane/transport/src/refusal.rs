@@ -28,6 +28,7 @@ impl Refusal {
     /// A key, range or right of a remote operation.
     pub const fn access(err: KeyError) -> Self {
         match err {
+            KeyError::Alignment => Refusal::invalid(err.check()),
             KeyError::MemoryFault => Refusal::local(err.check(), WcStatus::LocAccessErr),
             _ => Refusal {
                 nak: NakCode::RemoteAccessError,
@@ -95,7 +96,7 @@ impl RcQp {
         opcode: u8,
         err: KeyError,
     ) {
-        self.resp.reads.clear();
+        self.resp.responses.clear();
         let refusal = Refusal::access(err);
         if self.state.receives() {
             self.refuse(ctx, psn, opcode, &refusal);

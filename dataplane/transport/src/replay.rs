@@ -1,5 +1,5 @@
-//! READs at the responder: the queue of those to be answered, and duplicates of any request (9.7.5.1.3,
-//! 9.7.5.1.5).
+//! READs and atomics at the responder: the queue of those to be answered, and duplicates of any request
+//! (9.7.5.1.3, 9.7.5.1.5).
 
 use crate::attr::MAX_RD_ATOMIC;
 use crate::host::{Host, KeyError};
@@ -12,10 +12,11 @@ use crate::{Completion, RecvWqe};
 use rnic_wire::{Headers, NakCode, Operation, Psn, Reth, Syndrome};
 
 record! {
-    /// One READ whose responses are still to be sent.
+    /// One READ whose responses are still to be sent, or an atomic that was executed and is to be acknowledged.
     #[derive(Copy, Clone, Debug)]
-    pub(crate) struct ReadJob {
-        pub addr: u64,
+    pub(crate) struct ResponseJob {
+        /// Of a READ: where. Of an atomic: what it found.
+        pub addr_or_original: u64,
         pub rkey: u32,
         pub len: u32,
         /// PSN of the first response.
@@ -24,16 +25,18 @@ record! {
         pub packets: u32,
         /// Responses sent.
         pub sent: u32,
-        /// MSN after this READ.
+        /// MSN after this request.
         pub msn: u32,
         /// It was answered before: it does not count against `max_dest_rd_atomic`.
         pub again: bool,
+        /// An atomic: one response, without `rkey` and `len`.
+        pub atomic: bool,
     }
 }
 
-impl ReadJob {
-    const EMPTY: ReadJob = ReadJob {
-        addr: 0,
+impl ResponseJob {
+    const EMPTY: ResponseJob = ResponseJob {
+        addr_or_original: 0,
         rkey: 0,
         len: 0,
         first: Psn::ZERO,
@@ -41,18 +44,29 @@ impl ReadJob {
         sent: 0,
         msn: 0,
         again: false,
+        atomic: false,
     };
 
-    pub fn new(reth: &Reth, first: Psn, packets: u32, msn: u32) -> Self {
-        ReadJob {
-            addr: reth.va,
+    pub fn read(reth: &Reth, first: Psn, packets: u32, msn: u32) -> Self {
+        ResponseJob {
+            addr_or_original: reth.va,
             rkey: reth.rkey,
             len: reth.dma_len,
             first,
             packets,
-            sent: 0,
             msn,
-            again: false,
+            ..ResponseJob::EMPTY
+        }
+    }
+
+    pub fn atomic(psn: Psn, original: u64, msn: u32) -> Self {
+        ResponseJob {
+            addr_or_original: original,
+            first: psn,
+            packets: 1,
+            msn,
+            atomic: true,
+            ..ResponseJob::EMPTY
         }
     }
 
@@ -63,18 +77,18 @@ impl ReadJob {
 }
 
 record! {
-    /// READs to be answered, in PSN order; the first is being answered.
+    /// READs and atomics to be answered, in PSN order; the first is being answered.
     #[derive(Copy, Clone, Debug)]
-    pub(crate) struct ReadQueue {
-        jobs: [ReadJob; MAX_RD_ATOMIC as usize],
+    pub(crate) struct ResponseQueue {
+        jobs: [ResponseJob; MAX_RD_ATOMIC as usize],
         len: u8,
     }
 }
 
-impl ReadQueue {
+impl ResponseQueue {
     pub const fn new() -> Self {
-        ReadQueue {
-            jobs: [ReadJob::EMPTY; MAX_RD_ATOMIC as usize],
+        ResponseQueue {
+            jobs: [ResponseJob::EMPTY; MAX_RD_ATOMIC as usize],
             len: 0,
         }
     }
@@ -88,35 +102,35 @@ impl ReadQueue {
         self.len = 0;
     }
 
-    /// READs asked for once, which the requester may count as outstanding.
+    /// Those asked for once, which the requester may count as outstanding.
     pub fn first_time(&self) -> u8 {
         self.live().iter().filter(|job| !job.again).count() as u8
     }
 
-    /// The READ being answered.
+    /// The one being answered.
     #[inline]
-    pub fn current(&mut self) -> Option<&mut ReadJob> {
+    pub fn current(&mut self) -> Option<&mut ResponseJob> {
         let len = usize::from(self.len);
         self.jobs[..len].first_mut()
     }
 
-    /// READs waiting, as the record says.
+    /// How many wait, as the record says.
     pub fn len(&self) -> u8 {
         self.len
     }
 
     /// The same; `None` when the record holds more than there is room for.
-    pub fn jobs(&self) -> Option<&[ReadJob]> {
+    pub fn jobs(&self) -> Option<&[ResponseJob]> {
         self.jobs.get(..usize::from(self.len))
     }
 
-    fn live(&self) -> &[ReadJob] {
+    fn live(&self) -> &[ResponseJob] {
         &self.jobs[..usize::from(self.len)]
     }
 
-    /// Appends a new READ. When duplicates fill the queue, one of them gives way: whoever still wants it
+    /// Appends a new one. When duplicates fill the queue, one of them gives way: whoever still wants it
     /// asks again.
-    pub fn push(&mut self, job: ReadJob) {
+    pub fn push(&mut self, job: ResponseJob) {
         if usize::from(self.len) == self.jobs.len() {
             let Some(stale) = self.live().iter().position(|job| job.again) else {
                 return;
@@ -138,16 +152,16 @@ impl ReadQueue {
         self.len -= 1;
     }
 
-    /// Puts a repeated READ where its PSN belongs; `false` when it contradicts what was asked or finds no
+    /// Puts a repeated one where its PSN belongs; `false` when it contradicts what was asked or finds no
     /// room.
-    fn replay(&mut self, job: ReadJob) -> bool {
+    pub fn replay(&mut self, job: ResponseJob) -> bool {
         let len = usize::from(self.len);
-        let overlaps = |old: &ReadJob| job.first.is_before(old.end()) && old.first.is_before(job.end());
+        let overlaps = |old: &ResponseJob| job.first.is_before(old.end()) && old.first.is_before(job.end());
         if let Some(old) = self.jobs[..len].iter_mut().find(|old| overlaps(old)) {
             // Still being answered: it starts anew where the requester wants it, and must end where it did.
-            let fits = job.end() == old.end();
+            let fits = job.end() == old.end() && job.atomic == old.atomic;
             if fits {
-                *old = ReadJob {
+                *old = ResponseJob {
                     msn: old.msn,
                     again: old.again,
                     ..job
@@ -176,7 +190,7 @@ impl ReadQueue {
 
 impl RcQp {
     /// A request seen before. SEND and WRITE are acknowledged again and not executed; a READ is executed
-    /// again.
+    /// again; of an atomic the result is said again.
     pub(crate) fn duplicate<H: Host>(
         &mut self,
         ctx: &mut Ctx<'_, H>,
@@ -187,8 +201,12 @@ impl RcQp {
             return Received::Duplicate;
         }
         let opcode = headers.bth.opcode;
-        if opcode.operation == Operation::ReadRequest {
-            return self.duplicate_read(ctx, headers, payload_len);
+        match opcode.operation {
+            Operation::ReadRequest => return self.duplicate_read(ctx, headers, payload_len),
+            Operation::CompareSwap | Operation::FetchAdd => {
+                return self.duplicate_atomic(ctx, headers, payload_len);
+            }
+            _ => {}
         }
         if opcode.is_send() || opcode.is_write() {
             if self.mutated(Mutation::ReexecuteDuplicateSend) && opcode.is_send() {
@@ -223,11 +241,11 @@ impl RcQp {
         {
             return self.duplicate_read_refused(psn, err);
         }
-        let job = ReadJob {
+        let job = ResponseJob {
             again: true,
-            ..ReadJob::new(&reth, psn, packets, self.resp.msn())
+            ..ResponseJob::read(&reth, psn, packets, self.resp.msn())
         };
-        if self.resp.reads.replay(job) {
+        if self.resp.responses.replay(job) {
             Received::Duplicate
         } else {
             REFUSED

@@ -1,5 +1,6 @@
 //! The requester's sending half: posting, segmentation, windows, fence (9.7.1 to 9.7.3).
 
+use crate::atomic::ATOMIC_LEN;
 use crate::host::{Host, KeyError};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, Emit, MAX_MESSAGE, MAX_WINDOW, PostError, RcQp, Source};
@@ -31,8 +32,8 @@ record! {
         pub max: Psn,
         /// PSN at which the READ at the head was last resumed.
         pub resumed: Psn,
-        /// READs on their way: started, not completed, and sent since the last go-back.
-        pub reads: u8,
+        /// READs and atomics on their way: started, not completed, and sent since the last go-back.
+        pub rd_atomics: u8,
         /// Retries since the last progress.
         pub retries: u8,
         /// RNR NAKs since the last progress.
@@ -66,7 +67,7 @@ impl Requester {
             next: Psn::ZERO,
             max: Psn::ZERO,
             resumed: Psn::ZERO,
-            reads: 0,
+            rd_atomics: 0,
             retries: 0,
             rnr_tries: 0,
             rnr_wait: false,
@@ -161,11 +162,16 @@ impl RcQp {
             return Err(PostError::Full);
         }
         match wr.opcode {
-            WrOpcode::Read if self.attrs.max_rd_atomic == 0 => return Err(PostError::NoReadResources),
+            _ if wr.is_rd_atomic() && self.attrs.max_rd_atomic == 0 => {
+                return Err(PostError::NoRdAtomicResources);
+            }
             WrOpcode::Read if self.attrs.mtu.packets(wr.length) > MAX_WINDOW => {
                 return Err(PostError::TooLong { length: wr.length });
             }
-            WrOpcode::CompSwap | WrOpcode::FetchAdd | WrOpcode::BindMw => {
+            _ if wr.is_atomic() && wr.length != ATOMIC_LEN => {
+                return Err(PostError::AtomicLength { length: wr.length });
+            }
+            WrOpcode::BindMw => {
                 return Err(PostError::Unsupported { opcode: wr.opcode });
             }
             _ if wr.length > MAX_MESSAGE => return Err(PostError::TooLong { length: wr.length }),
@@ -208,10 +214,10 @@ impl RcQp {
         let wr = *ctx.wr(index);
         let slot = index & (ctx.sq.len() as u32).wrapping_sub(1);
         let retransmitted = self.req.next != self.req.max;
-        let emit = if wr.is_read() {
-            self.read_request(&wr)
-        } else {
-            self.data_packet(&wr, slot)
+        let emit = match wr.opcode {
+            WrOpcode::Read => self.read_request(&wr),
+            WrOpcode::CompSwap | WrOpcode::FetchAdd => self.atomic_request(&wr),
+            _ => self.data_packet(&wr, slot),
         };
         if self.req.ack_deadline == Time::NEVER {
             self.arm_ack_timer(ctx.now);
@@ -222,7 +228,7 @@ impl RcQp {
         })
     }
 
-    /// Whether the packet at `next` may go out now: window, fence, READ limit, drain, an earlier local error.
+    /// Whether the packet at `next` may go out now: window, fence, limit of READs and atomics, drain, an earlier local error.
     #[inline]
     fn may_begin<H: Host>(&self, ctx: &mut Ctx<'_, H>, index: u32) -> bool {
         let req = &self.req;
@@ -238,20 +244,19 @@ impl RcQp {
             return false;
         }
         let mtu = self.attrs.mtu;
-        let max_reads = self.attrs.max_rd_atomic;
         let wr = ctx.wr(index);
         if wr.opcode == WrOpcode::LocalInv {
             // As if fenced by all that stands before it (10.6.5.1): its key may be in use there.
             return index == req.head;
         }
-        if wr.is_read() {
+        if wr.is_rd_atomic() {
             // A READ takes the PSNs of its responses: those too must fit half the PSN space.
             let psns = if fresh { mtu.packets(wr.length) } else { 1 };
-            if req.reads >= max_reads || unacked + psns > MAX_WINDOW {
+            if req.rd_atomics >= self.attrs.max_rd_atomic || unacked + psns > MAX_WINDOW {
                 return false;
             }
         }
-        let fenced = fresh && req.reads > 0 && wr.flags.contains(SendFlags::FENCE);
+        let fenced = fresh && req.rd_atomics > 0 && wr.flags.contains(SendFlags::FENCE);
         !fenced || self.mutated(Mutation::IgnoreFence)
     }
 
@@ -302,7 +307,7 @@ impl RcQp {
             rkey: wr.rkey,
             dma_len: wr.length - offset,
         });
-        self.req.reads += 1;
+        self.req.rd_atomics += 1;
         self.advance(wr.last.next(), true);
         Emit {
             headers,
@@ -366,7 +371,7 @@ impl RcQp {
 
     /// Moves the send cursor to `next`, and to the next work request when this one is out.
     #[inline]
-    fn advance(&mut self, next: Psn, done: bool) {
+    pub(crate) fn advance(&mut self, next: Psn, done: bool) {
         let req = &mut self.req;
         req.next = next;
         if next.is_after(req.max) {

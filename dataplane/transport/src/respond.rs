@@ -1,22 +1,23 @@
-//! What the responder sends: READ responses, then the acknowledgement due (9.7.5.1).
+//! What the responder sends: READ responses and atomic ACKs, then the acknowledgement due (9.7.5.1).
 
 use crate::host::Host;
 use crate::qp::{Ctx, Emit, RcQp, Source};
+use crate::replay::ResponseJob;
 use crate::responder::Answer;
-use rnic_wire::{Aeth, Headers, Operation, Syndrome};
+use rnic_wire::{Aeth, AtomicAckEth, Headers, Operation, Syndrome};
 
 impl RcQp {
-    /// The responder's next packet. READs are answered in PSN order, and before anything that acknowledges
-    /// beyond them.
+    /// The responder's next packet. READs and atomics are answered in PSN order, and before anything
+    /// that acknowledges beyond them.
     #[inline]
     pub(crate) fn poll_response<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
         if self.resp.invalidating {
             self.finish_invalidation(ctx);
         }
-        if self.resp.reads.is_empty() {
+        if self.resp.responses.is_empty() {
             self.poll_answer()
         } else {
-            self.poll_read_response()
+            self.poll_job()
         }
     }
 
@@ -39,9 +40,14 @@ impl RcQp {
         })
     }
 
-    fn poll_read_response(&mut self) -> Option<Emit> {
+    fn poll_job(&mut self) -> Option<Emit> {
         let mtu = self.attrs.mtu;
-        let job = self.resp.reads.current()?;
+        let job = self.resp.responses.current()?;
+        if job.atomic {
+            let job = *job;
+            self.resp.responses.pop();
+            return Some(self.atomic_ack(&job));
+        }
         let offset = job.sent << mtu.log2();
         let len = (job.len - offset).min(mtu.bytes() as u32);
         let psn = job.first + job.sent;
@@ -53,12 +59,12 @@ impl RcQp {
             0 => Source::None,
             _ => Source::Remote {
                 rkey: job.rkey,
-                addr: job.addr.wrapping_add(u64::from(offset)),
+                addr: job.addr_or_original.wrapping_add(u64::from(offset)),
                 len,
             },
         };
         if last {
-            self.resp.reads.pop();
+            self.resp.responses.pop();
         }
         let operation = match (first, last) {
             (true, true) => Operation::ReadResponseOnly,
@@ -78,5 +84,21 @@ impl RcQp {
             source,
             retransmitted,
         })
+    }
+
+    fn atomic_ack(&self, job: &ResponseJob) -> Emit {
+        let mut headers = Headers::new(self.bth(Operation::AtomicAcknowledge, job.first));
+        headers.aeth = Some(Aeth {
+            syndrome: Syndrome::ACK,
+            msn: job.msn,
+        });
+        headers.atomic_ack = Some(AtomicAckEth {
+            original: job.addr_or_original,
+        });
+        Emit {
+            headers,
+            source: Source::None,
+            retransmitted: job.again,
+        }
     }
 }

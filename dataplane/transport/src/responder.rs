@@ -1,11 +1,12 @@
 //! The responder: requests in, effects and one pending acknowledgement out (9.7.4, 9.7.5.2, 9.9.3).
 
+use crate::atomic::AtomicResults;
 use crate::host::{Completion, Host, Payload};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, DropReason, MAX_MESSAGE, MAX_WINDOW, RcQp, Received};
 use crate::record::record;
 use crate::refusal::Refusal;
-use crate::replay::{ReadJob, ReadQueue};
+use crate::replay::{ResponseJob, ResponseQueue};
 use crate::types::{
     Access, Cause, Check, CompletionFlags, Event, EventKind, QpState, Queue, WcOpcode, WcStatus,
 };
@@ -61,8 +62,9 @@ record! {
         /// The key.
         invalidated_key: u32,
         pub(crate) wqe: RecvWqe,
-        /// READs accepted whose responses are still to be sent.
-        pub(crate) reads: ReadQueue,
+        /// READs accepted whose responses are still to be sent, and atomics whose results are.
+        pub(crate) responses: ResponseQueue,
+        pub(crate) atomics: AtomicResults,
     }
 }
 
@@ -90,7 +92,8 @@ impl Responder {
                 capacity: 0,
                 data: 0,
             },
-            reads: ReadQueue::new(),
+            responses: ResponseQueue::new(),
+            atomics: AtomicResults::new(),
         }
     }
 
@@ -111,13 +114,13 @@ impl Responder {
 
     #[inline]
     pub fn has_work(&self) -> bool {
-        self.answer != Answer::Nothing || !self.reads.is_empty() || self.invalidating
+        self.answer != Answer::Nothing || !self.responses.is_empty() || self.invalidating
     }
 
     /// Forgets everything still to be said.
     pub fn silence(&mut self) {
         self.answer = Answer::Nothing;
-        self.reads.clear();
+        self.responses.clear();
     }
 
     pub fn holds_wqe(&self) -> bool {
@@ -174,9 +177,13 @@ impl RcQp {
         self.in_sequence(ctx);
         let step = match headers.bth.opcode.operation {
             Operation::ReadRequest => self.read_request_in(ctx, headers, payload.len()),
+            Operation::CompareSwap | Operation::FetchAdd => {
+                let executed = self.atomic_in(ctx, headers, payload.len());
+                executed.map(|()| Outcome::Done)
+            }
             _ if headers.bth.opcode.is_send() => self.send_in(ctx, headers, payload),
             _ if headers.bth.opcode.is_write() => self.write_in(ctx, headers, payload),
-            // Atomics, FLUSH and ATOMIC WRITE.
+            // FLUSH and ATOMIC WRITE.
             _ => Err(Refusal::invalid(Check::UnsupportedOpcode)),
         };
         match step {
@@ -416,9 +423,7 @@ impl RcQp {
     }
 
     fn read_request_in<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, headers: &Headers, len: usize) -> Step {
-        if self.resp.message != MessageKind::None {
-            return Err(Refusal::invalid(Check::OpcodeSequence));
-        }
+        self.may_respond(Access::REMOTE_READ)?;
         let Some(reth) = headers.reth else {
             return Err(Refusal::invalid(Check::Length));
         };
@@ -426,26 +431,40 @@ impl RcQp {
         if len != 0 || reth.dma_len > MAX_MESSAGE || packets > MAX_WINDOW {
             return Err(Refusal::invalid(Check::Length));
         }
-        if !self.attrs.access.contains(Access::REMOTE_READ) {
-            return Err(Refusal::invalid(Check::QpAccess));
-        }
-        if self.resp.reads.first_time() >= self.attrs.max_dest_rd_atomic {
-            return Err(Refusal::invalid(Check::ReadResources));
-        }
         if reth.dma_len > 0 && !self.mutated(Mutation::SkipKeyCheck) {
             ctx.host
                 .check_remote(reth.rkey, reth.va, u64::from(reth.dma_len), Access::REMOTE_READ)
                 .map_err(Refusal::access)?;
         }
         let first = self.resp.epsn;
-        self.resp.epsn = first + packets;
-        self.resp.msn = next_msn(self.resp.msn);
-        self.resp
-            .reads
-            .push(ReadJob::new(&reth, first, packets, self.resp.msn));
-        // Its responses acknowledge everything before it.
-        self.resp.answer = Answer::Nothing;
+        self.respond_from(first, packets, |msn| {
+            ResponseJob::read(&reth, first, packets, msn)
+        });
         Ok(Outcome::Done)
+    }
+
+    /// Checks that a READ or atomic may come now, that the QP grants it, and that there is room to answer it.
+    pub(crate) fn may_respond(&self, access: Access) -> Result<(), Refusal> {
+        let check = if self.resp.message != MessageKind::None {
+            Check::OpcodeSequence
+        } else if !self.attrs.access.contains(access) {
+            Check::QpAccess
+        } else if self.resp.responses.first_time() >= self.attrs.max_dest_rd_atomic {
+            Check::RdAtomicResources
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::invalid(check))
+    }
+
+    /// A READ or atomic is accepted: its responses take `packets` PSNs from the expected one, `first`.
+    pub(crate) fn respond_from(&mut self, first: Psn, packets: u32, job: impl FnOnce(u32) -> ResponseJob) {
+        let resp = &mut self.resp;
+        resp.epsn = first + packets;
+        resp.msn = next_msn(resp.msn);
+        resp.responses.push(job(resp.msn));
+        // They acknowledge everything before them.
+        resp.answer = Answer::Nothing;
     }
 
     /// Completes the SEND with invalidate under way if its key is out of use, with its ACK.

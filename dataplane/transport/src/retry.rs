@@ -103,7 +103,7 @@ impl RcQp {
         let req = &mut self.req;
         req.next = req.una + skip;
         req.cur = req.head;
-        req.reads = 0;
+        req.rd_atomics = 0;
         req.blocked = false;
     }
 

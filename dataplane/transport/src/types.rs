@@ -249,8 +249,8 @@ pub enum Check {
     UnsupportedOpcode = 9,
     /// The QP's access flags do not permit the operation.
     QpAccess = 10,
-    /// More READs outstanding than `max_dest_rd_atomic`.
-    ReadResources = 11,
+    /// More READs and atomics outstanding than `max_dest_rd_atomic`.
+    RdAtomicResources = 11,
     /// The key of a SEND with invalidate could not be invalidated.
     Invalidate = 12,
     /// A receive WQE or its ring is malformed.
@@ -263,7 +263,7 @@ pub enum Check {
     RnrRetryExceeded = 16,
     /// The peer sent a NAK; `Cause::syndrome` is its byte.
     RemoteNak = 17,
-    /// A READ response of the wrong opcode or length.
+    /// A READ response or atomic ACK of the wrong opcode or length.
     BadResponse = 18,
     /// The completion queue is full.
     CqOverflow = 19,
@@ -275,6 +275,8 @@ pub enum Check {
     MemoryFault = 22,
     /// The port or device is gone.
     DeviceRemoved = 23,
+    /// An atomic's address is no multiple of 8, or its length not 8.
+    Alignment = 24,
 }
 
 record! {

@@ -22,9 +22,9 @@ pub enum WrOpcode {
     SendImm = 3,
     /// RDMA READ.
     Read = 4,
-    /// Compare and swap. Not implemented yet: refused by `post_send`.
+    /// Compare and swap.
     CompSwap = 5,
-    /// Fetch and add. Not implemented yet: refused by `post_send`.
+    /// Fetch and add.
     FetchAdd = 6,
     /// Local invalidate: of the key in `imm_or_rkey`, without data. It begins when everything before it is done,
     /// and what follows begins when it is done.
@@ -95,13 +95,17 @@ record! {
     pub struct SendWr {
         /// The application's name of the work request.
         pub wr_id: u64,
-        /// Remote address of WRITE and READ.
+        /// Remote address of WRITE, READ and atomics.
         pub remote_addr: u64,
-        /// Remote key of WRITE and READ.
+        /// What an atomic compares with, or adds.
+        pub compare_add: u64,
+        /// What a compare and swap puts there.
+        pub swap: u64,
+        /// Remote key of WRITE, READ and atomics.
         pub rkey: u32,
         /// Immediate data (as a number; the wire carries it big-endian) or the key to invalidate.
         pub imm_or_rkey: u32,
-        /// Message bytes, at most 2^31.
+        /// Message bytes, at most 2^31; 8 of an atomic.
         pub length: u32,
         /// The host's own token, by which it finds the buffers.
         pub data: u32,
@@ -113,12 +117,23 @@ record! {
         pub reserved: u16,
         /// First PSN. The transport's: set when the request is started, ignored when it is posted.
         pub first: Psn,
-        /// Last PSN (of the last response, for READ). The transport's, like `first`.
+        /// Last PSN (of the last response, for READ and atomics). The transport's, like `first`.
         pub last: Psn,
     }
 }
 
 impl SendWr {
+    /// Whether it counts against `max_rd_atomic`, and only its own response completes it.
+    #[inline]
+    pub(crate) fn is_rd_atomic(&self) -> bool {
+        self.is_read() || self.is_atomic()
+    }
+
+    #[inline]
+    pub(crate) fn is_atomic(&self) -> bool {
+        matches!(self.opcode, WrOpcode::CompSwap | WrOpcode::FetchAdd)
+    }
+
     #[inline]
     pub(crate) fn is_read(&self) -> bool {
         matches!(self.opcode, WrOpcode::Read)

@@ -3,7 +3,7 @@
 
 use rnic_sim::{Node, Packet, default_attr};
 use rnic_transport::{Access, Limits, QpAttr, RcQp, Received, SendFlags, SendWr, WrOpcode};
-use rnic_wire::{Frame, Mtu, Operation, Psn, Transport};
+use rnic_wire::{Frame, Headers, Mtu, Operation, Psn, Transport};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -113,13 +113,25 @@ fn node(flow: &Flow) -> Node {
         node.host
             .register(rkey, low, vec![0; (high - low) as usize], access);
     }
+    // The captured atomics work on one word; what stood there at first its first answer says.
+    let atomic = flow.packets.iter().find_map(|packet| packet.headers.atomic);
+    let found = flow.packets.iter().find_map(|packet| packet.headers.atomic_ack);
+    if let (Some(eth), Some(found)) = (atomic, found) {
+        let word = found.original.to_ne_bytes().to_vec();
+        node.host.register(eth.rkey, eth.va, word, Access::REMOTE_ATOMIC);
+    }
     node
 }
 
-/// What an answer says: operation, PSN, syndrome and MSN, payload length.
-fn said(packet: &Packet) -> (&'static str, u32, Option<(u8, u32)>, usize) {
-    let aeth = packet.headers.aeth.map(|aeth| (aeth.syndrome.to_u8(), aeth.msn));
-    (packet.name(), packet.psn(), aeth, packet.payload.len())
+/// What an answer says: operation, PSN, syndrome and MSN, an atomic's result, payload length.
+fn said(packet: &Packet) -> String {
+    let Headers { aeth, atomic_ack, .. } = packet.headers;
+    let len = packet.payload.len();
+    format!(
+        "{} {}: {aeth:?} {atomic_ack:?}, {len} bytes",
+        packet.name(),
+        packet.psn()
+    )
 }
 
 /// Feeds the captured requests to our responder, and compares its answers with the captured ones.
@@ -171,13 +183,24 @@ fn work(packets: &[&Packet]) -> Option<(SendWr, Vec<u8>, usize)> {
         .flat_map(|packet| packet.payload.clone())
         .collect();
     let reth = first.headers.reth;
-    let read = first.headers.bth.opcode.operation == Operation::ReadRequest;
-    let opcode = match (read, reth.is_some(), last.imm.is_some()) {
-        (true, ..) => WrOpcode::Read,
-        (_, true, false) => WrOpcode::Write,
-        (_, true, true) => WrOpcode::WriteImm,
-        (_, false, true) => WrOpcode::SendImm,
-        (_, false, false) => WrOpcode::Send,
+    let opcode = match (first.headers.bth.opcode.operation, reth, last.imm) {
+        (Operation::ReadRequest, ..) => WrOpcode::Read,
+        (Operation::CompareSwap, ..) => WrOpcode::CompSwap,
+        (Operation::FetchAdd, ..) => WrOpcode::FetchAdd,
+        (_, Some(_), None) => WrOpcode::Write,
+        (_, Some(_), Some(_)) => WrOpcode::WriteImm,
+        (_, None, Some(_)) => WrOpcode::SendImm,
+        (_, None, None) => WrOpcode::Send,
+    };
+    let (remote_addr, rkey, length) = match (reth, first.headers.atomic) {
+        (Some(reth), _) => (reth.va, reth.rkey, reth.dma_len),
+        (_, Some(eth)) => (eth.va, eth.rkey, 8),
+        _ => (0, 0, payload.len() as u32),
+    };
+    let (compare_add, swap) = match (opcode, first.headers.atomic) {
+        (WrOpcode::CompSwap, Some(eth)) => (eth.compare, eth.swap_or_add),
+        (_, Some(eth)) => (eth.swap_or_add, 0),
+        (_, None) => (0, 0),
     };
     let wr = SendWr {
         opcode,
@@ -187,17 +210,23 @@ fn work(packets: &[&Packet]) -> Option<(SendWr, Vec<u8>, usize)> {
             SendFlags::NONE
         },
         imm_or_rkey: last.imm.unwrap_or(0),
-        remote_addr: reth.map_or(0, |reth| reth.va),
-        rkey: reth.map_or(0, |reth| reth.rkey),
-        length: reth.map_or(payload.len() as u32, |reth| reth.dma_len),
+        remote_addr,
+        rkey,
+        compare_add,
+        swap,
+        length,
         ..SendWr::default()
     };
-    let buffer = if read {
+    let buffer = if awaits_response(opcode) {
         vec![0; wr.length as usize]
     } else {
         payload
     };
     Some((wr, buffer, count))
+}
+
+fn awaits_response(opcode: WrOpcode) -> bool {
+    matches!(opcode, WrOpcode::Read | WrOpcode::CompSwap | WrOpcode::FetchAdd)
 }
 
 /// Gives our requester the work that rxe had, and compares header by header what it sends.
@@ -227,9 +256,9 @@ fn replay_to_requester(name: &str) -> usize {
                 assert_eq!(ours, **theirs, "{name}");
                 compared += 1;
             }
-            // READs are bounded by max_rd_atomic: let the answers in.
+            // READs and atomics are bounded by max_rd_atomic: let the answers in.
             for answer in flow.packets.iter().filter(|p| !p.headers.bth.opcode.is_request()) {
-                if wr.opcode == WrOpcode::Read {
+                if awaits_response(wr.opcode) {
                     requester.receive(answer);
                 }
             }
@@ -239,13 +268,15 @@ fn replay_to_requester(name: &str) -> usize {
     compared
 }
 
-const CAPTURES: [&str; 9] = [
+const CAPTURES: [&str; 11] = [
     "rc_send_bw",
     "rc_send_pingpong",
     "rc_write_bw",
     "rc_write_lat",
     "rc_read_bw",
     "rc_read_lat",
+    "rc_atomic_cas",
+    "rc_atomic_fadd",
     "mtu4096_rc_write",
     "v6_rc_send_pingpong",
     "cm_rstream_writeimm",

@@ -63,8 +63,8 @@ fn garbage(rng: &mut Rng, node: &Node) -> Packet {
     }
     if has(HeaderSet::ATOMIC) {
         headers.atomic = Some(AtomicEth {
-            va: BASE,
-            rkey: KEY,
+            va: rng.pick(&[BASE, BASE + 8, BASE + 4_088, BASE + 4_096, BASE + 4, u64::MAX - 7]),
+            rkey: if rng.chance(900) { KEY } else { 0x5000 },
             swap_or_add: 1,
             compare: 2,
         });
@@ -99,8 +99,17 @@ fn besiege(seed: u64) {
     for _ in 0..200 {
         match rng.below(10) {
             0 => {
-                let opcode = rng.pick(&[WrOpcode::Send, WrOpcode::Write, WrOpcode::Read, WrOpcode::SendInv]);
-                let length = rng.pick(&[0, 4, 600]);
+                let opcode = rng.pick(&[
+                    WrOpcode::Send,
+                    WrOpcode::Write,
+                    WrOpcode::Read,
+                    WrOpcode::FetchAdd,
+                    WrOpcode::SendInv,
+                ]);
+                let length = match opcode {
+                    WrOpcode::FetchAdd => 8,
+                    _ => rng.pick(&[0, 4, 600]),
+                };
                 let data = a.host.add_send_buf(vec![1; length as usize]);
                 let wr = SendWr {
                     wr_id: posted,

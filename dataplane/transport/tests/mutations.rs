@@ -34,6 +34,7 @@ macro_rules! faults {
 
 faults! {
     a_duplicate_send_executed_again_is_caught: ReexecuteDuplicateSend;
+    a_duplicate_atomic_executed_again_is_caught: ReexecuteDuplicateAtomic;
     a_duplicate_not_acknowledged_is_caught: IgnoreDuplicate;
     a_second_outstanding_nak_is_caught: NakTwice;
     psns_compared_as_plain_numbers_are_caught: UnsignedPsnCompare;

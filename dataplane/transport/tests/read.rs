@@ -245,7 +245,7 @@ fn more_reads_than_max_dest_rd_atomic_are_an_invalid_request() {
         );
     }
     let refused = b.receive(&rdma(Operation::ReadRequest, 102, 4, b""));
-    assert_eq!(refused, Received::Refused(Check::ReadResources));
+    assert_eq!(refused, Received::Refused(Check::RdAtomicResources));
     let sent = b.transmit_all();
     assert_eq!(
         trace(&sent),
@@ -400,7 +400,7 @@ fn a_read_without_resources_or_of_too_many_packets_is_not_accepted() {
         length: 4,
         ..SendWr::default()
     };
-    assert_eq!(a.post(read), Err(PostError::NoReadResources));
+    assert_eq!(a.post(read), Err(PostError::NoRdAtomicResources));
     let (mut a, _) = connect(Mtu::M256, |_| ());
     let length = 1 << 31;
     assert_eq!(

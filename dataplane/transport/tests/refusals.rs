@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use rnic_sim::{Effect, Node, connect};
 use rnic_transport::{Access, Check, DropReason, EventKind, Mutation, QpState, Received, WcStatus};
-use rnic_wire::{AtomicEth, Mtu, Operation, Psn, Reth, Syndrome};
+use rnic_wire::{Mtu, Operation, Psn, Reth, Syndrome};
 
 /// The second node of `connect` with memory and a receive WQE of 1,000 bytes.
 fn responder() -> Node {
@@ -263,22 +263,6 @@ fn operations_the_qp_does_not_grant_are_invalid_requests() {
 
 #[test]
 fn operations_not_implemented_are_honestly_refused() {
-    let atomic = Some(AtomicEth {
-        va: BASE,
-        rkey: KEY,
-        swap_or_add: 1,
-        compare: 0,
-    });
-    for operation in [Operation::CompareSwap, Operation::FetchAdd] {
-        let packet = with_headers(operation, 100, b"", |headers| headers.atomic = atomic);
-        refuses(
-            &mut responder(),
-            &packet,
-            Check::UnsupportedOpcode,
-            INVALID,
-            EventKind::QpReqErr,
-        );
-    }
     let write = rdma(Operation::AtomicWrite, 100, 8, &[0; 8]);
     refuses(
         &mut responder(),

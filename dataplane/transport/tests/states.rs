@@ -13,7 +13,7 @@ use rnic_wire::{Mtu, Operation, Syndrome};
 #[test]
 fn the_record_stays_compact_and_plain() {
     assert!(size_of::<SendWr>() <= 64, "{}", size_of::<SendWr>());
-    assert!(size_of::<RcQp>() <= 1_024, "{}", size_of::<RcQp>());
+    assert!(size_of::<RcQp>() <= 1_088, "{}", size_of::<RcQp>());
     fn plain<T: Copy + Send + 'static>() {}
     plain::<(RcQp, SendWr)>();
 }
@@ -122,15 +122,14 @@ fn a_full_ring_refuses_and_completion_makes_room() {
 #[test]
 fn unsupported_operations_are_refused_when_posted() {
     let (mut a, _) = connect(Mtu::M256, |_| ());
-    for opcode in [WrOpcode::CompSwap, WrOpcode::FetchAdd, WrOpcode::BindMw] {
-        assert_eq!(
-            a.post(SendWr {
-                opcode,
-                ..SendWr::default()
-            }),
-            Err(PostError::Unsupported { opcode })
-        );
-    }
+    let opcode = WrOpcode::BindMw;
+    assert_eq!(
+        a.post(SendWr {
+            opcode,
+            ..SendWr::default()
+        }),
+        Err(PostError::Unsupported { opcode })
+    );
     let length = (1 << 31) + 1;
     assert_eq!(
         a.post(SendWr {
@@ -241,7 +240,7 @@ fn lowering_max_dest_rd_atomic_answers_the_reads_already_accepted() {
         Received::Accepted
     );
     let second = b.receive(&rdma(Operation::ReadRequest, 105, 4, b""));
-    assert_eq!(second, Received::Refused(Check::ReadResources));
+    assert_eq!(second, Received::Refused(Check::RdAtomicResources));
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! What the transport sees of the world: keys, memory, queues, completions, events.
-use std::{marker::PhantomData, ptr, sync::Arc};
+use std::{
+    marker::PhantomData,
+    ptr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use rnic_abi::{Cqe, cqe_flags, event_kind};
 use rnic_qsbr::{Epoch, Qsbr};
 use rnic_simd::Crc;
 use rnic_transport::{
-    Access, Cause, Completion, CompletionFlags, CqFull, Event, EventKind, Host, KeyError, Payload, Queue,
-    RecvError, RecvWqe, SendWr, Time, WcStatus,
+    Access, AtomicOp, Cause, Completion, CompletionFlags, CqFull, Event, EventKind, Host, KeyError, Payload,
+    Queue, RecvError, RecvWqe, SendWr, Time, WcStatus,
 };
 
 use super::{
@@ -63,8 +67,8 @@ impl<'a> Gathered<'a> {
                     continue;
                 }
                 let part = source.len.min(target.len - done);
-                // SAFETY: both ranges were resolved in this pass of the loop (or are parts of a frame this core
-                // owns), so they are mapped and at least `part` long from here. They may overlap, when a client
+                // SAFETY: both ranges were resolved in this pass of the loop (or are parts of a frame, or a
+                // value, that this core owns), so they are mapped and at least `part` long from here. They may overlap, when a client
                 // writes from and to the same region: `copy` allows it.
                 unsafe {
                     ptr::copy(source.ptr.as_ptr(), target.ptr.as_ptr().add(done), part);
@@ -123,6 +127,16 @@ impl Host for QpHost<'_> {
         Ok(())
     }
 
+    fn atomic(&mut self, rkey: u32, addr: u64, op: AtomicOp) -> Result<u64, KeyError> {
+        let word = self.env.mrs.atomic_word(rkey, self.id.pd, addr)?;
+        Ok(match op {
+            AtomicOp::CompareSwap { compare, swap } => word
+                .compare_exchange(compare, swap, Ordering::AcqRel, Ordering::Acquire)
+                .unwrap_or_else(|found| found),
+            AtomicOp::FetchAdd { add } => word.fetch_add(add, Ordering::AcqRel),
+        })
+    }
+
     #[inline]
     fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError> {
         match self.rq.take(self.recv_cursor, self.recv) {
@@ -151,6 +165,15 @@ impl Host for QpHost<'_> {
             .segments(mrs, self.id.pd, Access::LOCAL_WRITE, wr.data, offset, len)?;
         payload.copy_to(&targets);
         Ok(())
+    }
+
+    fn scatter_atomic(&mut self, wr: &SendWr, original: u64) -> Result<(), KeyError> {
+        let bytes = original.to_ne_bytes();
+        let source = RemoteRange {
+            ptr: ptr::NonNull::from(&bytes).cast(),
+            len: bytes.len(),
+        };
+        self.scatter_send(wr, 0, Gathered::new(&[source]))
     }
 
     fn invalidate(&mut self, rkey: u32) -> Result<(), KeyError> {
@@ -267,14 +290,15 @@ mod tests {
 
     #[test]
     fn every_check_has_its_name_in_the_abi() {
-        let last = Check::DeviceRemoved as usize;
+        let last = Check::Alignment as usize;
         assert_eq!(rnic_abi::CHECK_NAMES.len(), last + 1);
         for (check, name) in [
             (Check::Key, "no such key, or no longer valid"),
-            (Check::ReadResources, "too many READs outstanding"),
+            (Check::RdAtomicResources, "too many READs and atomics outstanding"),
             (Check::RemoteNak, "refused by the peer"),
             (Check::SendQueue, "malformed send work request"),
             (Check::DeviceRemoved, "device or port removed"),
+            (Check::Alignment, "atomic not of 8 bytes at a multiple of 8"),
         ] {
             assert_eq!(rnic_abi::CHECK_NAMES[check as usize], name);
         }

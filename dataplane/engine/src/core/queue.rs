@@ -219,6 +219,23 @@ pub struct Accepted {
     pub length: u32,
 }
 
+impl Accepted {
+    /// Whether it has the entries that its operation needs.
+    #[inline]
+    pub fn suits(&self, opcode: WrOpcode) -> bool {
+        // What stores into its buffers: inline data is no place for that.
+        let stores = self.wqe.flags & wqe_flags::INLINE == 0;
+        match opcode {
+            // There is nothing for it to send.
+            WrOpcode::LocalInv => self.length == 0,
+            WrOpcode::Read => stores,
+            // Its operands stand where the second entry would.
+            WrOpcode::CompSwap | WrOpcode::FetchAdd => stores && self.wqe.num_sge == 1,
+            _ => true,
+        }
+    }
+}
+
 /// A send queue: the client's ring and the private copies of what was taken from it.
 pub struct SendQueue {
     ring: Ring,
@@ -337,11 +354,15 @@ impl SendQueue {
     pub fn is_sound(&self, cursor: &Cursor, wr: &SendWr) -> bool {
         let wqe = self.unit(wr.data, 0).head();
         let held = cursor.next.wrapping_sub(wr.data);
-        let inline_read = wr.opcode == WrOpcode::Read && wqe.flags & wqe_flags::INLINE != 0;
+        let accepted = Accepted {
+            wqe,
+            data: wr.data,
+            length: wr.length,
+        };
         check_extent(&wqe, held, self.ring.depth).is_ok()
             && held <= self.ring.depth
             && total_length(&wqe, |i| self.unit(wr.data, i)) == Some(wr.length)
-            && !inline_read
+            && accepted.suits(wr.opcode)
     }
 
     /// Forgets what was posted (RESET).

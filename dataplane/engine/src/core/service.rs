@@ -199,13 +199,7 @@ impl Core {
             qp.rec.bad = bad(Check::UnsupportedOpcode);
             return;
         };
-        // There is nothing for it to send.
-        if opcode == WrOpcode::LocalInv && accepted.length != 0 {
-            qp.rec.bad = bad(Check::SendQueue);
-            return;
-        }
-        // A READ stores into its buffers; inline data is no place for that.
-        if opcode == WrOpcode::Read && wqe.flags & rnic_abi::wqe_flags::INLINE != 0 {
+        if !accepted.suits(opcode) {
             qp.rec.bad = bad(Check::SendQueue);
             return;
         }
@@ -217,7 +211,8 @@ impl Core {
                 qp.rec.bad = bad(match error {
                     Unsupported { .. } => Check::UnsupportedOpcode,
                     TooLong { .. } => Check::Length,
-                    NoReadResources => Check::ReadResources,
+                    AtomicLength { .. } => Check::Alignment,
+                    NoRdAtomicResources => Check::RdAtomicResources,
                     Full | BadState { .. } => Check::SendQueue,
                 });
             }
@@ -397,6 +392,10 @@ fn request(accepted: &Accepted, opcode: WrOpcode, flags: SendFlags) -> SendWr {
     wr.wr_id = wqe.wr_id;
     wr.remote_addr = wqe.remote_addr;
     wr.rkey = wqe.rkey;
+    if matches!(opcode, WrOpcode::CompSwap | WrOpcode::FetchAdd) {
+        let operands = wqe.atomic_operands();
+        (wr.compare_add, wr.swap) = (operands.compare_add, operands.swap);
+    }
     wr.imm_or_rkey = wqe.imm_or_rkey;
     wr.length = accepted.length;
     wr.data = accepted.data;

@@ -323,6 +323,24 @@ shared_word! {
     SharedU64, AtomicU64, u64
 }
 
+impl SharedU64 {
+    /// The word at an address; `None` when it is misaligned.
+    ///
+    /// # Safety
+    /// 8 bytes from there are mapped, and stay so as long as the word is used.
+    #[inline]
+    pub(super) unsafe fn at(ptr: NonNull<u8>) -> Option<SharedU64> {
+        let word = ptr.cast::<AtomicU64>();
+        word.is_aligned().then_some(SharedU64(word))
+    }
+
+    /// Atomic add, modulo 2^64; what stood there before.
+    #[inline]
+    pub fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+        self.word().fetch_add(value, order)
+    }
+}
+
 impl Word32 for SharedU32 {
     #[inline]
     fn load(&self, order: Ordering) -> u32 {

@@ -11,7 +11,7 @@ use std::{
 
 use rnic_transport::{Access, BadField, KeyError, record};
 
-use super::ClientMem;
+use super::{ClientMem, SharedU64};
 use crate::{
     arena::{ArenaError, ArenaId, WordTable},
     view::{SLOT_BITS, number},
@@ -321,6 +321,19 @@ impl MrTable {
             ptr,
             len: len as usize,
         })
+    }
+
+    /// The 8 bytes at `addr` as a word for remote atomics, checked like any range. Poll cores, within one pass of the
+    /// loop.
+    ///
+    /// # Errors
+    /// [`KeyError::Alignment`] too: whatever its address says, the memory behind it is what must be aligned.
+    #[inline]
+    pub fn atomic_word(&self, key: u32, pd: u32, addr: u64) -> Result<SharedU64, KeyError> {
+        let range = self.resolve(key, pd, addr, 8, Access::REMOTE_ATOMIC)?;
+        // SAFETY: 8 bytes of the region's mapping, which outlives this pass of the loop: the grace period after an
+        // invalidation waits for its end, and only then may the mapping go.
+        unsafe { SharedU64::at(range.ptr) }.ok_or(KeyError::Alignment)
     }
 }
 

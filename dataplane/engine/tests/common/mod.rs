@@ -24,6 +24,10 @@ use rnic_wire::Mtu;
 
 pub const DEPTH: u32 = 64;
 pub const PD: u32 = 7;
+pub const EVERY_RIGHT: Access = Access::LOCAL_WRITE
+    .union(Access::REMOTE_READ)
+    .union(Access::REMOTE_WRITE)
+    .union(Access::REMOTE_ATOMIC);
 pub const KEY: u32 = MrTable::key(3, 1, 0x55);
 
 pub struct Rig {
@@ -83,9 +87,7 @@ impl Rig {
         let (data, data_fd) = ClientMem::create("data", 8 << 20, fault).unwrap();
         let (region, data) = (Arc::new(region), Arc::new(data));
         let key = KEY;
-        let access = Access::LOCAL_WRITE
-            .union(Access::REMOTE_READ)
-            .union(Access::REMOTE_WRITE);
+        let access = EVERY_RIGHT;
         let descriptor = MrDescriptor {
             mem: &data,
             pd: PD,
@@ -344,9 +346,7 @@ impl Rig {
         let mut attr = QpAttr {
             state: QpState::Init,
             port: 1,
-            access: Access::LOCAL_WRITE
-                .union(Access::REMOTE_READ)
-                .union(Access::REMOTE_WRITE),
+            access: EVERY_RIGHT,
             path_mtu: mtu,
             dest_qpn: self.qps[peer].qpn,
             rq_psn: 0xfffff0,

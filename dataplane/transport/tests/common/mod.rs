@@ -3,17 +3,20 @@
 
 use rnic_sim::{Node, Packet};
 use rnic_transport::{Access, Queue, WcStatus};
-use rnic_wire::{Aeth, Bth, Headers, NakCode, Opcode, Operation, Psn, Reth, Syndrome, Transport};
+use rnic_wire::{
+    Aeth, AtomicAckEth, AtomicEth, Bth, Headers, NakCode, Opcode, Operation, Psn, Reth, Syndrome, Transport,
+};
 
 /// Key and address of the memory that [`register`] gives a node.
 pub const KEY: u32 = 0x77;
 pub const BASE: u64 = 0x10_0000;
 
-/// Registers `len` bytes, counting up, that the peer may read and write.
+/// Registers `len` bytes, counting up, that the peer may read, write and execute atomics on.
 pub fn register(node: &mut Node, len: usize) {
     let bytes = (0..len).map(|at| at as u8).collect();
+    let access = Access::REMOTE_READ.union(Access::REMOTE_WRITE);
     node.host
-        .register(KEY, BASE, bytes, Access::REMOTE_READ.union(Access::REMOTE_WRITE));
+        .register(KEY, BASE, bytes, access.union(Access::REMOTE_ATOMIC));
 }
 
 /// Delivers everything that both sides send until both are silent.
@@ -67,6 +70,18 @@ pub fn rdma(operation: Operation, psn: u32, dma_len: u32, payload: &[u8]) -> Pac
     })
 }
 
+/// FETCH_ADD of 1 at an address of the memory of [`register`].
+pub fn fetch_add(psn: u32, va: u64) -> Packet {
+    with_headers(Operation::FetchAdd, psn, b"", |headers| {
+        headers.atomic = Some(AtomicEth {
+            va,
+            rkey: KEY,
+            swap_or_add: 1,
+            compare: 0,
+        })
+    })
+}
+
 /// The same with headers filled in by `fill`.
 pub fn with_headers(operation: Operation, psn: u32, payload: &[u8], fill: impl Fn(&mut Headers)) -> Packet {
     let mut bth = Bth::new(Opcode::new(Transport::Rc, operation), 0x22, Psn::new(psn));
@@ -86,6 +101,14 @@ pub fn ack(psn: u32, syndrome: Syndrome) -> Packet {
     let mut headers = Headers::new(bth);
     headers.aeth = Some(Aeth { syndrome, msn: 0 });
     Packet::new(&headers, Vec::new())
+}
+
+/// An atomic ACK to the first node of `connect`.
+pub fn atomic_ack(psn: u32, syndrome: Syndrome, original: u64) -> Packet {
+    let mut packet = ack(psn, syndrome);
+    packet.headers.bth.opcode = Opcode::new(Transport::Rc, Operation::AtomicAcknowledge);
+    packet.headers.atomic_ack = Some(AtomicAckEth { original });
+    Packet::new(&packet.headers, Vec::new())
 }
 
 /// A READ response to the first node of `connect`.

@@ -1,0 +1,173 @@
+//! Atomics: the request, its execution, and the results kept for duplicates (9.4.5, 9.7.5.1.4).
+
+use crate::attr::MAX_RD_ATOMIC;
+use crate::host::Host;
+use crate::mutation::Mutation;
+use crate::qp::{Ctx, DropReason, Emit, RcQp, Received, Source};
+use crate::record::record;
+use crate::refusal::Refusal;
+use crate::replay::ResponseJob;
+use crate::types::{Access, Check};
+use crate::work::{SendWr, WrOpcode};
+use rnic_wire::{AtomicEth, Headers, Operation, Psn};
+
+/// Bytes an atomic works on: neither more nor less, at a multiple of as many.
+pub(crate) const ATOMIC_LEN: u32 = 8;
+
+/// What to do with 8 bytes of memory, in host order. Its result is what stood there before.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum AtomicOp {
+    /// CMP_SWP.
+    CompareSwap {
+        /// Swap only if this stands there.
+        compare: u64,
+        /// What to put there.
+        swap: u64,
+    },
+    /// FETCH_ADD, modulo 2^64.
+    FetchAdd {
+        /// What to add.
+        add: u64,
+    },
+}
+
+impl AtomicOp {
+    /// What an AtomicETH asks for.
+    const fn of(operation: Operation, eth: &AtomicEth) -> Self {
+        match operation {
+            Operation::CompareSwap => AtomicOp::CompareSwap {
+                compare: eth.compare,
+                swap: eth.swap_or_add,
+            },
+            _ => AtomicOp::FetchAdd { add: eth.swap_or_add },
+        }
+    }
+}
+
+record! {
+    /// The results of the last atomics executed, so that a duplicate is answered and not executed again.
+    ///
+    /// As many as a requester may have outstanding, READs included: whatever it may still ask for is here.
+    #[derive(Copy, Clone, Debug)]
+    pub(crate) struct AtomicResults {
+        originals: [u64; MAX_RD_ATOMIC as usize],
+        psns: [Psn; MAX_RD_ATOMIC as usize],
+        /// Where the next one goes; before it lie the older ones.
+        next: u8,
+        len: u8,
+    }
+}
+
+impl AtomicResults {
+    pub const fn new() -> Self {
+        AtomicResults {
+            originals: [0; MAX_RD_ATOMIC as usize],
+            psns: [Psn::ZERO; MAX_RD_ATOMIC as usize],
+            next: 0,
+            len: 0,
+        }
+    }
+
+    fn keep(&mut self, psn: Psn, original: u64) {
+        let at = usize::from(self.next);
+        (self.originals[at], self.psns[at]) = (original, psn);
+        self.next = (self.next + 1) % MAX_RD_ATOMIC;
+        self.len = (self.len + 1).min(MAX_RD_ATOMIC);
+    }
+
+    /// The latest result at a PSN.
+    fn find(&self, psn: Psn) -> Option<u64> {
+        (1..=self.len)
+            .map(|back| usize::from((self.next + MAX_RD_ATOMIC - back) % MAX_RD_ATOMIC))
+            .find(|at| self.psns[*at] == psn)
+            .map(|at| self.originals[at])
+    }
+
+    /// Results kept, as the record says, and where the next one goes.
+    pub fn cursors(&self) -> (u8, u8) {
+        (self.len, self.next)
+    }
+
+    /// PSNs of all, those not in use included.
+    pub fn psns(&self) -> &[Psn] {
+        &self.psns
+    }
+}
+
+impl RcQp {
+    /// The request of an atomic.
+    pub(crate) fn atomic_request(&mut self, wr: &SendWr) -> Emit {
+        let psn = self.req.next;
+        let (operation, swap_or_add, compare) = match wr.opcode {
+            WrOpcode::CompSwap => (Operation::CompareSwap, wr.swap, wr.compare_add),
+            _ => (Operation::FetchAdd, wr.compare_add, 0),
+        };
+        let mut bth = self.bth(operation, psn);
+        bth.ack_req = true;
+        let mut headers = Headers::new(bth);
+        headers.atomic = Some(AtomicEth {
+            va: wr.remote_addr,
+            rkey: wr.rkey,
+            swap_or_add,
+            compare,
+        });
+        self.req.rd_atomics += 1;
+        self.advance(psn.next(), true);
+        Emit {
+            headers,
+            source: Source::None,
+            retransmitted: false,
+        }
+    }
+
+    /// Executes an atomic in sequence, keeps its result, and has it answered after everything before it.
+    pub(crate) fn atomic_in<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        headers: &Headers,
+        len: usize,
+    ) -> Result<(), Refusal> {
+        self.may_respond(Access::REMOTE_ATOMIC)?;
+        let eth = match headers.atomic {
+            Some(eth) if len == 0 => eth,
+            _ => return Err(Refusal::invalid(Check::Length)),
+        };
+        if eth.va % u64::from(ATOMIC_LEN) != 0 {
+            return Err(Refusal::invalid(Check::Alignment));
+        }
+        let op = AtomicOp::of(headers.bth.opcode.operation, &eth);
+        let original = ctx.host.atomic(eth.rkey, eth.va, op).map_err(Refusal::access)?;
+        let psn = self.resp.expected();
+        self.resp.atomics.keep(psn, original);
+        self.respond_from(psn, 1, |msn| ResponseJob::atomic(psn, original, msn));
+        Ok(())
+    }
+
+    /// An atomic seen before: the result kept is said again. One that is no longer kept was acknowledged long ago
+    /// and is nobody's concern.
+    pub(crate) fn duplicate_atomic<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        headers: &Headers,
+        len: usize,
+    ) -> Received {
+        const REFUSED: Received = Received::Dropped(DropReason::ReplayRefused);
+        let psn = headers.bth.psn;
+        let (Some(eth), Some(mut original), 0) = (headers.atomic, self.resp.atomics.find(psn), len) else {
+            return REFUSED;
+        };
+        if self.mutated(Mutation::ReexecuteDuplicateAtomic) {
+            let op = AtomicOp::of(headers.bth.opcode.operation, &eth);
+            original = ctx.host.atomic(eth.rkey, eth.va, op).unwrap_or(original);
+        }
+        let job = ResponseJob {
+            again: true,
+            ..ResponseJob::atomic(psn, original, self.resp.msn())
+        };
+        if self.resp.responses.replay(job) {
+            Received::Duplicate
+        } else {
+            REFUSED
+        }
+    }
+}
