@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `make demo`: one appliance with two ports wired back to back through DPDK, two client processes that move data
-# through it, a table, one provoked error. Leaves target/demo/session.pcapng and target/demo/result.json.
+# through it, a table, one provoked error, and the capture checked against the transport's rules. Leaves
+# target/demo/session.pcapng and target/demo/result.json.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${RNIC_BIN:-target/release}
@@ -70,4 +71,5 @@ jq -s --slurpfile event "$out/event.json" '{runs: ., event: $event[0]}' "$out/ru
 kill -TERM $rnicd; wait $rnicd || fail "rnicd did not stop cleanly"
 frames=$(tshark -r "$out/session.pcapng" 2>/dev/null | wc -l)
 [ "$frames" -gt 0 ] || fail "the capture is empty"
+"$bin/rnic-trace" "$out/session.pcapng" >"$out/trace.txt" || { head "$out/trace.txt" >&2; fail "the capture violates the transport's rules"; }
 printf '\n%s: %s frames (tshark -r %s)\n%s\n' "$out/session.pcapng" "$frames" "$out/session.pcapng" "$out/result.json"

@@ -7,12 +7,13 @@ allowed() {
     dpdk-sys | rnic-wire | rnic-qsbr | rnic-abi | rnic-config) echo ;;
     rnic-simd | rnic-transport) echo rnic-wire ;;
     rnic-sim) echo rnic-wire rnic-transport ;;
+    rnic-trace) echo rnic-wire ;;
     rnic-engine) echo dpdk-sys rnic-abi rnic-qsbr rnic-simd rnic-transport rnic-wire ;;
     rnic-control) echo rnic-abi rnic-config rnic-engine rnic-qsbr rnic-transport rnic-wire ;;
     rnic) echo rnic-abi ;;
     rnic-perf) echo rnic ;;
     rnic-bench-lifetimes) echo dpdk-sys rnic-abi rnic-engine rnic-qsbr ;;
-    rnic-tests) echo rnic rnic-abi rnic-config rnic-control rnic-engine rnic-transport rnic-wire rnic-simd ;;
+    rnic-tests) echo rnic rnic-abi rnic-config rnic-control rnic-engine rnic-trace rnic-transport rnic-wire rnic-simd ;;
     rnic-stress) echo rnic rnic-abi rnic-tests ;;
     *) echo "unknown" ;;
   esac

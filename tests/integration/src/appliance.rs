@@ -21,6 +21,8 @@ pub struct Appliance {
     child: Child,
     dir: TempDir,
     name: &'static str,
+    /// How its captures are to be checked.
+    trace: rnic_trace::Options,
 }
 
 impl Appliance {
@@ -41,7 +43,13 @@ impl Appliance {
         let dir = TempDir::with_prefix("rnic-test-").expect("a temporary folder");
         let config = dir.path().join("rnicd.yaml");
         std::fs::write(&config, setup.yaml(dir.path())).expect("writing the configuration");
-        Self::start_on(name, dir, &config, namespace)
+        let mut appliance = Self::start_on(name, dir, &config, namespace);
+        appliance.trace.damage = setup.has("faults:");
+        if setup.has("tx:") {
+            // Captures show frames behind the faults.
+            appliance.trace.near = rnic_trace::Near::Nobody;
+        }
+        appliance
     }
 
     /// Starts one on a configuration file that leaves its sockets to `$RNIC_SOCKET` and `$RNIC_ADMIN_SOCKET`, as the
@@ -84,7 +92,12 @@ impl Appliance {
         let child = command
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", daemon.display()));
-        let mut appliance = Appliance { child, dir, name };
+        let mut appliance = Appliance {
+            child,
+            dir,
+            name,
+            trace: rnic_trace::Options::default(),
+        };
         appliance.wait_ready(&notify);
         appliance
     }
@@ -225,6 +238,33 @@ impl Appliance {
         assert!(!self.socket().exists(), "{} left its socket behind", self.name);
     }
 
+    /// Checks what every port has captured against the transport's rules, as far as frames of this appliance are
+    /// concerned: others may have been made by a test to provoke it.
+    fn check_captures(&self) {
+        let files = std::fs::read_dir(self.dir.path()).expect("the folder is there");
+        for path in files.map(|file| file.expect("a file").path()) {
+            if path.extension().is_none_or(|extension| extension != "pcapng") {
+                continue;
+            }
+            match rnic_trace::check_file(&path, &self.trace) {
+                Ok(report) => {
+                    let ours: Vec<_> = report.violations.iter().filter(|v| v.ours).collect();
+                    let first: Vec<_> = ours.iter().take(10).map(ToString::to_string).collect();
+                    let (name, count) = (self.name, ours.len());
+                    assert!(
+                        ours.is_empty(),
+                        "{name} violates rules {count} times, {}:\n{}",
+                        path.display(),
+                        first.join("\n")
+                    );
+                }
+                // Nothing came by before it was killed.
+                Err(_) if std::fs::metadata(&path).is_ok_and(|file| file.len() < 1024) => {}
+                Err(error) => panic!("{}: {error}", path.display()),
+            }
+        }
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("the child has not been waited for");
@@ -248,6 +288,8 @@ impl Drop for Appliance {
             let lines: Vec<_> = log.lines().collect();
             let tail = lines[lines.len().saturating_sub(120)..].join("\n");
             eprintln!("--- the end of the log of {} ---\n{tail}\n---", self.name);
+        } else {
+            self.check_captures();
         }
     }
 }

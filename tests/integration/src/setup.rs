@@ -56,7 +56,12 @@ impl Setup {
         self
     }
 
-    /// The file, for sockets in `dir`.
+    /// Whether any port has a key that the default has not.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.ports.iter().any(|port| port.extra.contains(key))
+    }
+
+    /// The file, for sockets and captures in `dir`.
     pub fn yaml(&self, dir: &Path) -> String {
         let dir = dir.display();
         let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u32;
@@ -72,6 +77,14 @@ impl Setup {
         );
         for port in &self.ports {
             text += &port.yaml();
+            if !port.extra.contains("capture:") {
+                // For `Appliance`, which checks it in the end.
+                let _ = writeln!(
+                    text,
+                    "    capture: {{ file: {dir}/{}.pcapng, limit: 32MiB }}",
+                    port.name
+                );
+            }
         }
         text
     }

@@ -36,6 +36,9 @@ fn tshark_reads_every_captured_frame_as_our_codec_does() {
     }
     let frames = appliance.counter("tx_roce");
     appliance.stop();
+    let report = rnic_trace::check_file(&file, &rnic_trace::Options::default()).expect("a capture");
+    assert!(report.violations.is_empty(), "{:#?}", report.violations);
+    assert_eq!(report.roce as u64, frames, "frames checked, and sent");
 
     let plain = dir.path().join("plain.pcap");
     let to_pcap = [
