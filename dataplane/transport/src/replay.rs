@@ -177,12 +177,18 @@ impl ResponseQueue {
             .iter()
             .position(|old| job.first.is_before(old.first))
             .unwrap_or(len);
+        // What follows is not finished, so its MSN must not be told yet, unless it was told already.
+        let msn = match self.live().get(at) {
+            Some(next) if next.again || next.sent > 0 => next.msn,
+            Some(next) => next.msn.wrapping_sub(1) & 0x00FF_FFFF,
+            None => job.msn,
+        };
         if at == 0 && len > 0 {
             // The answer interrupted here starts anew: the requester went back beyond it.
             self.jobs[0].sent = 0;
         }
         self.jobs.copy_within(at..len, at + 1);
-        self.jobs[at] = job;
+        self.jobs[at] = ResponseJob { msn, ..job };
         self.len += 1;
         true
     }

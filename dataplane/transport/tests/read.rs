@@ -174,6 +174,34 @@ fn a_repeated_read_still_being_answered_starts_where_it_was_asked_to() {
 }
 
 #[test]
+fn a_repeated_read_counts_no_message_that_is_still_to_be_answered() {
+    let (mut a, mut b) = reading(4);
+    for id in 1..3 {
+        a.post_op(id, WrOpcode::Read, &[0; 300], KEY, BASE);
+    }
+    let requests = a.transmit_all();
+    let msn = |node: &mut Node| node.transmit().expect("a response").aeth().expect("an AETH").2;
+    b.receive(&requests[0]);
+    assert_eq!(msn(&mut b), 1);
+    b.receive_all(&requests[1..]);
+    b.receive(&requests[0]);
+    assert_eq!(msn(&mut b), 1, "the second READ is not answered yet");
+    assert_eq!(msn(&mut b), 2);
+    b.receive(&requests[0]);
+    assert_eq!(
+        msn(&mut b),
+        2,
+        "the second READ's first response has told its MSN"
+    );
+    let rest: Vec<u32> = b
+        .transmit_all()
+        .iter()
+        .map(|p| p.aeth().expect("an AETH").2)
+        .collect();
+    assert_eq!(rest, [2, 2, 3, 3]);
+}
+
+#[test]
 fn a_duplicate_read_beyond_what_was_asked_is_refused() {
     let (mut a, mut b) = reading(300);
     b.receive(&only(&mut a));
