@@ -1,7 +1,7 @@
 //! Work requests, written straight into the queue and posted together.
 use std::marker::PhantomData;
 
-use rnic_abi::{Wqe, wqe_flags};
+use rnic_abi::{AtomicOperands, Wqe, wqe_flags};
 
 use crate::queue::Writer;
 use crate::{Error, MrSlice, RemoteAddr, Result};
@@ -13,6 +13,8 @@ mod opcode {
     pub const SEND: u8 = 2;
     pub const SEND_WITH_IMM: u8 = 3;
     pub const READ: u8 = 4;
+    pub const COMP_SWAP: u8 = 5;
+    pub const FETCH_ADD: u8 = 6;
     pub const LOCAL_INV: u8 = 7;
     pub const SEND_WITH_INV: u8 = 9;
 }
@@ -28,6 +30,9 @@ pub mod op {
     /// RDMA READ.
     #[derive(Debug)]
     pub enum Read {}
+    /// Compare and swap, fetch and add.
+    #[derive(Debug)]
+    pub enum Atomic {}
     /// Local invalidate.
     #[derive(Debug)]
     pub enum LocalInvalidate {}
@@ -91,6 +96,34 @@ impl<'q> Batch<'q> {
         self.append(opcode::READ, Some(remote.into()), local.as_ref())
     }
 
+    /// Compares the 8 bytes of the peer's memory at `remote` with `compare` and, if they equal it, puts `swap` there.
+    /// What was there before goes to `local`, whose region needs
+    /// [`Access::LOCAL_WRITE`](crate::Access::LOCAL_WRITE).
+    ///
+    /// The peer's region needs [`Access::REMOTE_ATOMIC`](crate::Access::REMOTE_ATOMIC), and so does its QP.
+    /// `remote` must be a multiple of 8, and `local` exactly 8 bytes. All numbers are in host order. It is atomic
+    /// towards all other atomics on that memory, by whatever QP, and towards those of programs that map it.
+    pub fn compare_swap(
+        &mut self,
+        local: impl AsRef<[MrSlice]>,
+        remote: impl Into<RemoteAddr>,
+        compare: u64,
+        swap: u64,
+    ) -> Wr<'_, 'q, op::Atomic> {
+        self.append_atomic(opcode::COMP_SWAP, local.as_ref(), remote.into(), compare, swap)
+    }
+
+    /// Adds `add`, modulo 2^64, to the 8 bytes of the peer's memory at `remote`. What was there before goes to
+    /// `local`. All else is as in [`Batch::compare_swap`].
+    pub fn fetch_add(
+        &mut self,
+        local: impl AsRef<[MrSlice]>,
+        remote: impl Into<RemoteAddr>,
+        add: u64,
+    ) -> Wr<'_, 'q, op::Atomic> {
+        self.append_atomic(opcode::FETCH_ADD, local.as_ref(), remote.into(), add, 0)
+    }
+
     /// Makes a key of ours invalid, of a region registered with
     /// [`Access::INVALIDATE`](crate::Access::INVALIDATE). It begins when everything before it is done, what
     /// follows begins when it is done; then nobody uses the key any more.
@@ -111,6 +144,30 @@ impl<'q> Batch<'q> {
         let head = self.head(opcode, remote);
         self.writer.append(head, local);
         Wr::new(&mut self.writer)
+    }
+
+    fn append_atomic(
+        &mut self,
+        opcode: u8,
+        local: &[MrSlice],
+        remote: RemoteAddr,
+        compare_add: u64,
+        swap: u64,
+    ) -> Wr<'_, 'q, op::Atomic> {
+        if let [one] = local
+            && one.len() == size_of::<u64>()
+        {
+            let operands = AtomicOperands { compare_add, swap };
+            let wr = self.append(opcode, Some(remote), local);
+            wr.change(|head| head.sges[1] = operands.into())
+        } else {
+            let bytes: usize = local.iter().map(MrSlice::len).sum();
+            self.writer.refuse(Error::InvalidArgument(format!(
+                "an atomic into {bytes} bytes of {} slices; it needs one slice of 8 bytes",
+                local.len()
+            )));
+            Wr::new(&mut self.writer)
+        }
     }
 
     fn append_inline<K>(&mut self, opcode: u8, remote: Option<RemoteAddr>, payload: &[u8]) -> Wr<'_, 'q, K> {
@@ -199,6 +256,7 @@ mod sealed {
     impl Sends for super::op::Send {}
     impl Sends for super::op::Write {}
     impl Sends for super::op::Read {}
+    impl Sends for super::op::Atomic {}
     impl Sends for super::op::LocalInvalidate {}
 }
 
@@ -209,7 +267,7 @@ impl<K: sealed::Sends> Wr<'_, '_, K> {
         self.change(|head| head.flags |= wqe_flags::SIGNALED)
     }
 
-    /// Makes it wait for the READs before it.
+    /// Makes it wait for the READs and atomics before it.
     pub fn fence(self) -> Self {
         self.change(|head| head.flags |= wqe_flags::FENCE)
     }

@@ -17,7 +17,7 @@ pub struct Endpoint {
     pub gid: Gid,
     /// Largest path MTU it can do, in bytes.
     pub mtu: Mtu,
-    /// READs it takes at a time.
+    /// READs and atomics it takes at a time.
     pub rd_atomic: u8,
 }
 
@@ -54,9 +54,9 @@ pub struct ConnectOptions {
     pub rnr_retry: u8,
     /// How long the peer is to wait when we have no receive posted: a code of 0 to 31 (IBTA table 45).
     pub min_rnr_timer: u8,
-    /// READs outstanding at a time, in either direction; the device's and the peer's limits hold too.
+    /// READs and atomics outstanding at a time, in either direction; the device's and the peer's limits hold too.
     pub rd_atomic: u8,
-    /// What the peer may do with our memory through this QP.
+    /// What the peer may do with our memory through this QP, where the region permits it too.
     pub access: Access,
     /// Traffic class: DSCP and ECN.
     pub traffic_class: u8,
@@ -76,7 +76,7 @@ impl Default for ConnectOptions {
             rnr_retry: 7,
             min_rnr_timer: 12,
             rd_atomic: 16,
-            access: Access::LOCAL_WRITE | Access::REMOTE_WRITE | Access::REMOTE_READ,
+            access: Access::LOCAL_WRITE | Access::REMOTE_WRITE | Access::REMOTE_READ | Access::REMOTE_ATOMIC,
             traffic_class: 0,
             hop_limit: 0,
             flow_label: 0,

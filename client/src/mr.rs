@@ -236,6 +236,33 @@ impl MrSlice {
         self.region.memory.u64(self.at(offset, 8)).store(value, order);
     }
 
+    /// Adds to an aligned u64, modulo 2^64, and returns what stood there before: atomic towards peers' atomics too.
+    ///
+    /// # Panics
+    /// When it is not inside the slice or its address is no multiple of eight.
+    #[inline]
+    pub fn fetch_add_u64(&self, offset: usize, value: u64, order: Ordering) -> u64 {
+        self.region.memory.u64(self.at(offset, 8)).fetch_add(value, order)
+    }
+
+    /// Replaces an aligned u64 by `new` if it is `current`; on failure, what stands there. Atomic towards peers'
+    /// atomics too.
+    ///
+    /// # Panics
+    /// When it is not inside the slice or its address is no multiple of eight.
+    #[inline]
+    pub fn compare_exchange_u64(
+        &self,
+        offset: usize,
+        current: u64,
+        new: u64,
+        ok: Ordering,
+        failed: Ordering,
+    ) -> std::result::Result<u64, u64> {
+        let word = self.region.memory.u64(self.at(offset, 8));
+        word.compare_exchange(current, new, ok, failed)
+    }
+
     pub(crate) fn region(&self) -> &Arc<Region> {
         &self.region
     }

@@ -56,9 +56,9 @@ pub struct QpAttr {
     pub retry_cnt: u8,
     /// RNR retries; 7 is for ever.
     pub rnr_retry: u8,
-    /// READs outstanding as requester.
+    /// READs and atomics outstanding as requester.
     pub max_rd_atomic: u8,
-    /// READs outstanding as responder.
+    /// READs and atomics outstanding as responder.
     pub max_dest_rd_atomic: u8,
 }
 

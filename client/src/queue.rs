@@ -230,14 +230,19 @@ impl Writer<'_> {
     /// Appends an entry with this head and these scatter/gather entries.
     pub fn append(&mut self, mut head: Wqe, local: &[MrSlice]) {
         if let Err(error) = self.try_append(&mut head, local) {
-            self.error.get_or_insert(error);
+            self.refuse(error);
         }
+    }
+
+    /// Ends the batch with an error, unless it has one.
+    pub fn refuse(&mut self, error: Error) {
+        self.error.get_or_insert(error);
     }
 
     /// Appends an entry that carries its payload.
     pub fn append_inline(&mut self, mut head: Wqe, payload: &[u8]) {
         if let Err(error) = self.try_append_inline(&mut head, payload) {
-            self.error.get_or_insert(error);
+            self.refuse(error);
         }
     }
 

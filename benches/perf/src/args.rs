@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 use rnic::Mtu;
 use serde::{Deserialize, Serialize};
 
-/// Measures bandwidth and latency of SEND, WRITE and READ between two processes.
+/// Measures bandwidth and latency of SEND, WRITE, READ and atomics between two processes.
 ///
 /// Start it on the server without a host, then on the client with the server's host. What is measured is the
 /// client's to say; the server needs the device, the socket and the port only.
@@ -31,7 +31,16 @@ pub struct Args {
     /// Socket of the daemon.
     #[arg(long, default_value_os_t = rnic::default_socket())]
     pub socket: PathBuf,
-    /// Bytes of a message; K and M are allowed.  [default: 65536 for bw, 2 for lat]
+    /// Which atomic, for the operation `atomic`.
+    #[arg(
+        short = 'A',
+        long,
+        value_enum,
+        ignore_case = true,
+        default_value = "FETCH_AND_ADD"
+    )]
+    pub atomic_type: AtomicType,
+    /// Bytes of a message; K and M are allowed.  [default: 65536 for bw, 2 for lat; atomics have 8]
     #[arg(short, long, value_parser = parse_size)]
     pub size: Option<u64>,
     /// All sizes from 2 bytes to 8 MiB.
@@ -85,6 +94,19 @@ pub enum Op {
     Write,
     /// RDMA READ
     Read,
+    /// Atomic on 8 bytes, one word for each QP
+    Atomic,
+}
+
+/// An atomic operation.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum AtomicType {
+    /// Fetch and add of 1
+    #[value(name = "FETCH_AND_ADD")]
+    FetchAndAdd,
+    /// Compare and swap, of the number there is with the next one
+    #[value(name = "CMP_AND_SWAP")]
+    CmpAndSwap,
 }
 
 impl fmt::Display for Op {
@@ -93,6 +115,7 @@ impl fmt::Display for Op {
             Op::Send => "Send",
             Op::Write => "RDMA_Write",
             Op::Read => "RDMA_Read",
+            Op::Atomic => "Atomic",
         })
     }
 }
@@ -103,9 +126,12 @@ impl fmt::Display for Op {
 pub enum Metric {
     /// Bandwidth and message rate
     Bw,
-    /// Latency: half a round trip, for READ a whole one
+    /// Latency: half a round trip, for READ and atomics a whole one
     Lat,
 }
+
+/// Bytes of an atomic.
+const ATOMIC_SIZE: u64 = 8;
 
 /// What the client wants measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -113,6 +139,7 @@ pub struct Plan {
     /// [`Plan::VERSION`].
     pub version: u32,
     pub op: Op,
+    pub atomic_type: AtomicType,
     pub metric: Metric,
     pub sizes: Vec<u64>,
     /// Messages on each QP, unless there is a duration.
@@ -125,7 +152,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     /// Bytes of the longest message: what fits a READ or WRITE (IBTA 9.7.2 allows 2 GiB).
     const MAX_SIZE: u64 = 1 << 30;
 
@@ -141,6 +168,10 @@ impl Plan {
             self.sizes.iter().all(|size| (1..=Self::MAX_SIZE).contains(size)),
             "the size must be 1 to {} bytes",
             Self::MAX_SIZE
+        );
+        ensure!(
+            self.op != Op::Atomic || self.sizes == [ATOMIC_SIZE],
+            "an atomic has 8 bytes; leave out --size and --all"
         );
         ensure!(
             self.metric == Metric::Bw || self.qps == 1,
@@ -160,13 +191,16 @@ impl Plan {
 
 impl Args {
     pub fn plan(&self) -> Result<Plan> {
-        let (size, iters) = match self.metric {
-            Metric::Bw => (65536, 5000),
-            Metric::Lat => (2, 1000),
+        let (size, iters) = match (self.op, self.metric) {
+            (Op::Atomic, Metric::Bw) => (ATOMIC_SIZE, 5000),
+            (Op::Atomic, Metric::Lat) => (ATOMIC_SIZE, 1000),
+            (_, Metric::Bw) => (65536, 5000),
+            (_, Metric::Lat) => (2, 1000),
         };
         let plan = Plan {
             version: Plan::VERSION,
             op: self.op,
+            atomic_type: self.atomic_type,
             metric: self.metric,
             sizes: if self.all {
                 (1..=23).map(|exponent| 1 << exponent).collect()
@@ -236,6 +270,8 @@ mod tests {
         assert_eq!((lat.sizes[0], lat.iters), (2, 1000));
         assert!(plan("rnic-perf read lat -q 2").is_err());
         assert!(plan("rnic-perf read lat -s 0").is_err());
+        assert_eq!(plan("rnic-perf atomic bw host").unwrap().sizes, [8]);
+        assert!(plan("rnic-perf atomic bw -s 16").is_err() && plan("rnic-perf atomic bw -a").is_err());
         assert_eq!(plan("rnic-perf send bw -a").unwrap().max_size(), 8 << 20);
     }
 }

@@ -77,9 +77,13 @@ fn flow(link: &Link, run: &Run, begin: Instant, outcome: &mut Outcome) -> Result
         let now = Instant::now();
         for completion in &out[..count] {
             let (qp, n) = untag(completion.ok()?.wr_id);
-            if run.op == Op::Read && run.verify && !pattern.is_at(&link.own(qp), run.place(n), n % run.slots)
-            {
-                outcome.errors += 1;
+            if run.verify {
+                let right = match run.op {
+                    Op::Read => pattern.is_at(&link.own(qp), run.place(n), n % run.slots),
+                    Op::Atomic => link.found(run, qp, n) == n,
+                    Op::Send | Op::Write => true,
+                };
+                outcome.errors += u64::from(!right);
             }
             let flow = &mut flows[qp];
             outcome.messages += n + 1 - flow.done;
@@ -131,6 +135,7 @@ fn post(link: &Link, run: &Run, qp: usize, from: u64, count: u64) -> rnic::Resul
             Op::Send => finish!(batch.send(local)),
             Op::Write => finish!(batch.write(local, link.remote(run, qp, n))),
             Op::Read => finish!(batch.read(local, link.remote(run, qp, n))),
+            Op::Atomic => finish!(link.atomic(run, &mut batch, qp, n)),
         }
     }
     batch.post()?;

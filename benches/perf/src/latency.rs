@@ -14,7 +14,7 @@ use crate::run::{Outcome, Run};
 /// Looks at a memory word between two looks at the CQ.
 const SPINS: u32 = 64;
 
-/// Sends messages to and fro, or READs, one at a time.
+/// Sends messages to and fro, or READs and atomics, one at a time.
 pub fn run(link: &Link, run: &Run) -> Outcome {
     let mut outcome = Outcome {
         samples: Vec::with_capacity(run.iters as usize),
@@ -31,7 +31,10 @@ pub fn run(link: &Link, run: &Run) -> Outcome {
 fn measure(link: &Link, run: &Run, begin: Instant, outcome: &mut Outcome) -> Result<()> {
     let never = AtomicBool::new(false);
     let mut end = End::new(link, run, &never);
-    let halves = if run.op == Op::Read { 1 } else { 2 };
+    let halves = match run.op {
+        Op::Read | Op::Atomic => 1,
+        Op::Send | Op::Write => 2,
+    };
     loop {
         let over = match run.duration {
             Some(duration) => begin.elapsed() >= duration,
@@ -43,7 +46,7 @@ fn measure(link: &Link, run: &Run, begin: Instant, outcome: &mut Outcome) -> Res
         let start = Instant::now();
         end.post()?;
         match run.op {
-            Op::Read => end.completed()?,
+            Op::Read | Op::Atomic => end.completed()?,
             Op::Send | Op::Write => ensure!(end.arrived()?, "the peer stopped"),
         }
         outcome.samples.push(start.elapsed().as_nanos() as u64 / halves);
@@ -101,6 +104,7 @@ impl<'a> End<'a> {
             Op::Send => drop(batch.send(local).signaled()),
             Op::Write => drop(batch.write(local, remote).signaled()),
             Op::Read => drop(batch.read(local, remote).signaled()),
+            Op::Atomic => drop(self.link.atomic(self.run, batch, 0, self.posted).signaled()),
         })?;
         self.posted += 1;
         Ok(())
@@ -128,7 +132,7 @@ impl<'a> End<'a> {
             }
             let found = match self.run.op {
                 Op::Write => self.poll()?,
-                Op::Send | Op::Read => self.wait(Some(Duration::from_millis(10)))?,
+                Op::Send | Op::Read | Op::Atomic => self.wait(Some(Duration::from_millis(10)))?,
             };
             if found {
                 since = Instant::now();
@@ -145,6 +149,10 @@ impl<'a> End<'a> {
     pub fn check(&self) -> bool {
         match self.run.op {
             Op::Read => self.pattern.is_at(&self.own, 0, 0),
+            Op::Atomic => {
+                let last = self.completed - 1;
+                self.link.found(self.run, 0, last) == last
+            }
             Op::Send => self
                 .pattern
                 .is_at(&self.open, self.run.receive_place(self.receive), 0),

@@ -2,11 +2,13 @@
 use anyhow::{Context as _, Result, ensure};
 use rnic::exchange::Exchange;
 use rnic::{
-    Access, ConnectOptions, Context, Cq, Endpoint, Mr, MrSlice, Mtu, Qp, QpConfig, RemoteAddr, RemoteMr,
+    Access, Batch, ConnectOptions, Context, Cq, Endpoint, Mr, MrSlice, Mtu, Qp, QpConfig, RemoteAddr,
+    RemoteMr, Wr, op,
 };
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::Ordering;
 
-use crate::args::{Args, Op, Plan};
+use crate::args::{Args, AtomicType, Op, Plan};
 use crate::pattern::Pattern;
 use crate::run::Run;
 
@@ -52,7 +54,7 @@ impl Link {
         let own = pd.alloc_mr(total, Access::LOCAL_WRITE)?;
         let open = pd.alloc_mr(
             total,
-            Access::LOCAL_WRITE | Access::REMOTE_READ | Access::REMOTE_WRITE,
+            Access::LOCAL_WRITE | Access::REMOTE_READ | Access::REMOTE_WRITE | Access::REMOTE_ATOMIC,
         )?;
         let options = ConnectOptions {
             gid_index: args.gid_index,
@@ -116,6 +118,32 @@ impl Link {
         self.peer.at((qp * self.area + run.place(n)) as u64)
     }
 
+    /// Appends atomic number `n` of QP `qp`: it counts the QP's word at the peer from `n` to `n + 1`.
+    pub fn atomic<'b, 'q>(
+        &self,
+        run: &Run,
+        batch: &'b mut Batch<'q>,
+        qp: usize,
+        n: u64,
+    ) -> Wr<'b, 'q, op::Atomic> {
+        let local = self.own(qp).slice(run.place(n)..run.place(n) + run.size);
+        let word = self.peer.at((qp * self.area) as u64);
+        match run.atomic_type {
+            AtomicType::FetchAndAdd => batch.fetch_add(local, word, 1),
+            AtomicType::CmpAndSwap => batch.compare_swap(local, word, n, n + 1),
+        }
+    }
+
+    /// What atomic number `n` of QP `qp` found.
+    pub fn found(&self, run: &Run, qp: usize, n: u64) -> u64 {
+        self.own(qp).load_u64(run.place(n), Ordering::Acquire)
+    }
+
+    /// What the peer's atomics have made of the word of QP `qp`.
+    pub fn counted(&self, qp: usize) -> u64 {
+        self.open_to_peer(qp).load_u64(0, Ordering::Acquire)
+    }
+
     /// Posts `count` receives on QP `qp`, of which the first is the `from`-th ever.
     pub fn receive(&self, run: &Run, qp: usize, from: u64, count: u64) -> rnic::Result<()> {
         let area = self.open_to_peer(qp);
@@ -135,14 +163,14 @@ impl Link {
         for qp in 0..self.qps.len() {
             let own = self.own(qp);
             match run.op {
-                Op::Read => own.write_at(0, &vec![0; run.slots as usize * run.size]),
+                Op::Read | Op::Atomic => own.write_at(0, &vec![0; run.slots as usize * run.size]),
                 Op::Send | Op::Write => Pattern::new(run.size).fill(&own, run.slots),
             }
         }
         self.clear_flag(run);
     }
 
-    /// Fills what the client READs, or clears what it WRITEs to.
+    /// Fills what the client READs, or clears what it WRITEs to or counts with.
     pub fn prepare_server(&self, run: &Run) {
         for qp in 0..self.qps.len() {
             let pattern = Pattern::new(run.size);
@@ -152,6 +180,7 @@ impl Link {
                 Op::Write => self
                     .open_to_peer(qp)
                     .write_at(0, &vec![0; run.slots as usize * run.size]),
+                Op::Atomic => self.open_to_peer(qp).store_u64(0, 0, Ordering::Release),
                 Op::Send => {}
             }
         }

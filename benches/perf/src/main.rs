@@ -1,4 +1,4 @@
-//! Client-side benchmarks with perftest's habits: bandwidth and latency of SEND, WRITE and READ.
+//! Client-side benchmarks with perftest's habits: bandwidth and latency of SEND, WRITE, READ and atomics.
 //!
 //! The client, which is given the server's host, decides what is measured and prints it; the server takes its
 //! settings from the client. The two find each other over TCP.

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Metric, Op, Plan};
+use crate::args::{AtomicType, Metric, Op, Plan};
 
 /// Memory of a QP for messages in flight when each must keep its own place to be verified.
 const VERIFY_BYTES: u64 = 16 << 20;
@@ -16,6 +16,7 @@ const RX_DEPTH: u64 = 512;
 #[derive(Clone, Debug)]
 pub struct Run {
     pub op: Op,
+    pub atomic_type: AtomicType,
     pub metric: Metric,
     pub size: usize,
     pub iters: u64,
@@ -38,7 +39,7 @@ impl Run {
         let bytes = if plan.verify { VERIFY_BYTES } else { CYCLE_BYTES };
         let places = |size: u64| (bytes / size).max(1);
         let slots = places(size).min(depth);
-        let verified_in_place = plan.verify && plan.op == Op::Read;
+        let verified_in_place = plan.verify && matches!(plan.op, Op::Read | Op::Atomic);
         let receives = match (plan.op, plan.verify) {
             (Op::Send, true) => places(plan.max_size()).min(RX_DEPTH),
             (Op::Send, false) => RX_DEPTH.max(2 * depth),
@@ -46,12 +47,13 @@ impl Run {
         };
         Run {
             op: plan.op,
+            atomic_type: plan.atomic_type,
             metric: plan.metric,
             size: size as usize,
             iters: plan.iters,
             duration: plan.duration.map(Duration::from_secs),
             verify: plan.verify,
-            // What a READ brought must not be overwritten by the next before it was looked at.
+            // What a READ or atomic brought must not be overwritten by the next before it was looked at.
             depth: if verified_in_place { slots } else { depth },
             slots,
             receives,
@@ -113,7 +115,7 @@ pub struct Outcome {
     pub elapsed: Duration,
     /// Best messages a second over a stretch of a queue's depth.
     pub peak: f64,
-    /// Nanoseconds from post to completion (bw), or of half a round trip (lat; READ: a whole one).
+    /// Nanoseconds from post to completion (bw), or of half a round trip (lat; READ, atomics: a whole one).
     pub samples: Vec<u64>,
     /// Failed messages, on either side.
     pub errors: u64,

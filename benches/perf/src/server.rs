@@ -29,7 +29,7 @@ pub fn serve(link: &Link, run: &Run, peer: &mut Exchange) -> Result<()> {
             done
         });
         let worked = match (run.op, run.metric) {
-            (Op::Read, _) | (Op::Write, Metric::Bw) => Ok(Work::default()),
+            (Op::Read | Op::Atomic, _) | (Op::Write, Metric::Bw) => Ok(Work::default()),
             (Op::Send, Metric::Bw) => receive(link, run, &over),
             (Op::Send | Op::Write, Metric::Lat) => echo(link, run, &over),
         };
@@ -142,6 +142,10 @@ fn finish(link: &Link, run: &Run, done: &Done, mut work: Work) -> Result<u64> {
                     (0..run.slots.min(each)).filter(|slot| !pattern.is_at(&open, run.place(*slot), *slot));
                 work.corrupt += places.count() as u64;
             }
+        }
+        (Op::Atomic, _) if run.verify => {
+            let counted: u64 = (0..link.qps.len()).map(|qp| link.counted(qp)).sum();
+            work.corrupt += counted.abs_diff(done.messages);
         }
         _ => {}
     }

@@ -83,6 +83,25 @@ fn every_test_moves_and_verifies_messages() {
 }
 
 #[test]
+fn atomics_count_and_each_finds_the_number_before() {
+    let tool = Tool::start();
+    for kind in ["FETCH_AND_ADD", "CMP_AND_SWAP"] {
+        for (test, qps, count) in [("bw -q 3 -n 150 -t 8", 3, 450), ("lat -n 50", 1, 50)] {
+            let run = &tool.json(&format!("atomic {test} -A {kind} --verify"))[0];
+            assert_eq!(
+                (&run["op"], &run["size"], &run["qps"]),
+                (&"atomic".into(), &8.into(), &qps.into())
+            );
+            assert_eq!(
+                (&run["iters"], &run["errors"]),
+                (&count.into(), &0.into()),
+                "{kind} {test}"
+            );
+        }
+    }
+}
+
+#[test]
 fn verification_finds_damaged_bytes() {
     let tool = Tool::start();
     let Some(mock) = &tool.mock else { return };
@@ -94,8 +113,11 @@ fn verification_finds_damaged_bytes() {
         "send lat",
         "write lat",
         "read lat",
+        "atomic bw",
+        "atomic lat",
     ] {
-        let args = format!("{test} -s 64 -n 10 --verify --json --self rnic1");
+        let size = if test.starts_with("atomic") { 8 } else { 64 };
+        let args = format!("{test} -s {size} -n 10 --verify --json --self rnic1");
         let output = tool.command(&args).output().unwrap();
         assert!(!output.status.success(), "{args}");
         let run: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -189,9 +189,9 @@ wire_struct! {
         max_mr: u32,
         /// PDs.
         max_pd: u32,
-        /// READs a QP may have outstanding as responder.
+        /// READs and atomics a QP may have outstanding as responder.
         max_qp_rd_atom: u32,
-        /// READs a QP may have outstanding as requester.
+        /// READs and atomics a QP may have outstanding as requester.
         max_qp_init_rd_atom: u32,
         /// Entries of the GID table.
         gids: u32,

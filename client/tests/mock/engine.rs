@@ -252,7 +252,7 @@ fn execute(state: &mut State, client: usize, handle: u32, wqe: &Wqe, bytes: &[u8
         (qp.attrs.qp_state >= RTR && qp.attrs.dest_qp_num == from).then_some((i, handle))
     })?;
     let mut payload = match wqe.opcode {
-        4 => Vec::new(),
+        4..=6 => Vec::new(),
         _ => match gather(&state.clients[client], wqe, bytes) {
             Some(payload) => payload,
             None => return fail(4, 1, 0),
@@ -278,6 +278,28 @@ fn execute(state: &mut State, client: usize, handle: u32, wqe: &Wqe, bytes: &[u8
             }
             0
         }
+        5 | 6 => {
+            let local = sges(wqe, bytes);
+            let this = &state.clients[target];
+            let Some((mr, offset)) = find(this, wqe.rkey, wqe.remote_addr, 8, 1 << 3) else {
+                access_error(&mut state.clients[target], peer);
+                return fail(10, 2, 0x62);
+            };
+            let mut found = [0; 8];
+            mr.memory.read(offset, &mut found);
+            let (original, operands) = (u64::from_ne_bytes(found), wqe.atomic_operands());
+            let now = match wqe.opcode {
+                6 => original.wrapping_add(operands.compare_add),
+                _ if original == operands.compare_add => operands.swap,
+                _ => original,
+            };
+            mr.memory.write(offset, &now.to_ne_bytes());
+            damage(state.corrupt, &mut found);
+            if !scatter(&state.clients[client], &local, &found) {
+                return fail(4, 1, 0);
+            }
+            8
+        }
         4 => {
             let local = sges(wqe, bytes);
             let len: u64 = local.iter().map(|sge| u64::from(sge.length)).sum();
@@ -296,7 +318,7 @@ fn execute(state: &mut State, client: usize, handle: u32, wqe: &Wqe, bytes: &[u8
         }
         _ => return fail(2, 3, 0),
     };
-    let opcode = [1, 1, 0, 0, 2][usize::from(wqe.opcode)];
+    let opcode = [1, 1, 0, 0, 2, 3, 4][usize::from(wqe.opcode)];
     Some(Cqe {
         opcode,
         byte_len,

@@ -46,7 +46,34 @@ const SENDS: &[(&str, Forge, u8)] = &[
     ("an inline READ", |w| (inline(w, 8), w.opcode = 4).1, 2),
     ("unknown flags", |w| w.flags = 0xF0, 2),
     ("an unknown opcode", |w| w.opcode = 200, 2),
-    ("an operation that is not built", |w| w.opcode = 5, 2),
+    ("an operation that is not built", |w| w.opcode = 8, 2),
+    ("a compare and swap of 100 bytes", |w| w.opcode = 5, 2),
+    (
+        "a fetch and add into two entries",
+        |w| (atomic(w), w.num_sge = 2).0,
+        2,
+    ),
+    ("an inline fetch and add", |w| (inline(w, 8), w.opcode = 6).0, 2),
+    (
+        "an atomic without a place for its result",
+        |w| (atomic(w), w.num_sge = 0).0,
+        2,
+    ),
+    (
+        "an atomic on no multiple of 8",
+        |w| (atomic(w), w.remote_addr += 4).0,
+        9,
+    ),
+    (
+        "an atomic across the region's end",
+        |w| (atomic(w), w.remote_addr = BASE + LEN as u64).0,
+        10,
+    ),
+    (
+        "an atomic result into a foreign key",
+        |w| (atomic(w), w.sges[0].lkey ^= 1).0,
+        4,
+    ),
     (
         "a remote address that wraps",
         |w| w.remote_addr = u64::MAX - 10,
@@ -83,6 +110,10 @@ const RECEIVES: &[(&str, Forge, u8)] = &[
     ("inline bytes", |w| inline(w, 32), 0),
     ("flags", |w| w.flags = 0xFF, 0),
 ];
+
+fn atomic(wqe: &mut Wqe) {
+    (wqe.opcode, wqe.sges[0].length) = (6, 8);
+}
 
 fn inline(wqe: &mut Wqe, len: u32) {
     (wqe.flags, wqe.inline_len, wqe.num_sge) = (wqe_flags::INLINE, len, 0);
@@ -187,7 +218,7 @@ fn random_work_requests_end_in_completions_or_in_a_failed_qp() {
             for queue in [villain.qp.rq, villain.qp.sq] {
                 for _ in 0..8 {
                     let mut wqe = villain.write(rng.next(), 1 + rng.below(3000) as u32);
-                    wqe.opcode = [0, 1, 2, 3, 4, 9][rng.below(6)];
+                    wqe.opcode = [0, 1, 2, 3, 4, 5, 6, 9][rng.below(8)];
                     let bytes = zerocopy::IntoBytes::as_mut_bytes(&mut wqe);
                     for _ in 0..rng.below(4) {
                         let at = rng.below(bytes.len());

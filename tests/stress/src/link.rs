@@ -1,5 +1,5 @@
 //! Two connected QPs of one worker, the memory they move data between, and what they were made to do.
-use rnic_abi::{Sge, Wqe, event_kind, wqe_flags};
+use rnic_abi::{AtomicOperands, Sge, Wqe, event_kind, wqe_flags};
 use rnic_tests::probe::Rng;
 use rnic_tests::raw::Memory;
 
@@ -37,6 +37,18 @@ pub enum Kind {
     Send,
     Write,
     Read,
+    /// Fetch and add of [`ADD`].
+    FetchAdd,
+}
+
+/// What a fetch and add adds.
+pub const ADD: u64 = 0x0102_0304_0506_0708;
+
+impl Kind {
+    /// Whether data comes from the other end to the one that posts.
+    pub fn fetches(self) -> bool {
+        matches!(self, Kind::Read | Kind::FetchAdd)
+    }
 }
 
 /// Messages in flight on a link, all one way.
@@ -121,6 +133,14 @@ impl Region {
         self.memory.write(Self::outgoing(lane, i), data);
     }
 
+    /// Whether an addition was made, once, to the data of message `i`.
+    pub fn was_added(&self, lane: usize, i: usize, data: &[u8]) -> bool {
+        let [mut before, mut after] = [[0; 8]; 2];
+        before.copy_from_slice(data);
+        self.memory.read(Self::outgoing(lane, i), &mut after);
+        u64::from_ne_bytes(before).wrapping_add(ADD) == u64::from_ne_bytes(after)
+    }
+
     /// Puts guards where data is to arrive.
     pub fn guard(&self, lane: usize, i: usize) {
         self.memory
@@ -153,19 +173,27 @@ pub fn data(seed: u64, i: usize, len: usize) -> Vec<u8> {
 
 /// A signalled request of one entry.
 pub fn request(kind: Kind, wr_id: u64, local: Sge, remote: (u64, u32)) -> Wqe {
+    let operands = match kind {
+        Kind::FetchAdd => AtomicOperands {
+            compare_add: ADD,
+            swap: 0,
+        },
+        _ => AtomicOperands::default(),
+    };
     Wqe {
         wr_id,
         opcode: match kind {
             Kind::Write => 0,
             Kind::Send => 2,
             Kind::Read => 4,
+            Kind::FetchAdd => 6,
         },
         flags: wqe_flags::SIGNALED,
         num_sge: 1,
         units: 1,
         remote_addr: remote.0,
         rkey: remote.1,
-        sges: [local, Sge::default()],
+        sges: [local, operands.into()],
         ..Wqe::default()
     }
 }

@@ -142,7 +142,7 @@ impl Worker {
         let pd = &mut self.pds[side][pd];
         let arg = RegMr {
             pd: pd.handle,
-            access: 7,
+            access: 15,
             fd_offset: 0,
             length: len as u64,
             iova: memory.address(),

@@ -32,7 +32,7 @@ pub struct Ring {
 #[derive(Copy, Clone, Debug)]
 struct Posted {
     wr_id: u64,
-    /// Bytes its completion must tell, for receives and READs.
+    /// Bytes its completion must tell, for receives, READs and atomics.
     len: Option<u32>,
 }
 
@@ -191,7 +191,7 @@ impl Qp {
         let init = QpAttrs {
             qp_state: 1,
             port_num: 1,
-            qp_access_flags: 7,
+            qp_access_flags: 15,
             ..QpAttrs::default()
         };
         let rtr = QpAttrs {

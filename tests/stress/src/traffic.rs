@@ -25,8 +25,9 @@ impl Worker {
         let from = self.rng.below(2);
         let messages: Vec<(Kind, usize)> = (0..self.window())
             .map(|_| {
-                let kind = [Kind::Send, Kind::Write, Kind::Read][self.rng.below(3)];
-                (kind, self.length())
+                let kind = [Kind::Send, Kind::Write, Kind::Read, Kind::FetchAdd][self.rng.below(4)];
+                let len = if kind == Kind::FetchAdd { 8 } else { self.length() };
+                (kind, len)
             })
             .collect();
         let round = Round {
@@ -47,7 +48,7 @@ impl Worker {
         self.next_id += round.messages.len() as u64;
         for (i, &(kind, len)) in round.messages.iter().enumerate() {
             let data = data(round.seed, i, len);
-            let (source, target) = if kind == Kind::Read {
+            let (source, target) = if kind.fetches() {
                 (other, own)
             } else {
                 (own, other)
@@ -62,12 +63,12 @@ impl Worker {
         for (i, &(kind, len)) in round.messages.iter().enumerate() {
             let (here, there) = (self.region(own)?, self.region(other)?);
             let (local, remote) = match kind {
-                Kind::Read => (Region::incoming(own.lane, i), Region::outgoing(other.lane, i)),
+                _ if kind.fetches() => (Region::incoming(own.lane, i), Region::outgoing(other.lane, i)),
                 _ => (Region::outgoing(own.lane, i), Region::incoming(other.lane, i)),
             };
             let target = (there.memory.address() + remote as u64, there.key);
             let wqe = request(kind, first_id + i as u64, here.sge(local, len), target);
-            self.put_send(own, &wqe, (kind == Kind::Read).then_some(len as u32))?;
+            self.put_send(own, &wqe, kind.fetches().then_some(len as u32))?;
         }
         self.publish(own)
     }
@@ -110,11 +111,15 @@ impl Worker {
         }
         let (own, other) = self.ends(index, round.from)?;
         for (i, &(kind, len)) in round.messages.iter().enumerate() {
-            let target = if kind == Kind::Read { own } else { other };
+            let target = if kind.fetches() { own } else { other };
             let data = data(round.seed, i, len);
             self.region(target)?
                 .compare(target.lane, i, &data)
                 .map_err(|why| anyhow::anyhow!("message {i} ({kind:?} of {len} bytes): {why}"))?;
+            ensure!(
+                kind != Kind::FetchAdd || self.region(other)?.was_added(other.lane, i, &data),
+                "message {i}: the addition was not made once"
+            );
             self.done.add("bytes verified", len as u64);
         }
         self.done.add("messages verified", round.messages.len() as u64);

@@ -141,7 +141,7 @@ impl Verbs {
     pub fn reg_mr(&mut self, file: impl AsFd, fd_offset: u64, length: u64, iova: u64) -> Reply {
         let body = RegMr {
             pd: self.pd,
-            access: 7,
+            access: 15,
             fd_offset,
             length,
             iova,
@@ -271,7 +271,7 @@ pub fn rts(handle: u32, dest_qp_num: u32, dgid: [u8; 16]) -> [ModifyQp; 3] {
     let init = QpAttrs {
         qp_state: 1,
         port_num: 1,
-        qp_access_flags: 7,
+        qp_access_flags: 15,
         ..QpAttrs::default()
     };
     let rtr = QpAttrs {
