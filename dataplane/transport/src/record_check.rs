@@ -92,6 +92,7 @@ impl Attrs {
 impl Responder {
     fn check(&self, state: QpState, mtu: Mtu) -> Checked {
         psn("resp.epsn", self.epsn)?;
+        psn("resp.taken", self.taken)?;
         let receiving = self.message == MessageKind::Send && state.receives();
         BadField::unless(
             !receiving || self.has_wqe,

@@ -25,7 +25,7 @@ impl RcQp {
     fn poll_answer(&mut self) -> Option<Emit> {
         let (psn, syndrome) = match core::mem::replace(&mut self.resp.answer, Answer::Nothing) {
             Answer::Nothing => return None,
-            Answer::Ack => (self.resp.expected().prev(), Syndrome::ACK),
+            Answer::Ack => (self.resp.taken, Syndrome::ACK),
             Answer::Nak { psn, syndrome } => (psn, Syndrome::from_u8(syndrome)),
         };
         let mut headers = Headers::new(self.bth(Operation::Acknowledge, psn));

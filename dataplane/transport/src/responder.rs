@@ -19,7 +19,7 @@ use zerocopy::{Immutable, KnownLayout, TryFromBytes};
 #[repr(u8)]
 pub(crate) enum Answer {
     Nothing,
-    /// ACK of everything before the expected PSN.
+    /// ACK of everything up to [`Responder::taken`].
     Ack,
     /// A NAK of any kind.
     Nak {
@@ -34,6 +34,10 @@ record! {
     pub(crate) struct Responder {
         /// The PSN expected next.
         pub(crate) epsn: Psn,
+        /// PSN of the last packet of a SEND or WRITE that took effect: what an ACK is for. Never that of a READ or an
+        /// atomic, for which nothing but its own response speaks: a requester that takes an ACK for it may believe it
+        /// done without its data, or broken.
+        pub(crate) taken: Psn,
         /// Messages completed, 24 bits.
         pub(crate) msn: u32,
         pub(crate) answer: Answer,
@@ -72,6 +76,7 @@ impl Responder {
     pub const fn new() -> Self {
         Responder {
             epsn: Psn::ZERO,
+            taken: Psn::ZERO,
             msn: 0,
             answer: Answer::Nothing,
             message: MessageKind::None,
@@ -100,6 +105,7 @@ impl Responder {
     /// Sets the first PSN, on the way to RTR.
     pub fn start(&mut self, psn: Psn) {
         self.epsn = psn;
+        self.taken = psn.prev();
     }
 
     #[inline]
@@ -521,6 +527,7 @@ impl RcQp {
     #[inline]
     fn taken(&mut self, ends: bool, ack_req: bool, kind: MessageKind) {
         let resp = &mut self.resp;
+        resp.taken = resp.epsn;
         resp.epsn = resp.epsn.next();
         if ends {
             resp.message = MessageKind::None;

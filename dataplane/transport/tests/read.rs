@@ -131,6 +131,22 @@ fn an_ack_for_a_request_after_a_read_waits_for_its_responses() {
 }
 
 #[test]
+fn a_duplicate_write_is_acknowledged_without_the_reads_and_atomics_behind_it() {
+    let (_, mut b) = connect(Mtu::M256, |_| ());
+    register(&mut b, 4_096);
+    let write = rdma(Operation::WriteOnly, 100, 4, b"abcd");
+    b.receive(&write);
+    assert_eq!(answer(&mut b), (Syndrome::ACK, 100));
+    for behind in [rdma(Operation::ReadRequest, 101, 600, b""), fetch_add(104, BASE)] {
+        assert_eq!(b.receive(&behind), Received::Accepted);
+        b.transmit_all();
+        // What it answered may be lost, and only another such answer may stand for it.
+        assert_eq!(b.receive(&write), Received::Duplicate);
+        assert_eq!(answer(&mut b), (Syndrome::ACK, 100));
+    }
+}
+
+#[test]
 fn a_duplicate_read_is_executed_again_and_sees_the_memory_as_it_is_now() {
     let (mut a, mut b) = reading(300);
     let request = only(&mut a);
