@@ -12,7 +12,7 @@ use std::{
 };
 
 use smoltcp::{
-    iface::{Config, Interface, SocketSet},
+    iface::{Config, Interface, Route, SocketSet},
     phy::{self, DeviceCapabilities, Medium},
     time::Instant as SmolInstant,
     wire::{EthernetAddress, IpCidr},
@@ -157,7 +157,7 @@ impl SlowPath {
             .iter_mut()
             .filter(|i| i.port == port && i.vlan == vlan)
         {
-            interface.receive(frame, time, &mut self.outgoing);
+            interface.receive(frame, heard.map(|station| station.ip), time, &mut self.outgoing);
         }
         (heard, vlan)
     }
@@ -248,10 +248,35 @@ impl PortInterface {
         }
     }
 
-    fn receive(&mut self, frame: &[u8], time: SmolInstant, outgoing: &mut VecDeque<Outgoing>) {
+    /// `speaker` is who said something about itself by this frame. It is on the link, so an answer goes to it directly
+    /// (RFC 4861, 7.2.4), though its address, a link-local one for example, may be in none of our networks.
+    fn receive(
+        &mut self,
+        frame: &[u8],
+        speaker: Option<IpAddr>,
+        time: SmolInstant,
+        outgoing: &mut VecDeque<Outgoing>,
+    ) {
+        let host = speaker.filter(IpAddr::is_ipv6).map(|ip| Route {
+            cidr: IpCidr::new(ip.into(), 128),
+            via_router: ip.into(),
+            preferred_until: None,
+            expires_at: None,
+        });
+        if let Some(host) = host {
+            let routes = self.interface.routes_mut();
+            routes.update(|all| {
+                // Cannot fail: there is room for two gateways and this one.
+                let _ = all.push(host);
+            });
+        }
         self.wire.incoming = Some(frame.to_vec());
         self.poll(time, outgoing);
         self.wire.incoming = None;
+        if let Some(host) = host {
+            let routes = self.interface.routes_mut();
+            routes.update(|all| all.retain(|route| route.cidr != host.cidr));
+        }
     }
 
     fn poll(&mut self, time: SmolInstant, outgoing: &mut VecDeque<Outgoing>) {

@@ -61,7 +61,14 @@ fn told(frames: &[Vec<u8>]) -> Vec<Heard> {
 
 #[test]
 fn arp_and_neighbour_solicitations_are_answered_and_the_asker_is_learned() {
-    for (ours, theirs) in [("10.0.0.1", "10.0.0.9"), ("fd00::1", "fd00::9")] {
+    // Linux asks from its link-local address when it looks whether an old entry still holds.
+    let askers = [
+        ("10.0.0.1", "10.0.0.9"),
+        ("fd00::1", "fd00::9"),
+        ("fd00::1", "fe80::9"),
+        ("fd00::1", "2001:db8::9"),
+    ];
+    for (ours, theirs) in askers {
         let (mut slow, now) = slow(None);
         let (heard, vlan) = slow.receive(0, &asked(ours, theirs), None, now);
         assert_eq!(
@@ -81,7 +88,10 @@ fn arp_and_neighbour_solicitations_are_answered_and_the_asker_is_learned() {
             // smoltcp does not insist.
             overrides: ip(ours).is_ipv4(),
         };
-        assert!(told(&sent(&mut slow)).contains(&answer), "{ours} was not told");
+        assert!(
+            told(&sent(&mut slow)).contains(&answer),
+            "{ours} was not told to {theirs}"
+        );
     }
 }
 
