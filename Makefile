@@ -5,6 +5,8 @@ PROFILE_DIR := target/release
 
 PACKAGES := libdpdk-dev dpdk libclang-14-dev clang-14 pkg-config libhwloc-dev libudev-dev libnuma-dev \
             tshark iproute2 iputils-ping procps bsdextrautils jq git gcc libc6-dev
+# Without it the interop tests are skipped.
+QEMU := qemu-system-x86
 export DEBIAN_FRONTEND := noninteractive
 
 .PHONY: help
@@ -20,6 +22,11 @@ deps: ## Install what building and testing need (apt)
 	  echo "installing$$missing"; \
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $$missing; \
 	fi
+	@if ! command -v qemu-system-x86_64 >/dev/null; then \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $(QEMU) || \
+	    echo "*** $(QEMU) cannot be installed: interop tests with the kernel's rxe will be SKIPPED ***" >&2; \
+	fi
 	@command -v $(CARGO) >/dev/null || { echo "cargo is not on the PATH: install Rust 1.90 or later" >&2; exit 1; }
 
 .PHONY: build
@@ -31,12 +38,17 @@ demo: build ## Start an appliance and move data through it (under a minute)
 	tests/demo.sh
 
 .PHONY: test
-test: deps ## All tests: units, simulator, models in bounded form, whole appliances
+test: deps ## All tests: units, simulator, models in bounded form, whole appliances, the kernel's rxe
 	$(MAKE) --no-print-directory layers
 	$(CARGO) build --workspace --bins --examples
 	$(CARGO) test --workspace
 	$(MAKE) --no-print-directory loom asan tsan miri
 	$(MAKE) --no-print-directory stress-asan stress-tsan STRESS_SECONDS=20
+
+.PHONY: interop
+interop: deps ## rnicd against the kernel's soft-RoCE (rxe) in an emulated guest: the whole matrix (minutes)
+	$(CARGO) build -p rnic-interop -p rnic-control -p rnic --bins --examples
+	target/debug/rnic-interop
 
 .PHONY: lint
 lint: deps ## Format, clippy, layers, documents, licences

@@ -54,9 +54,9 @@ const MARGIN: usize = 64;
 #[derive(Copy, Clone, Debug)]
 pub struct Slot {
     /// Bytes of every slot.
-    size: usize,
+    pub size: usize,
     /// Offset in the region.
-    start: usize,
+    pub start: usize,
 }
 
 impl Slot {

@@ -7,9 +7,9 @@ mod data;
 mod peer;
 mod plan;
 
-pub use data::Rng;
-pub use peer::run;
-pub use plan::{Op, Plan};
+pub use data::{Rng, Slot};
+pub use peer::{check, cut, run};
+pub use plan::{Message, Op, Plan};
 use serde::{Deserialize, Serialize};
 
 /// What a client saw. Grows from round to round.

@@ -346,7 +346,8 @@ impl<'a> Peer<'a> {
     }
 }
 
-fn check(completion: &Completion, id: u64, message: &Message) -> Result<()> {
+/// Compares a completion with the one due for `message`.
+pub fn check(completion: &Completion, id: u64, message: &Message) -> Result<()> {
     let wanted = match (completion.is_recv, message.op) {
         (true, Op::WriteImm) => Opcode::RecvWriteImm,
         (true, _) => Opcode::Recv,
@@ -381,7 +382,7 @@ fn check(completion: &Completion, id: u64, message: &Message) -> Result<()> {
 }
 
 /// `len` bytes of `region` from `start` on, in up to `parts` pieces.
-fn cut(region: &Mr, start: usize, len: usize, parts: usize) -> Vec<MrSlice> {
+pub fn cut(region: &Mr, start: usize, len: usize, parts: usize) -> Vec<MrSlice> {
     let piece = len.div_ceil(parts).max(1);
     (0..len)
         .step_by(piece)

@@ -78,20 +78,26 @@ impl Default for Plan {
 /// One operation of one side.
 #[derive(Clone, Debug)]
 pub struct Message {
+    /// What it is.
     pub op: Op,
+    /// Bytes.
     pub len: usize,
+    /// Immediate data, for operations that have some.
     pub imm: u32,
-    /// Misalignment of the data at either end, 0 to 63.
+    /// Misalignment of the data at the requester, 0 to 63.
     pub local: usize,
+    /// Misalignment of the data at the responder, 0 to 63.
     pub remote: usize,
-    /// Parts into which a gather and a scatter list cut the data.
+    /// Parts into which the requester's list cuts the data, 1 to 3.
     pub local_parts: usize,
+    /// Parts into which the responder's scatter list cuts the data, 1 to 3.
     pub remote_parts: usize,
     /// The data stands in the WQE, if that is possible.
     pub inline: bool,
     /// Room of the receive beyond the message.
     pub spare: usize,
-    data_seed: u64,
+    /// Seed of its bytes.
+    pub data_seed: u64,
 }
 
 impl Message {

@@ -1,0 +1,158 @@
+//! Our end: the client library on a device of `rnicd`.
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use rnic::{Access, Completion, ConnectOptions, Context, Cq, Endpoint, Mr, Mtu, Pd, Qp, QpConfig, RemoteMr};
+use rnic_tests::Appliance;
+use rnic_tests::probe::{Op, Rng, cut};
+
+use crate::end::{End, Image, RecvWr, Resources, SendWr, TIMEOUT};
+
+/// A client of `rnicd`.
+#[derive(Debug)]
+pub struct Ours {
+    context: Context,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    // In the order in which they are dropped.
+    qp: Qp,
+    memory: Mr,
+    cq: Cq,
+    _pd: Pd,
+    options: ConnectOptions,
+}
+
+impl Ours {
+    /// A client of this appliance's only port.
+    pub fn new(appliance: &Appliance) -> Ours {
+        Ours {
+            context: appliance.open("rnic0"),
+            open: None,
+        }
+    }
+
+    fn get(&self) -> Result<&Open> {
+        self.open.as_ref().context("no QP has been made")
+    }
+}
+
+impl End for Ours {
+    fn name(&self) -> &'static str {
+        "rnic"
+    }
+
+    fn open(&mut self, resources: &Resources) -> Result<(Endpoint, RemoteMr)> {
+        self.close()?;
+        let pd = self.context.alloc_pd()?;
+        let cq = self.context.create_cq(2 * resources.depth)?;
+        let every = Access::LOCAL_WRITE | Access::REMOTE_WRITE | Access::REMOTE_READ;
+        let memory = pd.alloc_mr(resources.memory, every)?;
+        let config = QpConfig::new(&cq, &cq)
+            .max_send_wr(resources.depth)
+            .max_recv_wr(resources.depth)
+            .max_sge(3);
+        let qp = pd.create_qp(config)?;
+        let options = ConnectOptions {
+            gid_index: resources.family.our_gid_index(),
+            timeout: TIMEOUT,
+            ..ConnectOptions::default()
+        };
+        qp.init(&options)?;
+        let answer = (qp.endpoint(&options)?, memory.remote());
+        self.open = Some(Open {
+            qp,
+            memory,
+            cq,
+            _pd: pd,
+            options,
+        });
+        Ok(answer)
+    }
+
+    fn connect(&mut self, peer: &Endpoint, mtu: Mtu) -> Result<()> {
+        let Open { qp, options, .. } = self.get()?;
+        let options = ConnectOptions {
+            mtu: Some(mtu),
+            ..*options
+        };
+        Ok(qp.connect(peer, &options)?)
+    }
+
+    fn fill(&mut self, images: &[Image]) -> Result<()> {
+        let memory = &self.get()?.memory;
+        for image in images {
+            image.slot.fill(
+                memory,
+                image.misaligned,
+                &Rng::new(&[image.seed]).bytes(image.len),
+            );
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, images: &[Image]) -> Result<Vec<Result<(), String>>> {
+        let memory = &self.get()?.memory;
+        let compare = |image: &Image| {
+            let data = Rng::new(&[image.seed]).bytes(image.len);
+            image.slot.compare(memory, image.misaligned, &data)
+        };
+        Ok(images.iter().map(compare).collect())
+    }
+
+    fn post_recv(&mut self, list: &[RecvWr]) -> Result<()> {
+        let Open { qp, memory, .. } = self.get()?;
+        qp.post_recv(|batch| {
+            for RecvWr { wr_id, local } in list {
+                batch
+                    .recv(cut(memory, local.offset, local.len, local.parts))
+                    .wr_id(*wr_id);
+            }
+        })?;
+        Ok(())
+    }
+
+    fn post_send(&mut self, list: &[SendWr]) -> Result<()> {
+        let Open { qp, memory, .. } = self.get()?;
+        qp.post(|batch| {
+            for wr in list {
+                let local = cut(memory, wr.local.offset, wr.local.len, wr.local.parts);
+                match wr.op {
+                    Op::Send => drop(batch.send(local).wr_id(wr.wr_id).signaled()),
+                    Op::SendImm => drop(batch.send(local).imm(wr.imm).wr_id(wr.wr_id).signaled()),
+                    Op::Write => drop(batch.write(local, wr.remote).wr_id(wr.wr_id).signaled()),
+                    Op::WriteImm => drop(
+                        batch
+                            .write(local, wr.remote)
+                            .imm(wr.imm)
+                            .wr_id(wr.wr_id)
+                            .signaled(),
+                    ),
+                    Op::Read => drop(batch.read(local, wr.remote).wr_id(wr.wr_id).signaled()),
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    fn poll(&mut self, count: usize, limit: Duration) -> Result<Vec<Completion>> {
+        let (cq, end) = (&self.get()?.cq, Instant::now() + limit);
+        let mut all = Vec::new();
+        while all.len() < count {
+            let left = end.saturating_duration_since(Instant::now());
+            let some = cq.wait_vec(count - all.len(), Some(left))?;
+            if some.is_empty() {
+                break;
+            }
+            all.extend(some);
+        }
+        Ok(all)
+    }
+
+    fn close(&mut self) -> Result<()> {
+        self.open = None;
+        Ok(())
+    }
+}
