@@ -106,6 +106,17 @@ impl fmt::Display for Mtu {
     }
 }
 
+/// Service type of a QP: `enum ibv_qp_type`.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub enum QpType {
+    /// Reliable connection: everything arrives, in order, or the QP fails.
+    #[default]
+    Rc = 2,
+    /// Unreliable connection: SEND and WRITE without acknowledgement. A message of which a packet is lost is not
+    /// delivered, and nobody is told.
+    Uc = 3,
+}
+
 /// State of a port: `enum ibv_port_state`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

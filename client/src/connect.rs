@@ -2,7 +2,7 @@
 use rnic_abi::{Av, QpAttrs, qp_mask};
 use serde::{Deserialize, Serialize};
 
-use crate::{Access, Error, Gid, Mtu, Qp, QpState, Result};
+use crate::{Access, Error, Gid, Mtu, Qp, QpState, QpType, Result};
 
 /// What a peer must know to connect to a QP. Sent to it by any means; [`crate::exchange`] is one.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,27 +128,15 @@ impl ConnectOptions {
                 .min(peer.rd_atomic),
             ..QpAttrs::default()
         };
-        Ok([
-            (
-                QpState::Rtr,
-                qp_mask::AV
-                    | qp_mask::PATH_MTU
-                    | qp_mask::DEST_QPN
-                    | qp_mask::RQ_PSN
-                    | qp_mask::MAX_DEST_RD_ATOMIC
-                    | qp_mask::MIN_RNR_TIMER,
-                receive,
-            ),
-            (
-                QpState::Rts,
-                qp_mask::SQ_PSN
-                    | qp_mask::TIMEOUT
-                    | qp_mask::RETRY_CNT
-                    | qp_mask::RNR_RETRY
-                    | qp_mask::MAX_QP_RD_ATOMIC,
-                send,
-            ),
-        ])
+        let (mut rtr, mut rts) = (
+            qp_mask::AV | qp_mask::PATH_MTU | qp_mask::DEST_QPN | qp_mask::RQ_PSN,
+            qp_mask::SQ_PSN,
+        );
+        if qp.qp_type() == QpType::Rc {
+            rtr |= qp_mask::MAX_DEST_RD_ATOMIC | qp_mask::MIN_RNR_TIMER;
+            rts |= qp_mask::TIMEOUT | qp_mask::RETRY_CNT | qp_mask::RNR_RETRY | qp_mask::MAX_QP_RD_ATOMIC;
+        }
+        Ok([(QpState::Rtr, rtr, receive), (QpState::Rts, rts, send)])
     }
 }
 

@@ -78,7 +78,7 @@ mod session;
 mod shm;
 mod wake;
 
-pub use access::{Access, Mtu, PortState, QpState};
+pub use access::{Access, Mtu, PortState, QpState, QpType};
 pub use ah::{AddressVector, Ah, AhAttr, MacAddr};
 pub use batch::{Batch, RecvBatch, Wr, op};
 pub use cause::Cause;

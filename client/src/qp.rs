@@ -11,13 +11,10 @@ use rnic_abi::{
 use crate::queue::{Doorbell, QpQueues, WorkQueue};
 use crate::session::Session;
 use crate::{
-    Batch, Cause, ConnectOptions, Cq, Endpoint, Error, Mtu, Pd, QpConfig, QpState, RecvBatch, Result,
+    Batch, Cause, ConnectOptions, Cq, Endpoint, Error, Mtu, Pd, QpConfig, QpState, QpType, RecvBatch, Result,
 };
 
-/// `enum ibv_qp_type`.
-const RC: u32 = 2;
-
-/// A queue pair of the reliable connection service. Any thread; each of its two queues has a lock.
+/// A queue pair. Any thread; each of its two queues has a lock.
 ///
 /// Dropping it destroys it: outstanding work requests end without completions and let their memory go,
 /// completions not yet polled are dropped. It waits for events of it that other threads hold
@@ -26,6 +23,7 @@ const RC: u32 = 2;
 pub struct Qp {
     handle: u32,
     qpn: u32,
+    qp_type: QpType,
     initial_psn: u32,
     sq_sig_all: bool,
     state: AtomicU8,
@@ -75,7 +73,7 @@ impl Qp {
             pd: pd.0.handle,
             send_cq: config.send_cq.0.handle(),
             recv_cq: config.recv_cq.0.handle(),
-            qp_type: RC,
+            qp_type: config.qp_type as u32,
             sq_units,
             rq_units,
             sq_sig_all: config.sq_sig_all.into(),
@@ -88,6 +86,7 @@ impl Qp {
         Ok(Qp {
             handle: reply.handle,
             qpn: reply.qpn,
+            qp_type: config.qp_type,
             // A start that nobody can guess, so that frames of an earlier connection do not fit (IBTA 9.7.1).
             initial_psn: RandomState::new().hash_one(reply.qpn) as u32 & 0xFF_FFFF,
             sq_sig_all: config.sq_sig_all,
@@ -121,6 +120,11 @@ impl Qp {
     /// Its number on the wire and in completions and events, 24 bits.
     pub fn qpn(&self) -> u32 {
         self.qpn
+    }
+
+    /// Its service type.
+    pub fn qp_type(&self) -> QpType {
+        self.qp_type
     }
 
     /// The protection domain it was made in.
@@ -199,8 +203,8 @@ impl Qp {
         Endpoint::of(self, options)
     }
 
-    /// RESET or INIT → RTR → RTS, connected to the peer's QP. The peer does the same with our endpoint; a
-    /// send posted before it has is retried until it has, as `options` allow.
+    /// RESET or INIT → RTR → RTS, connected to the peer's QP of the same type. The peer does the same with our endpoint; a
+    /// send posted before it has is retried until it has, as `options` allow, and lost on UC.
     pub fn connect(&self, peer: &Endpoint, options: &ConnectOptions) -> Result<()> {
         let transitions = options.transitions(self, peer)?;
         if self.last_state() == QpState::Reset {

@@ -2,7 +2,7 @@
 use rnic_abi::{MAX_INLINE, MAX_SGE, Wqe};
 
 use crate::queue::Limits;
-use crate::{Cq, Error, Result};
+use crate::{Cq, Error, QpType, Result};
 
 /// What a QP is made with; each limit can be set by the method of its name.
 #[derive(Clone, Debug)]
@@ -14,10 +14,11 @@ pub struct QpConfig {
     pub(crate) max_sge: u32,
     pub(crate) max_inline: u32,
     pub(crate) sq_sig_all: bool,
+    pub(crate) qp_type: QpType,
 }
 
 impl QpConfig {
-    /// 128 sends and 128 receives of one scatter/gather entry, no inline payload, signalled on request.
+    /// RC, 128 sends and 128 receives of one scatter/gather entry, no inline payload, signalled on request.
     pub fn new(send_cq: &Cq, recv_cq: &Cq) -> QpConfig {
         QpConfig {
             send_cq: send_cq.clone(),
@@ -27,7 +28,14 @@ impl QpConfig {
             max_sge: 1,
             max_inline: 0,
             sq_sig_all: false,
+            qp_type: QpType::Rc,
         }
+    }
+
+    /// Another service type.
+    pub fn qp_type(mut self, qp_type: QpType) -> Self {
+        self.qp_type = qp_type;
+        self
     }
 
     /// Sends that can be outstanding, each as long as the other limits allow.

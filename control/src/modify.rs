@@ -7,7 +7,7 @@ use rnic_engine::{
     command::{Command, Path, QpChange, QpStatus},
     core::abi_cause,
 };
-use rnic_transport::{Access, ModifyError, QpAttr, QpAttrMask, QpState, QpType, check_modify};
+use rnic_transport::{Access, ModifyError, QpAttr, QpAttrMask, QpState, check_modify};
 use rnic_wire::Mtu;
 use rustix::io::Errno;
 
@@ -138,7 +138,7 @@ impl Control {
         } else {
             qp.state
         };
-        check_modify(QpType::Rc, qp.state, next, mask).map_err(refused)?;
+        check_modify(qp.qp_type, qp.state, next, mask).map_err(refused)?;
         self.answers(qp.core)?;
         let owner = &self.devices[device as usize];
         if mask.contains(QpAttrMask::PATH_MTU) && attr.path_mtu > owner.path_mtu {

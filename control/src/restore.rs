@@ -274,6 +274,7 @@ impl Restored {
             }
             Kind::Qp => What::Qp(Box::new(Qp {
                 qpn: number,
+                qp_type: qp.qp_type,
                 pd: depends[0],
                 send_cq: depends[1],
                 recv_cq: depends[2],

@@ -11,7 +11,7 @@ use rnic_engine::{
     arena::{ArenaBox, ArenaError, ArenaId, RangeArena, SlotArena},
     view::SLOT_BITS,
 };
-use rnic_transport::{Access, BadField, Cause, FieldPath, QpState, Record, record};
+use rnic_transport::{Access, BadField, Cause, FieldPath, QpState, QpType, Record, record};
 
 use crate::{
     client_record::ClientRecord,
@@ -193,6 +193,7 @@ record! {
         pub has_av: bool,
         pub state: QpState,
         pub dest_qpn: u32,
+        pub qp_type: QpType,
         pub core: u32,
         pub core_bytes: u64,
     }
@@ -345,6 +346,7 @@ impl ObjectRecord {
                 record.qp = QpPart {
                     state: qp.state,
                     dest_qpn: qp.dest_qpn,
+                    qp_type: qp.qp_type,
                     core: qp.core as u32,
                     core_bytes: qp.core_bytes as u64,
                     ..QpPart::default()

@@ -165,7 +165,7 @@ pub struct Cause {
 }
 
 /// Names of [`Cause::check`], by number, for people.
-pub const CHECK_NAMES: [&str; 25] = [
+pub const CHECK_NAMES: [&str; 26] = [
     "none",
     "no such key, or no longer valid",
     "access not granted by the region",
@@ -191,6 +191,7 @@ pub const CHECK_NAMES: [&str; 25] = [
     "memory went away",
     "device or port removed",
     "atomic not of 8 bytes at a multiple of 8",
+    "no such address handle",
 ];
 
 /// Where a send or receive queue stands: [`RingIndices`], then `depth` units.

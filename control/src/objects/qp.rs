@@ -25,6 +25,8 @@ use crate::{
 pub struct Qp {
     /// Number on the wire.
     pub qpn: u32,
+    /// Service type.
+    pub qp_type: QpType,
     /// Its PD.
     pub pd: Key,
     /// CQ of its send queue.
@@ -86,17 +88,12 @@ impl Control {
     pub(crate) fn create_qp(&mut self, conn: u32, arg: &CreateQp) -> Verb<Outcome> {
         self.check_present_for(conn, arg.pd)?;
         self.allow(conn, Kind::Qp)?;
-        if arg.qp_type != QpType::Rc as u32 {
-            let known = match arg.qp_type {
-                3 => " (UC)",
-                4 => " (UD)",
-                _ => "",
-            };
+        let Some(qp_type) = QpType::from_verbs(arg.qp_type).filter(|of| *of != QpType::Ud) else {
             return Err(Refusal::unsupported(format!(
-                "qp_type is {}{known}; this rnicd makes RC (2) only",
+                "qp_type is {}; this rnicd makes RC (2) and UC (3)",
                 arg.qp_type
             )));
-        }
+        };
         let sq_depth = self.work_queue_depth("sq_units", arg.sq_units)?;
         let rq_depth = self.work_queue_depth("rq_units", arg.rq_units)?;
         let mut held = Vec::new();
@@ -107,6 +104,7 @@ impl Control {
             self.install_qp(
                 conn,
                 device,
+                qp_type,
                 [pd, send_cq, recv_cq],
                 [sq_depth, rq_depth],
                 arg.sq_sig_all != 0,
@@ -157,6 +155,7 @@ impl Control {
         &mut self,
         conn: u32,
         device: u32,
+        qp_type: QpType,
         [pd, send_cq, recv_cq]: [Key; 3],
         [sq_depth, rq_depth]: [u32; 2],
         sig_all: bool,
@@ -194,6 +193,8 @@ impl Control {
             rq_offset: rq.offset as u64,
             rq_depth,
             sig_all,
+            qp_type,
+            mtu: self.devices[device as usize].path_mtu,
         });
         let engine_qp = match made {
             Ok(qp) => qp,
@@ -209,6 +210,7 @@ impl Control {
         let state = QpState::Reset;
         let qp = Qp {
             qpn,
+            qp_type,
             pd,
             send_cq,
             recv_cq,

@@ -227,7 +227,7 @@ fn quotas_hold_and_come_back() {
 }
 
 #[test]
-fn only_rc_is_made_and_others_are_named() {
+fn a_qp_of_an_unknown_type_is_refused() {
     let daemon = TestDaemon::start(1);
     let mut client = daemon.client();
     let (pd, cq) = (client.pd(), client.cq());
@@ -235,12 +235,12 @@ fn only_rc_is_made_and_others_are_named() {
         pd,
         send_cq: cq,
         recv_cq: cq,
-        qp_type: 4,
+        qp_type: 9,
         ..CreateQp::default()
     };
     let refused = client.call::<CreateQpReply>(Op::CreateQp, &arg).unwrap_err();
     assert_eq!(refused.errno, Errno::OPNOTSUPP);
-    assert!(refused.text.contains("(UD)"), "{}", refused.text);
+    assert!(refused.text.contains("qp_type is 9"), "{}", refused.text);
     let arg = CreateQp {
         qp_type: 2,
         sq_units: u32::MAX,

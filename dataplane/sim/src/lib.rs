@@ -7,6 +7,8 @@
 //!   schedule: data arrives exactly once, in order and byte-identical, completions come exactly once and in
 //!   order with the right status, or the QP ends in error with the right status; and nothing hangs.
 //!
+//! - [`Unreliable`] is the same for UC and UD, where messages may be lost, but nothing else may happen to them.
+//!
 //! The same seed gives the same run, on every machine.
 
 #![forbid(unsafe_code)]
@@ -18,11 +20,13 @@ mod node;
 mod rng;
 mod run;
 mod scenario;
+mod unreliable;
 mod watch;
 
 pub use memory::{Effect, Region, SimHost};
 pub use network::{Faults, Network};
-pub use node::{Node, Packet, connect, connect_at, default_attr};
+pub use node::{GRH_BYTE, Node, Packet, QKEY, connect, connect_as, connect_at, default_attr};
 pub use rng::Rng;
 pub use run::{Outcome, run, run_with};
 pub use scenario::{Injected, Op, Plan, Recv, Scenario};
+pub use unreliable::{Tally, Unreliable};

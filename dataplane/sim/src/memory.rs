@@ -84,6 +84,8 @@ pub struct SimHost {
     pub bad_send: Vec<u32>,
     /// Tokens of receive buffers that cannot be accessed.
     pub bad_recv: Vec<u32>,
+    /// Address handles that are not valid.
+    pub bad_ahs: Vec<u32>,
     /// The receive ring's indices are forged.
     pub forged_recv: bool,
     /// Completions in order.

@@ -2,10 +2,15 @@
 
 use crate::memory::SimHost;
 use rnic_transport::{
-    Access, AtomicOp, Ctx, Emit, EventKind, ModifyError, PostError, QpAttr, QpAttrMask, QpState, RcQp,
-    Received, SendFlags, SendWr, Source, Time, WrOpcode,
+    Access, AtomicOp, Ctx, Emit, EventKind, GRH_AREA, ModifyError, PostError, QpAttr, QpAttrMask, QpState,
+    QpType, RcQp, Received, SendFlags, SendWr, Source, Time, WrOpcode,
 };
 use rnic_wire::{Headers, Mtu, Syndrome};
+
+/// The Q_Key of UD QPs.
+pub const QKEY: u32 = 0x1111_1111;
+/// What the GRH area of received datagrams is made of.
+pub const GRH_BYTE: u8 = 0x60;
 
 /// A packet on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +125,16 @@ impl Node {
     /// Brings the QP from RESET to RTR.
     pub fn to_rtr(&mut self, attr: &QpAttr) -> Result<(), ModifyError> {
         use QpAttrMask as M;
-        let setup = M::STATE | M::PKEY_INDEX | M::PORT | M::ACCESS_FLAGS;
+        let connected = M::AV | M::PATH_MTU | M::DEST_QPN | M::RQ_PSN;
+        let (own, receive) = match self.qp.qp_type() {
+            QpType::Rc => (
+                M::ACCESS_FLAGS,
+                connected | M::MAX_DEST_RD_ATOMIC | M::MIN_RNR_TIMER,
+            ),
+            QpType::Uc => (M::ACCESS_FLAGS, connected),
+            QpType::Ud => (M::QKEY, M::NONE),
+        };
+        let setup = M::STATE | M::PKEY_INDEX | M::PORT | own;
         self.modify(
             &QpAttr {
                 state: QpState::Init,
@@ -129,8 +143,6 @@ impl Node {
             },
             setup,
         )?;
-        let receive =
-            M::AV | M::PATH_MTU | M::DEST_QPN | M::RQ_PSN | M::MAX_DEST_RD_ATOMIC | M::MIN_RNR_TIMER;
         self.modify(
             &QpAttr {
                 state: QpState::Rtr,
@@ -143,7 +155,10 @@ impl Node {
     /// Brings the QP from RTR to RTS.
     pub fn to_rts(&mut self, attr: &QpAttr) -> Result<(), ModifyError> {
         use QpAttrMask as M;
-        let send = M::SQ_PSN | M::TIMEOUT | M::RETRY_CNT | M::RNR_RETRY | M::MAX_QP_RD_ATOMIC;
+        let send = match self.qp.qp_type() {
+            QpType::Rc => M::SQ_PSN | M::TIMEOUT | M::RETRY_CNT | M::RNR_RETRY | M::MAX_QP_RD_ATOMIC,
+            QpType::Uc | QpType::Ud => M::SQ_PSN,
+        };
         self.modify(
             &QpAttr {
                 state: QpState::Rts,
@@ -211,7 +226,12 @@ impl Node {
 
     /// Takes one packet.
     pub fn receive(&mut self, packet: &Packet) -> Received {
-        self.with(|qp, ctx| qp.receive(ctx, &packet.headers, &packet.payload))
+        let mut payload = Vec::new();
+        if packet.headers.deth.is_some() {
+            payload.extend([GRH_BYTE; GRH_AREA]);
+        }
+        payload.extend(&packet.payload);
+        self.with(|qp, ctx| qp.receive(ctx, &packet.headers, &payload))
     }
 
     /// Takes several packets.
@@ -223,7 +243,7 @@ impl Node {
     pub fn transmit(&mut self) -> Option<Packet> {
         loop {
             let Some(emit) = self.with(|qp, ctx| qp.poll_transmit(ctx)) else {
-                let spins = self.qp.has_work() && self.qp.state() != QpState::Err;
+                let spins = self.qp.has_work() && !matches!(self.qp.state(), QpState::Err | QpState::Sqe);
                 if spins && self.host.waits() {
                     continue;
                 }
@@ -237,6 +257,10 @@ impl Node {
     }
 
     fn gather(&mut self, emit: &Emit) -> Option<Packet> {
+        if emit.ah.is_some_and(|ah| self.host.bad_ahs.contains(&ah)) {
+            self.with(|qp, ctx| qp.address_failed(ctx, emit));
+            return None;
+        }
         let payload = match emit.source {
             Source::None => Ok(Vec::new()),
             Source::Send {
@@ -290,16 +314,29 @@ pub fn connect(mtu: Mtu, adjust: impl Fn(&mut QpAttr)) -> (Node, Node) {
 /// # Panics
 /// When the attributes are not acceptable.
 pub fn connect_at(mtu: Mtu, psns: [u32; 2], adjust: impl Fn(&mut QpAttr)) -> (Node, Node) {
+    connect_as(QpType::Rc, mtu, psns, adjust)
+}
+
+/// As [`connect_at`], with QPs of any type. Datagrams need an address handle, any number, and the Q_Key [`QKEY`].
+///
+/// # Panics
+/// When the attributes are not acceptable.
+pub fn connect_as(qp_type: QpType, mtu: Mtu, psns: [u32; 2], adjust: impl Fn(&mut QpAttr)) -> (Node, Node) {
     let side = |qpn: u32, peer: u32, sq_psn: u32, rq_psn: u32| {
         let mut attr = QpAttr {
             path_mtu: mtu,
+            qkey: QKEY,
             dest_qpn: peer,
             sq_psn,
             rq_psn,
             ..default_attr()
         };
         adjust(&mut attr);
-        let mut node = Node::new(RcQp::new(qpn), 64);
+        let qp = match qp_type {
+            QpType::Ud => RcQp::new_ud(qpn, mtu),
+            _ => RcQp::new(qpn).with_type(qp_type),
+        };
+        let mut node = Node::new(qp, 64);
         node.to_rtr(&attr).expect("attributes are legal");
         node.to_rts(&attr).expect("attributes are legal");
         node

@@ -116,6 +116,7 @@ impl RcQp {
         Emit {
             headers,
             source: Source::None,
+            ah: None,
             retransmitted: false,
         }
     }

@@ -7,16 +7,23 @@ use crate::qp::{Ctx, RcQp};
 use crate::types::{Cause, Check, CompletionFlags, Event, EventKind, QpState, Queue, WcOpcode, WcStatus};
 
 impl RcQp {
-    /// In ERR: completes up to `budget` outstanding work requests of both queues with `WrFlushErr`. Whether
+    /// In SQE: does so with the send queue alone. In ERR: completes up to `budget` outstanding work requests of both queues with `WrFlushErr`. Whether
     /// more is left.
     ///
-    /// Call it while it returns `true`, and again whenever WQEs are posted to a QP in ERR. A receive queue
+    /// Call it while it returns `true`, and again whenever WQEs are posted to a QP in ERR (sends also in SQE). A receive queue
     /// that is an SRQ is not flushed; LAST_WQE_REACHED is raised instead.
     pub fn flush<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, budget: u32) -> bool {
+        let mut left = budget;
+        if self.state == QpState::Sqe {
+            while left > 0 && self.req.head != self.req.tail {
+                self.flush_send(ctx);
+                left -= 1;
+            }
+            return self.req.head != self.req.tail;
+        }
         if self.state != QpState::Err {
             return false;
         }
-        let mut left = budget;
         if left > 0 && self.resp.take_wqe() {
             self.flush_recv(ctx, self.resp.wqe.wr_id);
             left -= 1;
@@ -57,24 +64,26 @@ impl RcQp {
         } else {
             WcStatus::WrFlushErr
         };
-        let completion = flushed(wr.wr_id, Queue::Send, wr.opcode.wc_opcode());
+        let completion = self.flushed(wr.wr_id, Queue::Send, wr.opcode.wc_opcode());
         self.complete(ctx, &Completion { status, ..completion });
     }
 
     fn flush_recv<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, wr_id: u64) {
-        self.complete(ctx, &flushed(wr_id, Queue::Recv, WcOpcode::Recv));
+        let completion = self.flushed(wr_id, Queue::Recv, WcOpcode::Recv);
+        self.complete(ctx, &completion);
     }
-}
 
-fn flushed(wr_id: u64, queue: Queue, opcode: WcOpcode) -> Completion {
-    Completion {
-        wr_id,
-        status: WcStatus::WrFlushErr,
-        opcode,
-        queue,
-        flags: CompletionFlags::NONE,
-        byte_len: 0,
-        imm_or_rkey: 0,
-        cause: Cause::of(Check::Flushed),
+    pub(crate) fn flushed(&self, wr_id: u64, queue: Queue, opcode: WcOpcode) -> Completion {
+        Completion {
+            wr_id,
+            status: WcStatus::WrFlushErr,
+            opcode,
+            queue,
+            flags: CompletionFlags::NONE,
+            src_qpn: self.dest_qpn,
+            byte_len: 0,
+            imm_or_rkey: 0,
+            cause: Cause::of(Check::Flushed),
+        }
     }
 }

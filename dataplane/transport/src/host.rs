@@ -86,6 +86,8 @@ pub struct Completion {
     pub queue: Queue,
     /// What `imm_or_rkey` holds, and whether the completion is solicited.
     pub flags: CompletionFlags,
+    /// QP of the sender (of a datagram), else of the peer the QP is connected to.
+    pub src_qpn: u32,
     /// Bytes received, or bytes a READ or atomic fetched; 0 for other send completions and for errors.
     pub byte_len: u32,
     /// Immediate data or invalidated key, see `flags`.

@@ -39,6 +39,9 @@ mod respond;
 mod responder;
 mod retry;
 mod types;
+mod uc;
+mod ud;
+mod unreliable;
 mod work;
 
 pub use atomic::AtomicOp;
@@ -52,4 +55,5 @@ pub use record::{BadField, FieldPath, Record};
 pub use types::{
     Access, Cause, Check, CompletionFlags, Event, EventKind, QpState, QpType, Queue, Time, WcOpcode, WcStatus,
 };
+pub use ud::GRH_AREA;
 pub use work::{RecvWqe, SendFlags, SendWr, WrOpcode};

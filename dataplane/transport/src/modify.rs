@@ -29,7 +29,7 @@ impl RcQp {
                 actual: from,
             });
         }
-        check_modify(QpType::Rc, from, to, mask)?;
+        check_modify(self.qp_type, from, to, mask)?;
         check_values(attr, mask)?;
         if from == QpState::Sqd && to == QpState::Sqd && !self.req.is_idle() {
             for attribute in [QpAttrMask::AV, QpAttrMask::PORT, QpAttrMask::PKEY_INDEX] {
@@ -69,6 +69,7 @@ impl RcQp {
         self.req.blocked = false;
         match (from, to) {
             (QpState::Init, QpState::Rtr) => self.resp.start(self.attrs.rq_psn),
+            (QpState::Sqe, QpState::Rts) => self.resume_sends(),
             (QpState::Rtr, QpState::Rts) => self.req.start(self.attrs.sq_psn),
             (QpState::Rts, QpState::Sqd) => {
                 self.attrs.sqd_async_notify =
@@ -81,7 +82,11 @@ impl RcQp {
     }
 
     fn reset(&mut self) {
-        let fresh = RcQp::new(self.qpn);
+        let mut fresh = RcQp::new(self.qpn).with_type(self.qp_type);
+        if self.qp_type == QpType::Ud {
+            // The port's, which no modify gives.
+            fresh.attrs.mtu = self.attrs.mtu;
+        }
         *self = RcQp {
             uses_srq: self.uses_srq,
             limits: self.limits,

@@ -40,6 +40,12 @@ pub enum Mutation {
     FlushWithSuccess,
     /// Go-back-N resends from the packet after the lost one.
     GoBackTooLittle,
+    /// A UC message goes on after a gap.
+    OverlookGap,
+    /// A UC responder takes packets that come late or twice.
+    TakeLatePacket,
+    /// A UD responder takes any Q_Key.
+    SkipQkeyCheck,
 }
 
 impl RcQp {

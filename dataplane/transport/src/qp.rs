@@ -5,9 +5,9 @@ use crate::host::{Completion, Host, KeyError};
 use crate::record::record;
 use crate::requester::Requester;
 use crate::responder::Responder;
-use crate::types::{Cause, Check, Event, EventKind, QpState, Time};
+use crate::types::{Cause, Check, Event, EventKind, QpState, QpType, Queue, Time, WcOpcode, WcStatus};
 use crate::work::{RecvWqe, SendWr, WrOpcode};
-use rnic_wire::{Bth, Headers, Opcode, Operation, Psn, Transport};
+use rnic_wire::{Bth, Headers, Opcode, Operation, Psn};
 
 /// The longest message of any operation, in bytes (9.7.8).
 pub const MAX_MESSAGE: u32 = 1 << 31;
@@ -69,6 +69,8 @@ pub struct Emit {
     pub headers: Headers,
     /// Payload.
     pub source: Source,
+    /// Number of the address handle by which a datagram goes; `None` on a connected QP, which has one way.
+    pub ah: Option<u32>,
     /// The request was sent before (for counters).
     pub retransmitted: bool,
 }
@@ -80,7 +82,8 @@ pub enum Received {
     Accepted,
     /// A request seen before: acknowledged again, a READ executed again, an atomic's result said again.
     Duplicate,
-    /// Packets before it are missing: NAKed, or a retry began.
+    /// Packets before it are missing: NAKed, or a retry began. On UC the message they belong to is dropped; this one begins
+    /// another.
     OutOfOrder,
     /// No receive WQE: answered with an RNR NAK.
     NotReady,
@@ -95,8 +98,18 @@ pub enum Received {
 pub enum DropReason {
     /// The QP's state does not take such packets.
     State,
-    /// Not an RC opcode.
-    NotRc,
+    /// An opcode of another class than the QP's.
+    OtherClass,
+    /// A reserved opcode, on an unreliable QP.
+    ReservedOpcode,
+    /// Of a message that is dropped as a whole, since part of it is missing (UC).
+    MessageLost,
+    /// No receive WQE for its message, which is dropped (UC, UD).
+    NoReceiveWqe,
+    /// A check failed, and its message is dropped (UC, UD).
+    Refused(Check),
+    /// Not the QP's Q_Key (UD).
+    Qkey,
     /// A response to what was acknowledged before.
     StaleResponse,
     /// A response to nothing that is outstanding.
@@ -124,8 +137,8 @@ pub enum PostError {
         /// The QP's state.
         state: QpState,
     },
-    /// The operation is not implemented.
-    #[error("{opcode:?} is not supported by this device")]
+    /// The operation is not implemented, or not for QPs of this type.
+    #[error("{opcode:?} is not supported by this device on QPs of this type")]
     Unsupported {
         /// The operation.
         opcode: WrOpcode,
@@ -182,10 +195,11 @@ impl Default for Limits {
 }
 
 record! {
-    /// A reliable connection queue pair (9.7): a plain record without pointers.
+    /// A queue pair of any type (9.7, 9.8): a plain record without pointers. What a type has no use for stays as it was made.
     #[derive(Copy, Clone, Debug)]
     pub struct RcQp {
         pub(crate) state: QpState,
+        pub(crate) qp_type: QpType,
         /// The next packet asked for goes to the requester first: requests and responses take turns.
         pub(crate) turn_request: bool,
         pub(crate) uses_srq: bool,
@@ -207,10 +221,11 @@ record! {
 }
 
 impl RcQp {
-    /// A QP in RESET.
+    /// An RC QP in RESET.
     pub const fn new(qpn: u32) -> Self {
         RcQp {
             state: QpState::Reset,
+            qp_type: QpType::Rc,
             turn_request: false,
             uses_srq: false,
             overflowed: false,
@@ -226,6 +241,13 @@ impl RcQp {
         }
     }
 
+    /// The same of another type.
+    #[must_use]
+    pub const fn with_type(mut self, qp_type: QpType) -> Self {
+        self.qp_type = qp_type;
+        self
+    }
+
     /// The same, drawing its receive WQEs from an SRQ: ERR does not flush them, and raises LAST_WQE_REACHED.
     #[must_use]
     pub const fn with_srq(mut self) -> Self {
@@ -238,6 +260,12 @@ impl RcQp {
     pub const fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
+    }
+
+    /// Its type.
+    #[inline]
+    pub const fn qp_type(&self) -> QpType {
+        self.qp_type
     }
 
     /// Its number.
@@ -280,7 +308,8 @@ impl RcQp {
         ring_len.saturating_sub(self.req.tail.wrapping_sub(self.req.head))
     }
 
-    /// Takes one packet for this QP. Its addresses, ICRC and lengths were checked; payload excludes pad.
+    /// Takes one packet for this QP. Its addresses, ICRC and lengths were checked; payload excludes pad. Of a datagram the
+    /// payload begins with the GRH area ([`crate::GRH_AREA`]).
     #[inline]
     pub fn receive<H: Host>(
         &mut self,
@@ -289,25 +318,35 @@ impl RcQp {
         payload: H::Payload<'_>,
     ) -> Received {
         let opcode = headers.bth.opcode;
-        if opcode.transport != Transport::Rc {
-            return Received::Dropped(DropReason::NotRc);
+        if opcode.transport != self.qp_type.transport() {
+            return Received::Dropped(DropReason::OtherClass);
         }
-        if opcode.is_response() {
-            self.response(ctx, headers, payload)
-        } else {
-            self.request(ctx, headers, payload)
+        match self.qp_type {
+            QpType::Rc if opcode.is_response() => self.response(ctx, headers, payload),
+            QpType::Rc => self.request(ctx, headers, payload),
+            QpType::Uc => self.uc_request(ctx, headers, payload),
+            QpType::Ud => self.ud_request(ctx, headers, payload),
         }
     }
 
-    /// Takes a packet whose opcode is reserved, but of RC's own class: in sequence it is an invalid request.
+    /// Takes a packet whose opcode is reserved, but of the QP's own class: in sequence it is an invalid request on RC, and
+    /// dropped on others.
     pub fn receive_reserved<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, opcode: u8, psn: Psn) -> Received {
-        self.reserved_request(ctx, opcode, psn)
+        match self.qp_type {
+            QpType::Rc => self.reserved_request(ctx, opcode, psn),
+            QpType::Uc | QpType::Ud => Received::Dropped(DropReason::ReservedOpcode),
+        }
     }
 
     /// The next packet to send, or `None` when there is nothing to send now. Requests and responses take
     /// turns.
     #[inline]
     pub fn poll_transmit<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
+        match self.qp_type {
+            QpType::Rc => {}
+            QpType::Uc => return self.poll_uc(ctx),
+            QpType::Ud => return self.poll_ud(ctx),
+        }
         self.turn_request = !self.turn_request;
         if self.turn_request {
             self.poll_request(ctx).or_else(|| self.poll_response(ctx))
@@ -319,7 +358,7 @@ impl RcQp {
     /// The engine could not read the payload of a packet it had been given: nothing of it was sent.
     ///
     /// Of a request: its work request fails with a local protection error once its turn comes. Of a READ
-    /// response: the peer gets a NAK. Either way the QP ends in ERR.
+    /// response: the peer gets a NAK. Either way the QP ends in ERR; an unreliable one in SQE.
     pub fn gather_failed<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, emit: &Emit, err: KeyError) {
         let opcode = emit.headers.bth.opcode.to_u8();
         let psn = emit.headers.bth.psn;
@@ -336,10 +375,10 @@ impl RcQp {
         if self.resp.has_work() {
             return true;
         }
-        if self.state == QpState::Err {
-            self.req.head != self.req.tail || !self.recv_flushed
-        } else {
-            self.state.sends() && self.req.may_send()
+        match self.state {
+            QpState::Err => self.req.head != self.req.tail || !self.recv_flushed,
+            QpState::Sqe => self.req.head != self.req.tail,
+            _ => self.state.sends() && (self.req.may_send() || self.has_sent()),
         }
     }
 
@@ -353,6 +392,22 @@ impl RcQp {
             cause,
         });
         self.enter_err(false);
+    }
+
+    /// A send WQE that cannot be executed, and whose turn has come: it completes in error, and an RC QP goes to ERR with
+    /// QP_FATAL, an unreliable one to SQE (10.3.1.6).
+    pub fn refuse_send<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, wr_id: u64, cause: Cause) {
+        let completion = Completion {
+            status: WcStatus::LocQpOpErr,
+            cause,
+            ..self.flushed(wr_id, Queue::Send, WcOpcode::Send)
+        };
+        self.complete(ctx, &completion);
+        if self.qp_type == QpType::Rc {
+            self.fatal(ctx, cause);
+        } else if self.state.sends() {
+            self.enter_sqe();
+        }
     }
 
     /// Goes to ERR. `answer` keeps what the responder has yet to say: READ responses due, and the NAK after
@@ -386,6 +441,10 @@ impl RcQp {
     /// A BTH to the peer.
     #[inline]
     pub(crate) fn bth(&self, operation: Operation, psn: Psn) -> Bth {
-        Bth::new(Opcode::new(Transport::Rc, operation), self.dest_qpn, psn)
+        Bth::new(
+            Opcode::new(self.qp_type.transport(), operation),
+            self.dest_qpn,
+            psn,
+        )
     }
 }

@@ -3,7 +3,7 @@
 use crate::host::{Completion, Host, KeyError};
 use crate::qp::{Ctx, RcQp, Received};
 use crate::responder::Answer;
-use crate::types::{Cause, Check, CompletionFlags, Event, EventKind, Queue, WcOpcode, WcStatus};
+use crate::types::{Cause, Check, CompletionFlags, Event, EventKind, QpType, Queue, WcOpcode, WcStatus};
 use rnic_wire::{NakCode, Psn, Syndrome};
 
 /// Why a request is refused: what the peer is told, what completes in error, what event is raised.
@@ -51,7 +51,7 @@ impl Refusal {
 }
 
 impl RcQp {
-    /// A fatal NAK: the WQE in use completes in error, an event says why, and the QP goes to ERR.
+    /// A fatal NAK (none on an unreliable QP): the WQE in use completes in error, an event says why, and the QP goes to ERR.
     pub(crate) fn refuse<H: Host>(
         &mut self,
         ctx: &mut Ctx<'_, H>,
@@ -59,15 +59,18 @@ impl RcQp {
         opcode: u8,
         refusal: &Refusal,
     ) -> Received {
+        let answers = self.qp_type == QpType::Rc;
         let syndrome = Syndrome::Nak(refusal.nak);
         let cause = Cause {
             psn: psn.get(),
             check: refusal.check,
             opcode,
-            syndrome: syndrome.to_u8(),
+            syndrome: if answers { syndrome.to_u8() } else { 0 },
         };
-        self.nak(psn, syndrome);
-        self.enter_err(true);
+        if answers {
+            self.nak(psn, syndrome);
+        }
+        self.enter_err(answers);
         if self.resp.take_wqe() {
             let completion = Completion {
                 wr_id: self.resp.wqe.wr_id,
@@ -75,6 +78,7 @@ impl RcQp {
                 opcode: WcOpcode::Recv,
                 queue: Queue::Recv,
                 flags: CompletionFlags::NONE,
+                src_qpn: self.dest_qpn,
                 byte_len: 0,
                 imm_or_rkey: 0,
                 cause,

@@ -279,6 +279,7 @@ impl RcQp {
                 opcode: WcOpcode::Recv,
                 queue: Queue::Recv,
                 flags: CompletionFlags::NONE,
+                src_qpn: self.dest_qpn,
                 byte_len: 0,
                 imm_or_rkey: 0,
                 cause: Cause::of(Check::None),

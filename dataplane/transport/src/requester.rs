@@ -162,6 +162,7 @@ impl RcQp {
             return Err(PostError::Full);
         }
         match wr.opcode {
+            _ if !self.supports(wr.opcode) => return Err(PostError::Unsupported { opcode: wr.opcode }),
             _ if wr.is_rd_atomic() && self.attrs.max_rd_atomic == 0 => {
                 return Err(PostError::NoRdAtomicResources);
             }
@@ -184,7 +185,7 @@ impl RcQp {
         Ok(())
     }
 
-    /// The requester's next packet.
+    /// The next packet of an RC requester.
     #[inline]
     pub(crate) fn poll_request<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
         let index = loop {
@@ -204,12 +205,7 @@ impl RcQp {
             }
         };
         if index == self.req.fresh {
-            let mtu = self.attrs.mtu;
-            let first = self.req.next;
-            let wr = ctx.wr(index);
-            wr.first = first;
-            wr.last = first + (mtu.packets(wr.length) - 1);
-            self.req.fresh = index.wrapping_add(1);
+            self.start_request(ctx, index);
         }
         let wr = *ctx.wr(index);
         let slot = index & (ctx.sq.len() as u32).wrapping_sub(1);
@@ -226,6 +222,16 @@ impl RcQp {
             retransmitted,
             ..emit
         })
+    }
+
+    /// Gives a work request its PSNs.
+    #[inline]
+    pub(crate) fn start_request<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, index: u32) {
+        let (mtu, first) = (self.attrs.mtu, self.req.next);
+        let wr = ctx.wr(index);
+        wr.first = first;
+        wr.last = first + (mtu.packets(wr.length) - 1);
+        self.req.fresh = index.wrapping_add(1);
     }
 
     /// Whether the packet at `next` may go out now: window, fence, limit of READs and atomics, drain, an earlier local error.
@@ -312,13 +318,14 @@ impl RcQp {
         Emit {
             headers,
             source: Source::None,
+            ah: None,
             retransmitted: false,
         }
     }
 
     /// One packet of a SEND or WRITE.
     #[inline]
-    fn data_packet(&mut self, wr: &SendWr, slot: u32) -> Emit {
+    pub(crate) fn data_packet(&mut self, wr: &SendWr, slot: u32) -> Emit {
         let psn = self.req.next;
         let mtu = self.attrs.mtu;
         let number = psn.diff(wr.first) as u32;
@@ -365,6 +372,7 @@ impl RcQp {
         Emit {
             headers,
             source,
+            ah: None,
             retransmitted: false,
         }
     }

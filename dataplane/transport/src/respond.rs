@@ -36,6 +36,7 @@ impl RcQp {
         Some(Emit {
             headers,
             source: Source::None,
+            ah: None,
             retransmitted: false,
         })
     }
@@ -82,6 +83,7 @@ impl RcQp {
         Some(Emit {
             headers,
             source,
+            ah: None,
             retransmitted,
         })
     }
@@ -98,6 +100,7 @@ impl RcQp {
         Emit {
             headers,
             source: Source::None,
+            ah: None,
             retransmitted: job.again,
         }
     }

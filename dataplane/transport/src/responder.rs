@@ -50,7 +50,7 @@ record! {
         /// `wqe` is in use by the message under way.
         pub(crate) has_wqe: bool,
         /// Bytes of the message that have arrived.
-        received: u32,
+        pub(crate) received: u32,
         /// Announced length of the WRITE under way.
         write_len: u32,
         write_rkey: u32,
@@ -148,12 +148,12 @@ impl Responder {
 }
 
 /// How a request in sequence ended.
-enum Outcome {
+pub(crate) enum Outcome {
     Done,
     NoReceiveWqe,
 }
 
-type Step = Result<Outcome, Refusal>;
+pub(crate) type Step = Result<Outcome, Refusal>;
 
 impl RcQp {
     /// Takes a request.
@@ -228,7 +228,7 @@ impl RcQp {
 
     /// The expected PSN is here: an outstanding NAK is answered, the connection is established.
     #[inline]
-    fn in_sequence<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) {
+    pub(crate) fn in_sequence<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) {
         self.resp.nak_stands = false;
         if matches!(self.resp.answer, Answer::Nak { .. }) {
             self.resp.answer = Answer::Nothing;
@@ -297,7 +297,11 @@ impl RcQp {
 
     /// Takes a receive WQE for the message; `false` when there is none.
     #[inline]
-    fn take_recv<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Result<bool, Refusal> {
+    pub(crate) fn take_recv<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Result<bool, Refusal> {
+        if self.resp.has_wqe {
+            // Left over from a message that was dropped (UC, UD).
+            return Ok(true);
+        }
         match ctx.host.take_recv() {
             Ok(Some(wqe)) => {
                 self.resp.wqe = wqe;
@@ -320,7 +324,12 @@ impl RcQp {
     }
 
     #[inline]
-    fn send_in<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, headers: &Headers, payload: H::Payload<'_>) -> Step {
+    pub(crate) fn send_in<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        headers: &Headers,
+        payload: H::Payload<'_>,
+    ) -> Step {
         let opcode = headers.bth.opcode;
         let len = payload.len();
         self.check_packet(headers, MessageKind::Send, len)?;
@@ -373,7 +382,7 @@ impl RcQp {
     }
 
     #[inline]
-    fn write_in<H: Host>(
+    pub(crate) fn write_in<H: Host>(
         &mut self,
         ctx: &mut Ctx<'_, H>,
         headers: &Headers,
@@ -496,7 +505,7 @@ impl RcQp {
 
     /// The last packet of a message that uses a receive WQE: its completion, before the ACK.
     #[inline]
-    fn complete_recv<H: Host>(
+    pub(crate) fn complete_recv<H: Host>(
         &mut self,
         ctx: &mut Ctx<'_, H>,
         opcode: WcOpcode,
@@ -516,6 +525,7 @@ impl RcQp {
             opcode,
             queue: Queue::Recv,
             flags,
+            src_qpn: self.dest_qpn,
             byte_len: self.resp.received,
             imm_or_rkey,
             cause: Cause::of(Check::None),

@@ -3,7 +3,7 @@
 use crate::host::{Completion, Host};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, RcQp};
-use crate::types::{Cause, Check, CompletionFlags, Event, EventKind, QpState, Queue, Time, WcStatus};
+use crate::types::{Cause, Check, CompletionFlags, Event, EventKind, QpState, QpType, Queue, Time, WcStatus};
 use rnic_wire::RnrTimer;
 
 /// `rnr_retry` of this value means for ever.
@@ -147,17 +147,23 @@ impl RcQp {
         self.req.rnr_deadline = Time::NEVER;
     }
 
-    /// The oldest work request fails: its completion says why, and the QP goes to ERR.
+    /// The oldest work request fails: its completion says why, and the QP goes to ERR, or of an unreliable QP only the
+    /// send queue goes to SQE.
     pub(crate) fn fail_oldest<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, status: WcStatus, cause: Cause) {
         let wr = *ctx.wr(self.req.head);
         self.req.head = self.req.head.wrapping_add(1);
-        self.enter_err(false);
+        if self.qp_type == QpType::Rc {
+            self.enter_err(false);
+        } else {
+            self.enter_sqe();
+        }
         let completion = Completion {
             wr_id: wr.wr_id,
             status,
             opcode: wr.opcode.wc_opcode(),
             queue: Queue::Send,
             flags: CompletionFlags::NONE,
+            src_qpn: self.dest_qpn,
             byte_len: 0,
             imm_or_rkey: 0,
             cause,

@@ -7,6 +7,7 @@ use zerocopy::{Immutable, KnownLayout, TryFromBytes};
 
 use crate::bit_set::bit_set;
 use crate::record::record;
+use rnic_wire::Transport;
 
 /// A point in time: nanoseconds of one monotonic clock, which the caller reads. The transport has no clock
 /// of its own.
@@ -100,15 +101,44 @@ impl fmt::Display for QpState {
 }
 
 /// Service type of a queue pair, with verbs' numbers.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash, TryFromBytes, KnownLayout, Immutable)]
 #[repr(u8)]
 pub enum QpType {
     /// Reliable connection.
+    #[default]
     Rc = 2,
     /// Unreliable connection.
     Uc = 3,
     /// Unreliable datagram.
     Ud = 4,
+}
+
+impl QpType {
+    /// The type of a verbs number that this crate implements.
+    pub const fn from_verbs(value: u32) -> Option<Self> {
+        Some(match value {
+            2 => QpType::Rc,
+            3 => QpType::Uc,
+            4 => QpType::Ud,
+            _ => return None,
+        })
+    }
+
+    /// The class of its packets.
+    #[inline]
+    pub const fn transport(self) -> Transport {
+        match self {
+            QpType::Rc => Transport::Rc,
+            QpType::Uc => Transport::Uc,
+            QpType::Ud => Transport::Ud,
+        }
+    }
+}
+
+impl fmt::Display for QpType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.transport().name())
+    }
 }
 
 /// Access rights of a QP or asked of a memory region: verbs' bits.
@@ -218,6 +248,8 @@ impl CompletionFlags {
     pub const WITH_INV: CompletionFlags = CompletionFlags(2);
     /// Wake a CQ that is armed for solicited completions only.
     pub const SOLICITED: CompletionFlags = CompletionFlags(4);
+    /// The first 40 bytes received are the GRH area (UD).
+    pub const GRH: CompletionFlags = CompletionFlags(8);
 }
 
 bit_set!(CompletionFlags);
@@ -277,6 +309,8 @@ pub enum Check {
     DeviceRemoved = 23,
     /// An atomic's address is no multiple of 8, or its length not 8.
     Alignment = 24,
+    /// No such address handle, or one of another protection domain.
+    AddressHandle = 25,
 }
 
 record! {

@@ -246,7 +246,7 @@ fn opcodes_of_another_class_are_dropped() {
             Psn::new(100),
         ));
         let outcome = b.with(|qp, ctx| qp.receive(ctx, &headers, b"x"));
-        assert_eq!(outcome, Received::Dropped(DropReason::NotRc));
+        assert_eq!(outcome, Received::Dropped(DropReason::OtherClass));
     }
     assert_eq!((b.transmit_all(), b.qp.state()), (vec![], QpState::Rts));
 }

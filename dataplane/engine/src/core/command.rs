@@ -221,7 +221,7 @@ impl Core {
 
     /// What was posted before RTS, or is to be flushed, is looked at now; the doorbell was rung long ago.
     fn look_at(&mut self, slot: u32, qp: &mut Qp) {
-        if qp.rec.rc.state().sends() || qp.in_error() {
+        if qp.rec.rc.state().sends() || qp.flushes_sends() {
             qp.sq.keep();
             if !qp.active {
                 qp.active = true;

@@ -1,5 +1,5 @@
 //! Delivery between two QPs of one appliance, without frames where both are on this core.
-use rnic_transport::{Emit, Received};
+use rnic_transport::{DropReason, Emit, Received};
 
 use super::{host::Gathered, qp::Qp, queue::Segments, run::Core, shared::Handoff};
 
@@ -69,8 +69,14 @@ impl Core {
             Received::OutOfOrder => c.out_of_order += 1,
             Received::NotReady => c.rnr_nak_sent += 1,
             Received::Refused(_) => c.refused += 1,
-            Received::Dropped(_) => {
-                c.no_effect += 1;
+            Received::Dropped(reason) => {
+                *match reason {
+                    DropReason::MessageLost => &mut c.message_lost,
+                    DropReason::NoReceiveWqe => &mut c.no_receive_wqe,
+                    DropReason::Refused(_) => &mut c.message_refused,
+                    DropReason::Qkey => &mut c.qkey_mismatch,
+                    _ => &mut c.no_effect,
+                } += 1;
                 qp.rec.counters.dropped_packets += 1;
             }
         }

@@ -92,7 +92,6 @@ impl Payload for Gathered<'_> {
 pub(super) struct QpHost<'a> {
     pub env: &'a mut Env,
     pub id: &'a Identity,
-    pub peer: u32,
     pub sq: &'a SendQueue,
     pub rq: &'a RecvQueue,
     /// The receive WQE in progress.
@@ -262,7 +261,7 @@ impl QpHost<'_> {
             qpn: self.id.qpn,
             byte_len: c.byte_len,
             imm_or_rkey: c.imm_or_rkey,
-            src_qpn: self.peer,
+            src_qpn: c.src_qpn,
             status: c.status as u8,
             opcode: c.opcode as u8,
             flags,
@@ -290,7 +289,7 @@ mod tests {
 
     #[test]
     fn every_check_has_its_name_in_the_abi() {
-        let last = Check::Alignment as usize;
+        let last = Check::AddressHandle as usize;
         assert_eq!(rnic_abi::CHECK_NAMES.len(), last + 1);
         for (check, name) in [
             (Check::Key, "no such key, or no longer valid"),

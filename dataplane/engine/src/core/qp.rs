@@ -2,8 +2,8 @@
 use std::sync::Arc;
 
 use rnic_qsbr::Epoch;
-use rnic_transport::{BadField, Cause, Ctx, QpState, RcQp, SendWr, Time};
-use rnic_wire::{Ecn, FrameTemplate, Ipv4, Ipv6, Link, MacAddr, Net, VlanTag, VlanTags};
+use rnic_transport::{BadField, Cause, Ctx, QpState, QpType, RcQp, SendWr, Time};
+use rnic_wire::{Ecn, FrameTemplate, Ipv4, Ipv6, Link, MacAddr, Mtu, Net, VlanTag, VlanTags};
 
 use super::{
     host::{Env, QpHost},
@@ -44,6 +44,19 @@ pub struct QpInit {
     pub rq_depth: u32,
     /// Every send WQE is signalled.
     pub sig_all: bool,
+    /// Service type.
+    pub qp_type: QpType,
+    /// Largest path MTU of its device: what datagrams have.
+    pub mtu: Mtu,
+}
+
+impl QpInit {
+    fn transport(&self) -> RcQp {
+        match self.qp_type {
+            QpType::Ud => RcQp::new_ud(self.qpn, self.mtu),
+            connected => RcQp::new(self.qpn).with_type(connected),
+        }
+    }
 }
 
 /// A queue pair: its record, and what is rebuilt from it.
@@ -82,7 +95,7 @@ impl Qp {
         let records = arenas.rings.put(sq.depth as usize, SendWr::default())?;
         let units = arenas.rings.put(sq.depth as usize, Unit::ZERO)?;
         let rec = arenas.qps.put(QpRecord {
-            rc: RcQp::new(init.qpn),
+            rc: init.transport(),
             id: Identity {
                 qpn: init.qpn,
                 handle: init.handle,
@@ -231,7 +244,6 @@ impl Qp {
         let mut host = QpHost {
             env,
             id: &rec.id,
-            peer: rec.rc.dest_qpn(),
             sq: &self.sq,
             rq: &self.rq,
             recv: &mut rec.recv,
@@ -302,6 +314,12 @@ impl Qp {
     #[inline]
     pub(super) fn in_error(&self) -> bool {
         self.rec.rc.state() == QpState::Err
+    }
+
+    /// Whether its transport flushes what is posted to the send queue: in the error state, and in SQE.
+    #[inline]
+    pub(super) fn flushes_sends(&self) -> bool {
+        matches!(self.rec.rc.state(), QpState::Err | QpState::Sqe)
     }
 
     /// Its next deadline.

@@ -117,11 +117,12 @@ impl Core {
                         return;
                     }
                     self.env.counters.reserved_opcode += 1;
-                    let own_class = Transport::of_opcode(opcode) == Some(Transport::Rc);
                     let Some((slot, mut qp)) = self.find(dest_qpn, DEFAULT_PARTITION) else {
                         return;
                     };
-                    if own_class && addressed(&qp, &datagram, port, direct) {
+                    let class = qp.rec.rc.qp_type().transport();
+                    if Transport::of_opcode(opcode) == Some(class) && addressed(&qp, &datagram, port, direct)
+                    {
                         let outcome = qp.with(&mut self.env, |rc, ctx| rc.receive_reserved(ctx, opcode, psn));
                         self.received(slot, &mut qp, outcome);
                     }

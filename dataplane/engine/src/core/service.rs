@@ -1,8 +1,6 @@
 //! Serving the QPs that have something to do: doorbells, send queues, timers, events.
 use rnic_qsbr::spsc::Consumer;
-use rnic_transport::{
-    Cause, Check, Completion, CompletionFlags, Host, Queue, SendFlags, SendWr, WcOpcode, WcStatus, WrOpcode,
-};
+use rnic_transport::{Cause, Check, SendFlags, SendWr, WrOpcode};
 
 use super::{
     qp::Qp,
@@ -137,7 +135,7 @@ impl Core {
 
     fn serve_one(&mut self, qp: &mut Qp) -> usize {
         let mut work = self.intake(qp);
-        if qp.in_error() {
+        if qp.flushes_sends() {
             let before = qp.outstanding();
             let more = qp.with(&mut self.env, |rc, ctx| rc.flush(ctx, FLUSH_BUDGET));
             work += usize::from(more) + (before - qp.outstanding()) as usize;
@@ -148,7 +146,7 @@ impl Core {
     /// Moves posted WQEs into the transport's ring, while there is room.
     #[inline]
     fn intake(&mut self, qp: &mut Qp) -> usize {
-        if !qp.rec.rc.state().sends() && !qp.in_error() {
+        if !qp.rec.rc.state().sends() && !qp.flushes_sends() {
             return 0;
         }
         for count in 0..PACKET_BUDGET {
@@ -156,8 +154,8 @@ impl Core {
                 if qp.outstanding() > 0 {
                     return count;
                 }
-                let bad = std::mem::take(&mut qp.rec.bad);
-                self.fail(qp, &bad);
+                let BadWr { wr_id, cause, .. } = std::mem::take(&mut qp.rec.bad);
+                qp.with(&mut self.env, |rc, ctx| rc.refuse_send(ctx, wr_id, cause));
             }
             match qp.take_send() {
                 Ok(None) => return count,
@@ -217,27 +215,6 @@ impl Core {
                 });
             }
         }
-    }
-
-    /// Completes a work request that could not be posted, and with it the QP.
-    fn fail(&mut self, qp: &mut Qp, bad: &BadWr) {
-        let completion = Completion {
-            wr_id: bad.wr_id,
-            status: WcStatus::LocQpOpErr,
-            opcode: WcOpcode::Send,
-            queue: Queue::Send,
-            flags: CompletionFlags::NONE,
-            byte_len: 0,
-            imm_or_rkey: 0,
-            cause: bad.cause,
-        };
-        let in_error = qp.in_error();
-        qp.with(&mut self.env, |rc, ctx| {
-            let _ = ctx.host.complete(&completion);
-            if !in_error {
-                rc.fatal(ctx, bad.cause);
-            }
-        });
     }
 
     /// Sends what the transport has, within the budgets and the room of the port.

@@ -105,6 +105,14 @@ counters! {
     rnr_nak_sent,
     /// Refused with a NAK or a failed completion.
     refused,
+    /// Of UC messages that were dropped as a whole, since part of them was missing.
+    message_lost,
+    /// UC messages and datagrams dropped for want of a receive WQE.
+    no_receive_wqe,
+    /// UC messages and datagrams dropped for another reason: key, access, a receive WQE that is too short.
+    message_refused,
+    /// Datagrams without the Q_Key of their QP.
+    qkey_mismatch,
     /// Without effect on the QP, by its state machine.
     no_effect,
     /// Frames retransmitted.

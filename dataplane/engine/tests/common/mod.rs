@@ -19,7 +19,7 @@ use rnic_engine::{
     port::OpenPort,
     view::{Kind, Leaf, number, slot_of},
 };
-use rnic_transport::{Access, ModifyError, QpAttr, QpAttrMask, QpState};
+use rnic_transport::{Access, ModifyError, QpAttr, QpAttrMask, QpState, QpType};
 use rnic_wire::Mtu;
 
 pub const DEPTH: u32 = 64;
@@ -40,6 +40,8 @@ pub struct Rig {
     pub files: [OwnedFd; 2],
     /// Local ACK timeout of QPs that are connected from now on.
     pub timeout: u8,
+    /// Type of QPs that are made from now on.
+    pub qp_type: QpType,
     pub qps: Vec<ClientQp>,
     pub events: Vec<ObjectEvent>,
     pub frames: usize,
@@ -132,6 +134,7 @@ impl Rig {
             key: KEY,
             files,
             timeout: 10,
+            qp_type: QpType::Rc,
             qps: Vec::new(),
             events: Vec::new(),
             frames: 0,
@@ -262,6 +265,8 @@ impl Rig {
             rq_offset: rq,
             rq_depth: DEPTH,
             sig_all: true,
+            qp_type: self.qp_type,
+            mtu: Mtu::M1024,
         };
         let qp = self.engine.make_qp(init).unwrap();
         let core = self.engine.publisher().owner(qpn);
@@ -361,14 +366,12 @@ impl Rig {
         };
         use QpAttrMask as M;
         let init = M::STATE | M::PKEY_INDEX | M::PORT | M::ACCESS_FLAGS;
-        let rtr = M::STATE
-            | M::AV
-            | M::PATH_MTU
-            | M::DEST_QPN
-            | M::RQ_PSN
-            | M::MAX_DEST_RD_ATOMIC
-            | M::MIN_RNR_TIMER;
-        let rts = M::STATE | M::SQ_PSN | M::TIMEOUT | M::RETRY_CNT | M::RNR_RETRY | M::MAX_QP_RD_ATOMIC;
+        let mut rtr = M::STATE | M::AV | M::PATH_MTU | M::DEST_QPN | M::RQ_PSN;
+        let mut rts = M::STATE | M::SQ_PSN;
+        if self.qp_type == QpType::Rc {
+            rtr = rtr | M::MAX_DEST_RD_ATOMIC | M::MIN_RNR_TIMER;
+            rts = rts | M::TIMEOUT | M::RETRY_CNT | M::RNR_RETRY | M::MAX_QP_RD_ATOMIC;
+        }
         self.modify(me, attr, init, None).unwrap();
         attr.state = QpState::Rtr;
         self.modify(me, attr, rtr, Some(path)).unwrap();
