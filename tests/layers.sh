@@ -14,7 +14,7 @@ allowed() {
     rnic-perf) echo rnic ;;
     rnic-bench-lifetimes) echo dpdk-sys rnic-abi rnic-engine rnic-qsbr ;;
     rnic-tests) echo rnic rnic-abi rnic-config rnic-control rnic-engine rnic-trace rnic-transport rnic-wire rnic-simd ;;
-    rnic-interop) echo rnic rnic-tests ;;
+    rnic-interop) echo rnic rnic-tests rnic-trace ;;
     rnic-stress) echo rnic rnic-abi rnic-tests ;;
     *) echo "unknown" ;;
   esac

@@ -66,6 +66,47 @@ pub struct SendWr {
     pub imm: u32,
 }
 
+/// An atomic on 8 bytes, in host order.
+#[derive(Copy, Clone, Debug)]
+pub enum Atomic {
+    /// FETCH_ADD, modulo 2^64.
+    FetchAdd {
+        /// What to add.
+        add: u64,
+    },
+    /// CMP_SWP.
+    CompareSwap {
+        /// Swap only if this stands there.
+        compare: u64,
+        /// What to put there.
+        swap: u64,
+    },
+}
+
+impl Atomic {
+    /// What stands there afterwards.
+    pub fn apply(self, word: u64) -> u64 {
+        match self {
+            Atomic::FetchAdd { add } => word.wrapping_add(add),
+            Atomic::CompareSwap { compare, swap } if compare == word => swap,
+            Atomic::CompareSwap { .. } => word,
+        }
+    }
+}
+
+/// A work request for an atomic, always signalled.
+#[derive(Copy, Clone, Debug)]
+pub struct AtomicWr {
+    /// Its number.
+    pub wr_id: u64,
+    /// What to do.
+    pub atomic: Atomic,
+    /// Offset in the memory region at which the result goes.
+    pub local: usize,
+    /// The peer's word.
+    pub remote: RemoteAddr,
+}
+
 /// A receive work request.
 #[derive(Copy, Clone, Debug)]
 pub struct RecvWr {
@@ -97,6 +138,15 @@ pub trait End {
 
     /// Posts sends.
     fn post_send(&mut self, list: &[SendWr]) -> Result<()>;
+
+    /// Posts atomics.
+    fn post_atomics(&mut self, list: &[AtomicWr]) -> Result<()>;
+
+    /// Writes an aligned word of memory, in host order.
+    fn poke(&mut self, offset: usize, value: u64) -> Result<()>;
+
+    /// Reads one.
+    fn peek(&mut self, offset: usize) -> Result<u64>;
 
     /// Completions: up to `count`, fewer when the time is over first.
     fn poll(&mut self, count: usize, limit: Duration) -> Result<Vec<Completion>>;

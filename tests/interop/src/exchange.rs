@@ -10,7 +10,7 @@ use crate::end::{End, Image, Range, RecvWr, Resources, SendWr};
 use crate::wire::Family;
 
 /// How long a round may take; beyond it, the test has hung.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long to wait for completions at a time.
 const LOOK: Duration = Duration::from_secs(5);
 /// `wr_id` of the empty SEND that ends a round: after it, everything before it has been delivered.
@@ -57,10 +57,27 @@ pub struct Moved {
     pub bytes: u64,
 }
 
-struct Side<'a> {
-    end: &'a mut dyn End,
+/// An end that is connected.
+pub struct Side<'a> {
+    /// The end.
+    pub end: &'a mut dyn End,
     /// The other end's memory.
-    remote: RemoteMr,
+    pub remote: RemoteMr,
+}
+
+/// Makes everything anew at both ends, and connects them.
+pub fn connect<'a>(
+    ours: &'a mut dyn End,
+    theirs: &'a mut dyn End,
+    resources: &Resources,
+    mtu: Mtu,
+) -> Result<[Side<'a>; 2]> {
+    let (our_endpoint, our_memory) = ours.open(resources).context("rnic: opening")?;
+    let (their_endpoint, their_memory) = theirs.open(resources).context("rxe: opening")?;
+    ours.connect(&their_endpoint, mtu).context("rnic: connecting")?;
+    theirs.connect(&our_endpoint, mtu).context("rxe: connecting")?;
+    let side = |end, remote| Side { end, remote };
+    Ok([side(ours, their_memory), side(theirs, our_memory)])
 }
 
 impl Exchange {
@@ -72,23 +89,7 @@ impl Exchange {
             memory: 5 * self.plan.window * Slot::size(self.plan.size_max),
             depth: self.plan.window as u32 + 2,
         };
-        let (our_endpoint, our_memory) = ours.open(&resources).context("rnic: opening")?;
-        let (their_endpoint, their_memory) = theirs.open(&resources).context("rxe: opening")?;
-        ours.connect(&their_endpoint, self.mtu)
-            .context("rnic: connecting")?;
-        theirs
-            .connect(&our_endpoint, self.mtu)
-            .context("rxe: connecting")?;
-        let mut sides = [
-            Side {
-                end: ours,
-                remote: their_memory,
-            },
-            Side {
-                end: theirs,
-                remote: our_memory,
-            },
-        ];
+        let mut sides = connect(ours, theirs, &resources, self.mtu)?;
         let rounds = [0, 1].map(|side| match self.requester[side] {
             true => self.plan.rounds(self.mtu.bytes(), side as u64),
             false => Vec::new(),

@@ -3,6 +3,7 @@
 //! The guest's NIC is a tap device that a port of `rnicd` is on by af_packet; both, and everything else this program
 //! starts, live in namespaces of its own ([`sandbox`]). It plays both ends: ours through the client library
 //! ([`ours`]), the kernel's through a program in the guest that calls libibverbs as told ([`theirs`]).
+mod atomics;
 mod channel;
 mod end;
 mod exchange;
@@ -29,7 +30,7 @@ use guest::Guest;
 use image::Image;
 use matrix::{Case, Extent, Outcome, Work};
 use ours::Ours;
-use report::Report;
+use report::{Report, Trace};
 use theirs::Theirs;
 use wire::{LINK_MTU, TAP, Wire};
 
@@ -140,7 +141,7 @@ fn run(args: &Args, work: &Path) -> Result<Report> {
         image.package()
     );
     let mut theirs = Theirs::new(guest.verbs()?);
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut traces) = (Vec::new(), Vec::new());
     for (number, wire) in Wire::ALL.iter().enumerate() {
         let cases = args.cases(wire);
         if cases.is_empty() {
@@ -156,6 +157,7 @@ fn run(args: &Args, work: &Path) -> Result<Report> {
             let begin = Instant::now();
             let result = match &case.work {
                 Work::Exchange(exchange) => exchange.run(&mut ours, &mut theirs),
+                Work::Atomics(atomics) => atomics.run(&mut ours, &mut theirs),
                 Work::Pingpong(pingpong) => pingpong.run(&appliance, &guest),
             };
             let mut outcome = Outcome::new(case, wire, begin, result);
@@ -168,6 +170,7 @@ fn run(args: &Args, work: &Path) -> Result<Report> {
         guest.set_wire(&Wire::ALL[0])?;
         drop(ours);
         appliance.stop();
+        traces.push(Trace::of(wire, &capture)?);
         for way in traffic {
             // A wire that does nothing would prove nothing.
             let right = !wire.loses || way.lost > 0 || way.passed < ENOUGH;
@@ -179,6 +182,7 @@ fn run(args: &Args, work: &Path) -> Result<Report> {
         kernel: image.package(),
         seed: args.seed,
         outcomes,
+        traces,
         complaints: guest.complaints()?,
     })
 }
@@ -198,24 +202,27 @@ fn conclude(report: &Report, work: &Path) -> Result<ExitCode> {
     let file = work.join("matrix.json");
     report.write(&file)?;
     println!("\n{}\n{}", report.table(), file.display());
+    for trace in &report.traces {
+        println!("{trace}");
+    }
     for complaint in &report.complaints {
         println!("the guest's kernel says: {complaint}");
     }
-    for Outcome {
-        test,
-        direction,
-        family,
-        mtu,
-        wire,
-        error,
-        ..
-    } in report.failures()
-    {
-        let error = error.as_deref().unwrap_or_default();
+    for outcome in report.failures() {
+        let Outcome {
+            test,
+            direction,
+            family,
+            mtu,
+            wire,
+            ..
+        } = outcome;
+        let error = outcome.error.as_deref().unwrap_or_default();
         println!("FAILED {test}, {direction}, IP{family}, path MTU {mtu}, {wire}: {error}");
     }
+    let wrong = report.traces.iter().map(|trace| trace.ours.len()).sum::<usize>();
     let failed = report.failures().count();
-    Ok(if failed == 0 {
+    Ok(if failed + wrong == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -1,4 +1,5 @@
 //! Our end: the client library on a device of `rnicd`.
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -6,7 +7,7 @@ use rnic::{Access, Completion, ConnectOptions, Context, Cq, Endpoint, Mr, Mtu, P
 use rnic_tests::Appliance;
 use rnic_tests::probe::{Op, Rng, cut};
 
-use crate::end::{End, Image, RecvWr, Resources, SendWr, TIMEOUT};
+use crate::end::{Atomic, AtomicWr, End, Image, RecvWr, Resources, SendWr, TIMEOUT};
 
 /// A client of `rnicd`.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ impl End for Ours {
         self.close()?;
         let pd = self.context.alloc_pd()?;
         let cq = self.context.create_cq(2 * resources.depth)?;
-        let every = Access::LOCAL_WRITE | Access::REMOTE_WRITE | Access::REMOTE_READ;
+        let every = Access::LOCAL_WRITE | Access::REMOTE_WRITE | Access::REMOTE_READ | Access::REMOTE_ATOMIC;
         let memory = pd.alloc_mr(resources.memory, every)?;
         let config = QpConfig::new(&cq, &cq)
             .max_send_wr(resources.depth)
@@ -135,6 +136,32 @@ impl End for Ours {
             }
         })?;
         Ok(())
+    }
+
+    fn post_atomics(&mut self, list: &[AtomicWr]) -> Result<()> {
+        let Open { qp, memory, .. } = self.get()?;
+        qp.post(|batch| {
+            for wr in list {
+                let local = memory.slice(wr.local..wr.local + 8);
+                let posted = match wr.atomic {
+                    Atomic::FetchAdd { add } => batch.fetch_add(local, wr.remote, add),
+                    Atomic::CompareSwap { compare, swap } => {
+                        batch.compare_swap(local, wr.remote, compare, swap)
+                    }
+                };
+                posted.wr_id(wr.wr_id).signaled();
+            }
+        })?;
+        Ok(())
+    }
+
+    fn poke(&mut self, offset: usize, value: u64) -> Result<()> {
+        self.get()?.memory.store_u64(offset, value, Ordering::Release);
+        Ok(())
+    }
+
+    fn peek(&mut self, offset: usize) -> Result<u64> {
+        Ok(self.get()?.memory.load_u64(offset, Ordering::Acquire))
     }
 
     fn poll(&mut self, count: usize, limit: Duration) -> Result<Vec<Completion>> {

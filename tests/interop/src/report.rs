@@ -1,7 +1,9 @@
 //! The matrix as a table, and as JSON.
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use rnic_trace::{Options, Violation, check_file};
 use serde::Serialize;
 
 use crate::matrix::Outcome;
@@ -16,6 +18,8 @@ pub struct Report {
     pub seed: u64,
     /// Every case.
     pub outcomes: Vec<Outcome>,
+    /// What the checker of captures says.
+    pub traces: Vec<Trace>,
     /// Complaints of the guest's kernel.
     pub complaints: Vec<String>,
 }
@@ -75,6 +79,68 @@ impl Report {
             sum(|o| o.milliseconds) / 1000,
             self.kernel,
         )
+    }
+}
+
+/// What `rnic-trace` finds in the capture of a wire, which sees frames as `rnicd` sends and receives them.
+#[derive(Debug, Serialize)]
+pub struct Trace {
+    /// The wire.
+    pub wire: &'static str,
+    /// The capture.
+    pub file: PathBuf,
+    /// RoCEv2 frames in it.
+    pub frames: usize,
+    /// Connections in it.
+    pub connections: usize,
+    /// Violations of rules by what `rnicd` sent.
+    pub ours: Vec<String>,
+    /// Those by the kernel.
+    pub theirs: Vec<String>,
+}
+
+impl Trace {
+    /// Checks a capture.
+    pub fn of(wire: &Wire, file: &Path) -> Result<Trace> {
+        let report = check_file(file, &Options::default()).with_context(|| file.display().to_string())?;
+        let (ours, theirs): (Vec<_>, Vec<_>) = report.violations.iter().partition(|violation| violation.ours);
+        let text = |list: Vec<&Violation>| list.into_iter().map(Violation::to_string).collect();
+        Ok(Trace {
+            wire: wire.name,
+            file: file.into(),
+            frames: report.roce,
+            connections: report.connections,
+            ours: text(ours),
+            theirs: text(theirs),
+        })
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Trace {
+            wire,
+            file,
+            frames,
+            connections,
+            ours,
+            theirs,
+        } = self;
+        write!(
+            f,
+            "{}: {wire}: {frames} frames of {connections} connections, {} violations by rnic, {} by rxe",
+            file.display(),
+            ours.len(),
+            theirs.len()
+        )?;
+        // The first of many say enough.
+        let named = |who, list: &[String]| {
+            list.iter()
+                .take(10)
+                .map(move |text| format!("\n  {who}: {text}"))
+                .collect::<String>()
+        };
+        write!(f, "{}{}", named("rnic", ours), named("rxe", theirs))
     }
 }
 

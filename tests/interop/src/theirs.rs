@@ -7,7 +7,7 @@ use rnic::{Completion, ConnectOptions, Endpoint, Gid, Mtu, Opcode, RemoteMr, Sta
 use rnic_tests::probe::{Op, Rng};
 
 use crate::channel::Channel;
-use crate::end::{End, Image, RecvWr, Resources, SendWr, TIMEOUT};
+use crate::end::{Atomic, AtomicWr, End, Image, RecvWr, Resources, SendWr, TIMEOUT};
 
 /// How long the guest may take for a command that waits for nothing.
 const COMMAND: Duration = Duration::from_secs(30);
@@ -172,6 +172,33 @@ impl End for Theirs {
         Ok(())
     }
 
+    fn post_atomics(&mut self, list: &[AtomicWr]) -> Result<()> {
+        let command = |wr: &AtomicWr| {
+            let AtomicWr {
+                wr_id, local, remote, ..
+            } = wr;
+            let (opcode, compare_add, swap) = match wr.atomic {
+                Atomic::CompareSwap { compare, swap } => (5, compare, swap),
+                Atomic::FetchAdd { add } => (6, add, 0),
+            };
+            format!(
+                "post_send {opcode} {wr_id} {local} 8 1 {} {} 0 {compare_add} {swap}",
+                remote.addr, remote.rkey
+            )
+        };
+        self.all(&list.iter().map(command).collect::<Vec<_>>())?;
+        Ok(())
+    }
+
+    fn poke(&mut self, offset: usize, value: u64) -> Result<()> {
+        self.one(format!("poke {offset} {value}"))?;
+        Ok(())
+    }
+
+    fn peek(&mut self, offset: usize) -> Result<u64> {
+        Ok(self.one(format!("peek {offset}"))?.parse()?)
+    }
+
     fn poll(&mut self, count: usize, limit: Duration) -> Result<Vec<Completion>> {
         let command = format!("poll {count} {}", limit.as_millis());
         let answer = self
@@ -214,6 +241,8 @@ fn completion(text: &str) -> Result<Completion> {
         0 => Opcode::Send,
         1 => Opcode::Write,
         2 => Opcode::Read,
+        3 => Opcode::CompareSwap,
+        4 => Opcode::FetchAdd,
         128 => Opcode::Recv,
         129 => Opcode::RecvWriteImm,
         other => Opcode::Other(other as u8),

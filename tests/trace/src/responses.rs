@@ -4,7 +4,7 @@ use crate::checker::Seen;
 use crate::report::Report;
 use crate::requests::{left_of, psn_of};
 use crate::rule::Rule;
-use crate::stream::Stream;
+use crate::stream::{Sent, Stream};
 use rnic_wire::{Mtu, NakCode, Operation, Psn, RnrTimer, Syndrome};
 
 impl Stream {
@@ -96,6 +96,9 @@ impl Stream {
 
     /// A positive ACK.
     fn positive(&mut self, seen: &Seen<'_>, at: i64, report: &mut Report) {
+        if self.is_repeated(at) {
+            return;
+        }
         self.expects(seen, at, at + 1, report);
         let Some(aeth) = seen.frame.headers().aeth.filter(|_| seen.near && !self.loose) else {
             return;
@@ -116,6 +119,18 @@ impl Stream {
             });
         }
         self.answers.counted = Some((at, msn));
+    }
+
+    /// Whether an ACK up to `at` repeats what was said before responses to the READs and atomics right behind it: the
+    /// answer to a duplicate, which must not speak for those.
+    fn is_repeated(&self, at: i64) -> bool {
+        let answered = |(start, sent): (&i64, &Sent)| {
+            (sent.request.is_read() || sent.request.opcode.is_atomic())
+                && !self.answers.pending.contains_key(start)
+        };
+        let told = self.answers.expects.unwrap_or(at).max(at + 2);
+        let mut behind = self.sent.range(at + 1..told).peekable();
+        behind.peek().is_some() && behind.all(answered)
     }
 
     fn msn(&mut self, seen: &Seen<'_>, at: i64, msn: Psn, report: &mut Report) {

@@ -191,7 +191,8 @@ impl Rule {
                 "ack-monotony",
                 "9.7.5.1",
                 "the PSN expected, as ACKs, sequence error NAKs and RNR NAKs tell it, never goes back (24-bit compare)",
-                "near responder: what it says goes by in order",
+                "near responder: what it says goes by in order. A duplicate in front of READs and atomics may be acknowledged \
+                 without them",
             ],
             SingleNak => [
                 "single-nak",

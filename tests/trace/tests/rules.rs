@@ -145,3 +145,15 @@ fn every_rule_on_rc_is_applied_to_the_good_trace() {
     assert!(good_uc().check(Near::Everybody).applied(Rule::UcPsn) > 0);
     assert!(good_ud().check(Near::Everybody).applied(Rule::UdPsn) > 0);
 }
+
+#[test]
+fn an_ack_repeated_in_front_of_an_answered_atomic_does_not_go_back() {
+    let mut trace = good();
+    // The SEND before the atomic comes again, and is acknowledged by what has completed since.
+    trace.records.truncate(32);
+    trace.repeat(25);
+    trace.repeat(28);
+    msn(&mut trace, 34, 9);
+    let report = trace.check(Near::Everybody);
+    assert!(report.violations.is_empty(), "{:#?}", report.violations);
+}
