@@ -5,10 +5,7 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use rnic_engine::{
-    command::{Command, QpStatus},
-    view,
-};
+use rnic_engine::command::QpStatus;
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags},
@@ -18,8 +15,8 @@ use serde_json::{Value, json};
 
 use crate::{
     control::Control,
-    objects::{IdKind, Key, What},
-    ops::Work,
+    install::Told,
+    objects::Key,
     poller::{Interest, Source},
     res::{ResPage, ResQuery},
 };
@@ -121,25 +118,14 @@ impl AdminConnection {
     }
 }
 
-/// QPs whose cores are being asked.
+/// QPs that are being asked for.
 #[derive(Debug)]
 pub struct QpListing {
-    admin: u32,
+    pub(crate) admin: u32,
     /// A page of `res_show`, with where the next one begins; else all of `qp`.
-    page: Option<Option<u64>>,
-    /// Each with its core, in the order of the questions.
-    qps: Vec<(Key, usize)>,
-}
-
-impl QpListing {
-    /// A page of resources.
-    pub(crate) fn resources(admin: u32, qps: Vec<(Key, usize)>, next: Option<u64>) -> Self {
-        QpListing {
-            admin,
-            page: Some(next),
-            qps,
-        }
-    }
+    pub(crate) page: Option<Option<u64>>,
+    /// In the order of the questions.
+    pub(crate) qps: Vec<(Key, Told)>,
 }
 
 /// The request in a line. What it has beyond the fields that are known is an error, also where serde passes over it:
@@ -197,7 +183,8 @@ impl Control {
                 Ok(AdminRequest::Neigh) => ok(&self.neighbour_states()),
                 Ok(AdminRequest::Qp) => match self.all_answer() {
                     Ok(()) => {
-                        self.list_qps(id);
+                        let all: Vec<Key> = self.objects.iter().map(|(key, _)| key).collect();
+                        self.ask_for_qps(id, None, all);
                         continue;
                     }
                     // The cores know what is to be listed, and this one would not answer.
@@ -252,41 +239,6 @@ impl Control {
         }
     }
 
-    /// Asks the cores for every QP.
-    fn list_qps(&mut self, admin: u32) {
-        if let Some(admin) = self.admins.get_mut(&admin) {
-            admin.busy = true;
-        }
-        let qps: Vec<_> = self
-            .objects
-            .iter()
-            .filter_map(|(key, object)| match &object.what {
-                // One that is being destroyed is found no more, and its core may not have it.
-                What::Qp(qp) => self
-                    .objects
-                    .find(IdKind::Number(view::Kind::Qp), qp.qpn)
-                    .map(|_| (key, qp.core, qp.slot())),
-                _ => None,
-            })
-            .collect();
-        let keys = qps.iter().map(|(key, core, _)| (*key, *core)).collect();
-        let number = self.begin(
-            NOBODY,
-            Work::ListQps(QpListing {
-                admin,
-                page: None,
-                qps: keys,
-            }),
-        );
-        let none = qps.is_empty();
-        for (_, core, slot) in qps {
-            self.command(number, core, |token| Command::query_qp(slot, token));
-        }
-        if none {
-            self.resume(number);
-        }
-    }
-
     /// All cores have answered.
     pub(crate) fn qps_listed(&mut self, listing: QpListing, answers: Vec<(usize, Option<QpStatus>)>) {
         // Each core answers in the order it was asked.
@@ -296,8 +248,11 @@ impl Control {
         }
         let mut states = Vec::new();
         let mut objects = Vec::new();
-        for (key, core) in listing.qps {
-            let status = by_core.get_mut(&core).and_then(VecDeque::pop_front).flatten();
+        for (key, told) in listing.qps {
+            let status = match told {
+                Told::Core(core) => by_core.get_mut(&core).and_then(VecDeque::pop_front).flatten(),
+                Told::Here(status) => Some(status),
+            };
             if listing.page.is_some() {
                 objects.extend(status.and_then(|status| self.resource(key, Some(&status))));
                 continue;

@@ -1,12 +1,12 @@
 //! What requests have in common: publications and grace periods.
 //!
-//! A create is answered after the publication that makes its object findable; a destroy begins with one that makes its
+//! Who makes an object is answered after the publication that makes it findable; a destroy begins with one that makes its
 //! object unfindable, and ends with a grace period. Requests that come this far in one pass of the event loop go on
 //! together, so that a burst of a thousand costs a handful of publications and grace periods and not a thousand of each.
 
 use std::time::Duration;
 
-use crate::{control::Control, session::Reply};
+use crate::{control::Control, refusal::Verb, session::Reply};
 
 /// Requests after which a batch goes out even if more are waiting.
 const FULL: usize = 1024;
@@ -18,8 +18,8 @@ const SHORTEST: Duration = Duration::from_micros(2);
 /// Requests that have come as far as they can by themselves.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    /// Objects in the next publication, to be answered after it: connection and reply.
-    created: Vec<(u32, Reply)>,
+    /// Those whose object is in the next publication, to be answered after it: connection and answer.
+    created: Vec<(u32, Verb<Reply>)>,
     /// Destructions whose ids go with the next publication, to be resumed after it.
     unpublished: Vec<u64>,
     /// Those whose cores have let go: they share the next grace period.
@@ -37,9 +37,9 @@ impl Batch {
         self.created.len() + self.unpublished.len() >= FULL
     }
 
-    /// An object is in the next publication; then its maker is answered.
-    pub fn answer_published(&mut self, conn: u32, reply: Reply) {
-        self.created.push((conn, reply));
+    /// An object is in the next publication; then its client is answered.
+    pub fn answer_published(&mut self, conn: u32, answer: Verb<Reply>) {
+        self.created.push((conn, answer));
     }
 
     /// The ids of a destruction's objects are out of the next publication; then it is resumed.
@@ -90,8 +90,8 @@ impl Control {
         if self.engine.publisher().is_dirty() {
             self.engine.commit();
         }
-        for (conn, reply) in created {
-            self.answer(conn, Ok(reply));
+        for (conn, answer) in created {
+            self.answer(conn, answer);
         }
         for op in unpublished {
             self.resume(op);

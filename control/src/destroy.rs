@@ -161,9 +161,10 @@ impl Control {
             }
         }
         if let Step::Stop = destroy.step {
-            let known_to_cores = |key: &Key| {
-                let object = self.objects.peek(*key);
-                object.is_some_and(|o| !matches!(o.kind(), Kind::Pd | Kind::Channel))
+            let known_to_cores = |key: &Key| match self.objects.peek(*key).map(|object| &object.what) {
+                Some(What::Qp(qp)) => qp.here.is_none(),
+                Some(What::Mr(_) | What::Cq(_) | What::Ah(_)) => true,
+                Some(What::Pd(_) | What::Channel(_)) | None => false,
             };
             if destroy.objects.iter().any(known_to_cores) {
                 match self.begun_grace(&destroy.objects) {
@@ -255,7 +256,7 @@ impl Control {
     fn unpublish(&mut self, objects: &[Key]) {
         for key in objects {
             match self.objects.peek(*key).map(|object| &object.what) {
-                Some(What::Qp(qp)) => {
+                Some(What::Qp(qp)) if qp.here.is_none() => {
                     self.engine.publisher().remove(view::Kind::Qp, qp.qpn);
                     let slot = qp.slot();
                     self.unfollow(slot);
@@ -277,7 +278,7 @@ impl Control {
         let mut commands: Vec<(usize, Stop)> = Vec::new();
         for key in objects {
             match self.objects.peek(*key).map(|object| &object.what) {
-                Some(What::Qp(qp)) => {
+                Some(What::Qp(qp)) if qp.here.is_none() => {
                     let slot = qp.slot();
                     commands.push((qp.core, Box::new(move |token| Command::RemoveQp { slot, token })));
                 }

@@ -249,6 +249,10 @@ impl Control {
         let Some(What::Qp(qp)) = self.objects.peek(key).map(|object| &object.what) else {
             return Err(Refusal::invalid("handle is of no QP"));
         };
+        if let Some(here) = &qp.here {
+            let status = here.status();
+            return self.queried(key, Some(status)).map(Outcome::Done);
+        }
         let (core, slot) = (qp.core, qp.slot());
         self.answers(core)?;
         let op = self.begin(conn, Work::Query(key));

@@ -52,6 +52,8 @@ impl Cost {
             mapped: 0,
         };
         match &object.what {
+            // No core knows of it: it awaits nothing.
+            What::Qp(qp) if qp.here.is_some() => Cost::default(),
             What::Qp(qp) => queues(qp.sq.len + qp.rq.len + qp.core_bytes),
             What::Cq(cq) => queues(cq.slice.len + cores * size_of::<CompletionQueue>()),
             What::Ah(_) => queues(0),

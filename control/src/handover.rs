@@ -53,7 +53,8 @@ impl Control {
     ///
     /// # Errors
     /// A descriptor could not be duplicated; everything is lost then.
-    pub fn hand_over(self) -> io::Result<Image> {
+    pub fn hand_over(mut self) -> io::Result<Image> {
+        self.install_all();
         let registry = self.store.files()?;
         let inventory = self.inventory();
         self.store.seal();

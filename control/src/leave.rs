@@ -10,7 +10,7 @@ use crate::{
     control::Control,
     destroy::Then,
     grace::Cost,
-    objects::{Key, Kind, What},
+    objects::{Key, Kind},
     ops::{Op, Work},
 };
 
@@ -207,11 +207,7 @@ impl Control {
         let cause = Cause::of(Check::MemoryFault);
         let mut failing = false;
         for key in objects {
-            if let Some(What::Qp(qp)) = self.objects.peek(key).map(|object| &object.what) {
-                let (core, slot) = (qp.core, qp.slot());
-                self.command(op, core, |token| Command::FailQp { slot, cause, token });
-                failing = true;
-            }
+            failing |= self.fail_qp(op, key, cause).is_some();
         }
         if !failing {
             self.ops.take(op);

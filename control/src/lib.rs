@@ -22,6 +22,7 @@ mod gid;
 mod grace;
 pub mod handover;
 pub mod hotplug;
+mod install;
 mod leave;
 pub mod lock_order;
 mod machine;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rnic_abi::{Av, ModifyQp, QpAttrs, QueryQpReply, qp_mask};
 use rnic_engine::{
-    command::{Command, Path, QpChange, QpStatus},
+    command::{Path, QpChange, QpStatus},
     core::abi_cause,
 };
 use rnic_transport::{Access, ModifyError, QpAttr, QpAttrMask, QpState, check_modify};
@@ -15,6 +15,7 @@ use crate::{
     control::Control,
     dispatch::Outcome,
     gid::GidHold,
+    install::needs_no_core,
     objects::{Key, Kind, Qp, What},
     ops::Work,
     refusal::{Refusal, Verb},
@@ -139,6 +140,9 @@ impl Control {
             qp.state
         };
         check_modify(qp.qp_type, qp.state, next, mask).map_err(refused)?;
+        if qp.here.is_some() && needs_no_core(next) {
+            return self.modify_here(key, &attr, mask).map(Outcome::Done);
+        }
         self.answers(qp.core)?;
         let owner = &self.devices[device as usize];
         if mask.contains(QpAttrMask::PATH_MTU) && attr.path_mtu > owner.path_mtu {
@@ -184,12 +188,25 @@ impl Control {
         Ok(Outcome::Pending)
     }
 
+    /// Changes a QP that no core has.
+    fn modify_here(&mut self, key: Key, attr: &QpAttr, mask: QpAttrMask) -> Verb<Reply> {
+        if let Some(object) = self.objects.peek_mut(key) {
+            if let What::Qp(qp) = &mut object.what
+                && let Some(here) = &mut qp.here
+            {
+                qp.state = here.modify(attr, mask).map_err(refused)?;
+            }
+            object.save();
+        }
+        Ok(Reply::default())
+    }
+
     /// Hands a checked change to the QP's core.
     pub(crate) fn send_change(&mut self, number: u64) {
         let Some(op) = self.ops.take(number) else { return };
         let Work::Modify(mut modify) = op.work else { return };
         let Some((qp, _)) = self.qp(modify.qp) else { return };
-        let (core, slot, qpn) = (qp.core, qp.slot(), qp.qpn);
+        let (key, qpn) = (modify.qp, qp.qpn);
         let (attr, mask) = (modify.attr, modify.mask);
         let peer = if mask.contains(QpAttrMask::DEST_QPN) {
             attr.dest_qpn
@@ -203,10 +220,9 @@ impl Control {
             modify.sent = Some(route.path(&self.devices, av, mac, qpn, peer));
         }
         let path = modify.sent;
-        let change = Box::new(QpChange { attr, mask, path });
         let work = Work::Modify(modify);
         self.ops.put_back(number, crate::ops::Op { work, ..op });
-        self.command(number, core, |token| Command::ModifyQp { slot, change, token });
+        self.change_on_core(number, key, QpChange { attr, mask, path });
     }
 
     /// The core has changed the QP, or refused.

@@ -17,7 +17,7 @@ use crate::{
     leave::Departure,
     mapper::Done,
     modify::Modify,
-    objects::{AhCreation, CqCreation, Key, Mapping, QpCreation},
+    objects::{AhCreation, CqCreation, Key, Mapping},
     refusal::{Refusal, Verb},
     session::Reply,
 };
@@ -31,8 +31,6 @@ pub enum Work {
     Map(Mapping),
     /// Cores take in a CQ.
     CreateCq(CqCreation),
-    /// A core takes in a QP.
-    CreateQp(QpCreation),
     /// An address handle waits for its neighbour.
     CreateAh(Box<AhCreation>),
     /// A QP is being changed.
@@ -142,14 +140,6 @@ impl Ops {
             .pop_front()
             .map(|(_, requests)| requests)
             .unwrap_or_default()
-    }
-
-    /// What the requests of one connection are about.
-    pub fn works_of(&self, conn: u32) -> impl Iterator<Item = &Work> {
-        self.ops
-            .values()
-            .filter(move |op| op.conn == conn)
-            .map(|op| &op.work)
     }
 
     /// When the oldest destruction under way began.
@@ -269,13 +259,13 @@ impl Control {
                 let reply = self.cq_installed(conn, creation);
                 self.answer(conn, Ok(reply));
             }
-            Work::CreateQp(creation) => {
-                let reply = self.qp_installed(conn, creation);
-                self.batch.answer_published(conn, reply);
-            }
             Work::Modify(modify) => {
+                let key = modify.qp();
                 let result = self.modified(*modify, op.answers.modified.take());
-                self.answer(conn, result);
+                match self.publish_qp(key) {
+                    true => self.batch.answer_published(conn, result),
+                    false => self.answer(conn, result),
+                }
             }
             Work::Query(key) => {
                 let result = self.queried(key, op.answers.queried.pop().and_then(|(_, status)| status));

@@ -279,6 +279,7 @@ impl Restored {
                 send_cq: depends[1],
                 recv_cq: depends[2],
                 core: qp.core as usize,
+                here: None,
                 sq: slices[0],
                 rq: slices[1],
                 core_bytes: qp.core_bytes as usize,

@@ -91,6 +91,15 @@ impl Client {
         Ok(Qp { handle, qpn })
     }
 
+    /// Creates an RC QP and connects it to itself: then its core has it, and frames find it.
+    pub fn create_connected(&mut self, pd: u32, cq: u32) -> anyhow::Result<Qp> {
+        let qp = self.create(pd, cq)?;
+        self.to_init(qp)?;
+        self.to_rtr(qp)?;
+        self.to_rts(qp)?;
+        Ok(qp)
+    }
+
     /// RESET to INIT.
     pub fn to_init(&mut self, qp: Qp) -> anyhow::Result<()> {
         let attrs = QpAttrs {

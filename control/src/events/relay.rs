@@ -2,10 +2,7 @@
 //! what the daemon itself concludes.
 
 use rnic_abi::{Handle, event_kind};
-use rnic_engine::{
-    command::{Command, ObjectEvent},
-    core::abi_cause,
-};
+use rnic_engine::{command::ObjectEvent, core::abi_cause};
 use rnic_transport::{Cause, Check, QpState};
 
 use crate::{
@@ -67,23 +64,22 @@ impl Control {
     fn fail_users(&mut self, conn: u32, cq: Key, cause: &Cause) {
         let Ok(client) = self.client_mut(conn) else { return };
         let objects = client.objects.clone();
-        let users: Vec<(usize, u32)> = objects
-            .into_iter()
-            .filter_map(|key| match &self.objects.peek(key)?.what {
-                What::Qp(qp) if qp.send_cq == cq || qp.recv_cq == cq => Some((qp.core, qp.slot())),
-                _ => None,
-            })
-            .collect();
-        if users.is_empty() {
-            return;
-        }
+        let completes_there = |key: &Key| match self.objects.peek(*key).map(|object| &object.what) {
+            Some(What::Qp(qp)) => qp.send_cq == cq || qp.recv_cq == cq,
+            _ => false,
+        };
+        let users: Vec<Key> = objects.into_iter().filter(completes_there).collect();
         let cause = Cause {
             check: Check::CqOverflow,
             ..*cause
         };
         let op = self.begin(conn, Work::Fail);
-        for (core, slot) in users {
-            self.command(op, core, |token| Command::FailQp { slot, cause, token });
+        let mut failing = false;
+        for key in users {
+            failing |= self.fail_qp(op, key, cause).is_some();
+        }
+        if !failing {
+            self.ops.take(op);
         }
     }
 

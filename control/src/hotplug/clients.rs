@@ -4,12 +4,11 @@
 use std::{sync::Arc, time::Instant};
 
 use rnic_abi::event_kind;
-use rnic_engine::command::Command;
 use rnic_transport::{Cause, Check};
 
 use crate::{
     control::Control,
-    objects::What,
+    objects::Key,
     ops::Work,
     registry::{Attachment, Client, DeviceId},
 };
@@ -96,8 +95,7 @@ impl Client<Control> for SessionClient {
 }
 
 impl Control {
-    /// Moves every QP of a client on a device that goes to the error state, those that are being made included: their
-    /// core takes them in before it hears of this.
+    /// Moves every QP of a client on a device that goes to the error state.
     fn fail_qps_of(&mut self, conn: u32, id: DeviceId) {
         let Some(removal) = self.hotplug.removing else {
             return;
@@ -108,26 +106,19 @@ impl Control {
             return;
         }
         let keys: Vec<_> = client.objects.iter().copied().collect();
-        let mut qps: Vec<(usize, u32)> = keys
-            .into_iter()
-            .filter_map(|key| match self.objects.peek(key) {
-                Some(object) if object.device == device => match &object.what {
-                    What::Qp(qp) => Some((qp.core, qp.slot())),
-                    _ => None,
-                },
-                _ => None,
-            })
-            .collect();
-        qps.extend(self.ops.works_of(conn).filter_map(|work| match work {
-            Work::CreateQp(creation) if creation.device() == device => Some(creation.place()),
-            _ => None,
-        }));
+        let on_device = |key: &Key| {
+            self.objects
+                .peek(*key)
+                .is_some_and(|object| object.device == device)
+        };
+        let keys: Vec<_> = keys.into_iter().filter(on_device).collect();
         let cause = Cause::of(Check::DeviceRemoved);
+        let failing: Vec<_> = keys
+            .into_iter()
+            .filter_map(|key| self.fail_qp(removal, key, cause))
+            .collect();
         if let Some(Work::RemovePort(removal)) = self.ops.work_mut(removal) {
-            removal.qps.extend(&qps);
-        }
-        for (core, slot) in qps {
-            self.command(removal, core, |token| Command::FailQp { slot, cause, token });
+            removal.qps.extend(failing);
         }
     }
 }

@@ -25,7 +25,7 @@ pub use cq::{Cq, CqCreation};
 pub use mr::{Mapping, Mr};
 pub use numbers::{Cursor, Number, Numbers, Space};
 pub use pd::Pd;
-pub use qp::{Qp, QpCreation};
+pub use qp::Qp;
 pub use table::{Id, IdKind, Key, Table};
 
 /// A kind of object.

@@ -1,9 +1,11 @@
 //! Queue pairs.
 
+use std::fmt;
+
 use rnic_abi::{Av, CreateQp, CreateQpReply, Handle, RingIndices, work_queue_size};
 use rnic_engine::{
-    command::{Command, Path},
-    core::QpInit,
+    command::Path,
+    core::{self, QpInit},
     view,
 };
 use rnic_transport::{QpState, QpType};
@@ -14,14 +16,12 @@ use crate::{
     dispatch::Outcome,
     gid::GidHold,
     neighbour::Target,
-    ops::Work,
     refusal::{Refusal, Verb},
     region_alloc::Slice,
     session::Reply,
 };
 
 /// A queue pair, as far as the control thread knows it.
-#[derive(Debug)]
 pub struct Qp {
     /// Number on the wire.
     pub qpn: u32,
@@ -33,8 +33,10 @@ pub struct Qp {
     pub send_cq: Key,
     /// CQ of its receive queue.
     pub recv_cq: Key,
-    /// The poll core that owns it.
+    /// The poll core that owns it, or will.
     pub core: usize,
+    /// The QP itself, until it moves to its core ([`crate::install`]).
+    pub here: Option<Box<core::Qp>>,
     /// Its send queue.
     pub sq: Slice,
     /// Its receive queue.
@@ -62,25 +64,14 @@ impl Qp {
     }
 }
 
-/// A queue pair that its core is taking in. It holds its PD and CQs.
-#[derive(Debug)]
-pub struct QpCreation {
-    device: u32,
-    handle: Handle,
-    sq_depth: u32,
-    rq_depth: u32,
-    qp: Box<Qp>,
-}
-
-impl QpCreation {
-    /// Its device.
-    pub fn device(&self) -> u32 {
-        self.device
-    }
-
-    /// Its core, and its slot there.
-    pub fn place(&self) -> (usize, u32) {
-        (self.qp.core, self.qp.slot())
+impl fmt::Debug for Qp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = if self.here.is_some() {
+            "here"
+        } else {
+            "on its core"
+        };
+        write!(f, "Qp({:#x}, {}, {place} {})", self.qpn, self.state, self.core)
     }
 }
 
@@ -101,7 +92,7 @@ impl Control {
             let [pd, send_cq, recv_cq] = held[..] else {
                 return Err(Refusal::invalid("create_qp"));
             };
-            self.install_qp(
+            self.make_qp(
                 conn,
                 device,
                 qp_type,
@@ -115,7 +106,7 @@ impl Control {
                 self.objects.put(key);
             }
         }
-        made.map(|()| Outcome::Pending)
+        made.map(Outcome::Done)
     }
 
     fn work_queue_depth(&self, field: &str, units: u32) -> Verb<u32> {
@@ -151,7 +142,8 @@ impl Control {
         Ok(device)
     }
 
-    fn install_qp(
+    /// Makes a QP in RESET. It stays with the control thread for now, but for its number, which is its core's.
+    fn make_qp(
         &mut self,
         conn: u32,
         device: u32,
@@ -159,7 +151,7 @@ impl Control {
         [pd, send_cq, recv_cq]: [Key; 3],
         [sq_depth, rq_depth]: [u32; 2],
         sig_all: bool,
-    ) -> Verb<()> {
+    ) -> Verb<Reply> {
         let pd_number = self.number_of(pd);
         let (send_number, recv_number) = (self.number_of(send_cq), self.number_of(recv_cq));
         let full =
@@ -167,9 +159,7 @@ impl Control {
         let Number { slot, generation } = self.numbers.qpns.take().ok_or_else(full)?;
         let qpn = view::number(slot, generation);
         let core = usize::from(self.engine.publisher().owner(qpn));
-        let placed = self
-            .answers(core)
-            .and_then(|()| self.place_qp(conn, sq_depth, rq_depth));
+        let placed = self.place_qp(conn, sq_depth, rq_depth);
         let (handle, sq, rq) = placed.inspect_err(|_| self.numbers.qpns.give(slot))?;
         let client = self.client_mut(conn)?;
         let region = client.region.clone();
@@ -206,39 +196,37 @@ impl Control {
                 return Err(Refusal::invalid(format!("create_qp: {error}")));
             }
         };
-        let core_bytes = engine_qp.bytes();
-        let state = QpState::Reset;
-        let qp = Qp {
+        let reply = CreateQpReply {
+            handle: handle.0,
+            qpn,
+            sq_offset: sq.offset as u64,
+            rq_offset: rq.offset as u64,
+            sq_depth,
+            rq_depth,
+            doorbell_block: core as u32,
+            reserved: 0,
+        };
+        let what = What::Qp(Box::new(Qp {
             qpn,
             qp_type,
             pd,
             send_cq,
             recv_cq,
             core,
+            core_bytes: engine_qp.bytes(),
+            here: Some(engine_qp),
             sq,
             rq,
-            core_bytes,
-            state,
+            state: QpState::Reset,
             av: None,
             gid: None,
             dest_qpn: 0,
             path: None,
             hop: None,
-        };
-        let creation = QpCreation {
-            device,
-            handle,
-            sq_depth,
-            rq_depth,
-            qp: Box::new(qp),
-        };
-        let op = self.begin(conn, Work::CreateQp(creation));
-        self.command(op, core, |token| Command::AddQp {
-            slot,
-            qp: engine_qp,
-            token,
-        });
-        Ok(())
+        }));
+        let id = (IdKind::Number(view::Kind::Qp), qpn);
+        self.publish(Object::new(conn, handle, device, what), Some(id));
+        Ok(Reply::new(&reply))
     }
 
     fn place_qp(&mut self, conn: u32, sq_depth: u32, rq_depth: u32) -> Verb<(Handle, Slice, Slice)> {
@@ -252,35 +240,6 @@ impl Control {
                 self.give_handle(conn, handle);
             })?;
         Ok((handle, sq, rq))
-    }
-
-    /// The core has taken the QP in: it is in the next publication. Only then can frames find it, and only then comes the
-    /// answer.
-    pub(crate) fn qp_installed(&mut self, conn: u32, creation: QpCreation) -> Reply {
-        let QpCreation {
-            device,
-            handle,
-            sq_depth,
-            rq_depth,
-            qp,
-        } = creation;
-        let (qpn, core) = (qp.qpn, qp.core);
-        let leaf = view::Leaf::new(qpn, core as u16, qp.slot());
-        self.engine.publisher().add(view::Kind::Qp, qpn, leaf);
-        let reply = CreateQpReply {
-            handle: handle.0,
-            qpn,
-            sq_offset: qp.sq.offset as u64,
-            rq_offset: qp.rq.offset as u64,
-            sq_depth,
-            rq_depth,
-            doorbell_block: core as u32,
-            reserved: 0,
-        };
-        let what = What::Qp(qp);
-        let id = (IdKind::Number(view::Kind::Qp), qpn);
-        self.publish(Object::new(conn, handle, device, what), Some(id));
-        Reply::new(&reply)
     }
 
     /// What cores know a PD or CQ by that is held.

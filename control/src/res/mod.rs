@@ -4,20 +4,16 @@
 //! [`ResQuery::after`] of the next page is [`ResPage::next`] of the last. An object made or destroyed meanwhile may
 //! be in the list or not; no other is missed or shown twice. Field names are part of the interface.
 
-use rnic_engine::{
-    command::{Command, QpStatus},
-    view,
-};
+use rnic_engine::command::QpStatus;
 use rnic_transport::{Access, Check};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    admin::{AdminResponse, NOBODY, QpListing, ok},
+    admin::{AdminResponse, ok},
     control::Control,
     events::LastError,
-    objects::{IdKind, Key, Kind, Object, What},
-    ops::Work,
+    objects::{Key, Kind, Object, What},
     status::{CauseState, gid_text},
 };
 
@@ -135,7 +131,8 @@ impl Control {
         };
         let (keys, next) = self.page(kind, query);
         if kind == Kind::Qp {
-            return self.ask_for(admin, &keys, next);
+            self.ask_for_qps(admin, Some(next), keys);
+            return None;
         }
         let objects = keys.iter().filter_map(|key| self.resource(*key, None));
         Some(ok(&ResPage {
@@ -163,34 +160,6 @@ impl Control {
         let mut keys: Vec<Key> = rest.take(PAGE + 1).collect();
         let next = (keys.len() > PAGE).then(|| keys.pop()).flatten();
         (keys, next.map(|key| key.slot().into()))
-    }
-
-    /// Asks the cores of a page of QPs.
-    fn ask_for(&mut self, admin: u32, keys: &[Key], next: Option<u64>) -> Option<AdminResponse> {
-        let mut qps = Vec::new();
-        for key in keys {
-            if let Some(What::Qp(qp)) = self.objects.peek(*key).map(|object| &object.what)
-                // One that is being destroyed is found no more, and its core may not have it.
-                && self.objects.find(IdKind::Number(view::Kind::Qp), qp.qpn).is_some()
-            {
-                qps.push((*key, qp.core, qp.slot()));
-            }
-        }
-        if qps.is_empty() {
-            return Some(ok(&ResPage {
-                objects: vec![],
-                next,
-            }));
-        }
-        let asked = qps.iter().map(|(key, core, _)| (*key, *core)).collect();
-        let number = self.begin(NOBODY, Work::ListQps(QpListing::resources(admin, asked, next)));
-        if let Some(admin) = self.admins.get_mut(&admin) {
-            admin.busy = true;
-        }
-        for (_, core, slot) in qps {
-            self.command(number, core, |token| Command::query_qp(slot, token));
-        }
-        None
     }
 
     fn pid_of(&self, object: &Object) -> Option<i32> {

@@ -200,6 +200,14 @@ impl Client {
         self.result().map(|(reply, _)| reply)
     }
 
+    /// A QP in RTR, connected to itself: its core has it.
+    pub fn connected_qp(&mut self, pd: u32, cq: u32) -> CreateQpReply {
+        let qp = self.qp(pd, cq);
+        self.make_init(qp.handle);
+        self.make_rtr(qp.handle, "10.0.0.1", qp.qpn).unwrap();
+        qp
+    }
+
     /// Asks for a QP, without waiting for it.
     pub fn send_create(&mut self, pd: u32, cq: u32) {
         let arg = CreateQp {
@@ -264,6 +272,12 @@ impl Client {
         };
         let mask = qp_mask::STATE | qp_mask::PORT | qp_mask::PKEY_INDEX | qp_mask::ACCESS_FLAGS;
         self.modify(handle, mask, attrs).unwrap();
+    }
+
+    /// Asks for INIT to RTR towards itself, without waiting for it.
+    pub fn send_rtr(&mut self, handle: u32, qpn: u32) {
+        let (mask, attrs) = (RTR, rtr("10.0.0.1", qpn));
+        self.send(Op::ModifyQp, &ModifyQp { handle, mask, attrs }, &[]);
     }
 
     /// INIT to RTR, towards a peer.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rnic_abi::{CreateQpReply, DestroyReply, HandleArg, Op};
+use rnic_abi::{CreateQpReply, DestroyReply, Empty, HandleArg, Op};
 
 use crate::{
     Control,
@@ -37,42 +37,45 @@ fn assert_shared(what: &str, before: (u64, u64), after: (u64, u64), least: u64) 
     );
 }
 
-fn answered(clients: &[Client]) -> bool {
-    clients.iter().all(|client| client.wait(Duration::ZERO))
+fn answered(clients: &[(Client, Vec<CreateQpReply>)]) -> bool {
+    clients.iter().all(|(client, _)| client.wait(Duration::ZERO))
 }
 
 #[test]
-fn a_burst_of_creates_and_destroys_shares_publications_and_grace_periods() {
+fn a_burst_of_qps_that_become_ready_and_are_destroyed_shares_publications_and_grace_periods() {
     let mut daemon = HeldControl::with(1, LIMITS);
-    let mut clients: Vec<(Client, u32, u32)> = daemon.serve(|socket| {
+    let none = counts(&mut daemon.control);
+    let mut clients: Vec<(Client, Vec<CreateQpReply>)> = daemon.serve(|socket| {
         let client = |_| {
             let mut client = Client::connect(socket);
             client.hello();
             let (pd, cq) = (client.pd(), client.cq());
-            (client, pd, cq)
+            let qps: Vec<_> = (0..ROUNDS).map(|_| client.qp(pd, cq)).collect();
+            qps.iter().for_each(|qp| client.make_init(qp.handle));
+            (client, qps)
         };
         (0..CLIENTS).map(client).collect()
     });
-    let mut qps = Vec::new();
     let before = counts(&mut daemon.control);
-    for _ in 0..ROUNDS {
-        for (client, pd, cq) in &mut clients {
-            client.send_create(*pd, *cq);
+    assert_eq!(before.0, none.0, "no core needs a QP in INIT");
+    for round in 0..ROUNDS {
+        for (client, qps) in &mut clients {
+            client.send_rtr(qps[round].handle, qps[round].qpn);
         }
-        daemon.run_until(|_| clients.iter().all(|(client, ..)| client.wait(Duration::ZERO)));
-        for (client, ..) in &clients {
-            qps.push(client.result::<CreateQpReply>().unwrap().0.handle);
+        daemon.run_until(|_| answered(&clients));
+        for (client, _) in &clients {
+            client.result::<Empty>().unwrap();
         }
     }
     let after = counts(&mut daemon.control);
-    assert_shared("creates", before, after, 1);
-    let mut clients: Vec<Client> = clients.into_iter().map(|(client, ..)| client).collect();
-    for round in qps.chunks(CLIENTS) {
-        for (client, &handle) in clients.iter_mut().zip(round) {
+    assert_shared("QPs that become ready to receive", before, after, 1);
+    for round in 0..ROUNDS {
+        for (client, qps) in &mut clients {
+            let handle = qps[round].handle;
             client.send(Op::DestroyQp, &HandleArg { handle, reserved: 0 }, &[]);
         }
         daemon.run_until(|_| answered(&clients));
-        for client in &clients {
+        for (client, _) in &clients {
             client.result::<DestroyReply>().unwrap();
         }
     }
@@ -89,7 +92,7 @@ fn the_death_of_a_client_with_a_thousand_qps_is_a_handful_of_publications_and_gr
         client.hello();
         let (pd, cq) = (client.pd(), client.cq());
         for _ in 0..BURST {
-            client.qp(pd, cq);
+            client.connected_qp(pd, cq);
         }
         client
     });
@@ -101,16 +104,18 @@ fn the_death_of_a_client_with_a_thousand_qps_is_a_handful_of_publications_and_gr
 }
 
 #[test]
-fn the_qps_of_a_client_that_dies_before_its_create_is_answered_are_unpublished_before_they_are_stopped() {
+fn the_qps_of_a_client_that_dies_while_a_core_takes_one_in_are_unpublished_before_they_are_stopped() {
     let mut daemon = HeldControl::with(1, LIMITS);
-    let (mut client, pd, cq) = daemon.serve(|socket| {
+    let (mut client, qp) = daemon.serve(|socket| {
         let mut client = Client::connect(socket);
         client.hello();
         let (pd, cq) = (client.pd(), client.cq());
-        client.qp(pd, cq);
-        (client, pd, cq)
+        client.connected_qp(pd, cq);
+        let qp = client.qp(pd, cq);
+        client.make_init(qp.handle);
+        (client, qp)
     });
-    client.send_create(pd, cq);
+    client.send_rtr(qp.handle, qp.qpn);
     drop(client);
     // It is seen to have left while a core takes the QP in, and goes on leaving as that QP's publication is made.
     let control = &mut daemon.control;
@@ -118,7 +123,7 @@ fn the_qps_of_a_client_that_dies_before_its_create_is_answered_are_unpublished_b
     for conn in conns {
         control.serve(conn);
     }
-    assert_eq!(control.ops.unanswered(), 1, "the create is under way");
+    assert_eq!(control.ops.unanswered(), 1, "a core is taking it in");
     while control.ops.unanswered() > 0 {
         let mut answers = Vec::new();
         control.engine.poll(|core, message| answers.push((core, message)));

@@ -44,7 +44,7 @@ fn numbers_come_back_late_and_with_another_generation() {
     let (mut qpns, mut handles) = (HashSet::new(), HashSet::new());
     let mut last_slot = None;
     for _ in 0..200 {
-        let qp = client.qp(pd, cq);
+        let qp = client.connected_qp(pd, cq);
         assert!(
             qpns.insert(qp.qpn) && handles.insert(qp.handle),
             "a number was used twice"
@@ -114,8 +114,11 @@ fn queue_space_of_the_destroyed_is_clean_when_it_is_used_again() {
     );
     let mut client = daemon.client();
     let (pd, cq) = (client.pd(), client.cq());
-    for _ in 0..40 {
-        let qp = client.qp(pd, cq);
+    for round in 0..40 {
+        let qp = match round % 2 {
+            0 => client.qp(pd, cq),
+            _ => client.connected_qp(pd, cq),
+        };
         let region = &client.context().region;
         for offset in [qp.sq_offset, qp.rq_offset] {
             let at = offset as usize;

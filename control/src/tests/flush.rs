@@ -12,11 +12,11 @@ const QPS: usize = 2;
 
 const LIMITS: &str = "limits: {clients: 8, per_client: {queue_memory: 8MiB, cq_depth: 4096, wr_depth: 1024}}";
 
-/// A client of `rnic1` with QPs full of receives, and the CQ they complete to.
+/// A client of `rnic1` with QPs full of receives, in RTS and in INIT, and the CQ they complete to.
 fn full(client: &mut Client) -> CreateCqReply {
     let pd = client.try_pd_on(1).unwrap();
     let cq = client.try_cq_on(1, 4096, 0).unwrap();
-    for _ in 0..QPS {
+    for i in 0..QPS {
         let arg = CreateQp {
             pd,
             send_cq: cq.handle,
@@ -28,8 +28,10 @@ fn full(client: &mut Client) -> CreateCqReply {
         };
         let qp: CreateQpReply = client.call(Op::CreateQp, &arg).unwrap();
         client.make_init(qp.handle);
-        client.make_rtr(qp.handle, "10.0.0.1", qp.qpn).unwrap();
-        client.make_rts(qp.handle);
+        if i > 0 {
+            client.make_rtr(qp.handle, "10.0.0.1", qp.qpn).unwrap();
+            client.make_rts(qp.handle);
+        }
         let (region, ring) = (&client.context().region, qp.rq_offset as usize);
         for id in 0..RECEIVES {
             let wqe = Wqe {

@@ -11,6 +11,7 @@ mod gid;
 mod handover;
 mod hostile;
 mod hotplug;
+mod install;
 mod invalidate;
 mod link;
 mod neighbours;

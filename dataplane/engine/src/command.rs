@@ -51,12 +51,15 @@ pub enum Command {
         /// For the answer.
         token: Token,
     },
-    /// Take a QP. Answered by `Done`; only then may it be published.
+    /// Take a QP, and change it at once. Answered by `Modified`, or by `Done` without a change; only then may it be
+    /// published, and it is there whether the change succeeded or not.
     AddQp {
         /// Slot in the core's arena: the slot of the QP's number.
         slot: u32,
-        /// The QP, in RESET.
+        /// The QP. No core has had it: it is in RESET or INIT, or taken over from another process.
         qp: Box<Qp>,
+        /// As for `ModifyQp`.
+        change: Option<Box<QpChange>>,
         /// For the answer.
         token: Token,
     },

@@ -17,12 +17,33 @@ impl RcQp {
         attr: &QpAttr,
         mask: QpAttrMask,
     ) -> Result<(), ModifyError> {
-        let from = self.state;
-        let to = if mask.contains(QpAttrMask::STATE) {
-            attr.state
-        } else {
-            from
-        };
+        self.change(attr, mask)?;
+        if self.state == QpState::Sqd {
+            self.check_drained(ctx);
+        }
+        Ok(())
+    }
+
+    /// [`RcQp::modify`] of a QP that is in RESET or INIT and stays so: nothing of the world around it takes part.
+    /// Going anywhere else is refused as illegal. On error nothing changed.
+    pub fn modify_alone(&mut self, attr: &QpAttr, mask: QpAttrMask) -> Result<(), ModifyError> {
+        let (from, to) = (self.state, self.target(attr, mask));
+        let alone = |state| matches!(state, QpState::Reset | QpState::Init);
+        if !(alone(from) && alone(to)) {
+            return Err(ModifyError::IllegalTransition { from, to });
+        }
+        self.change(attr, mask)
+    }
+
+    fn target(&self, attr: &QpAttr, mask: QpAttrMask) -> QpState {
+        match mask.contains(QpAttrMask::STATE) {
+            true => attr.state,
+            false => self.state,
+        }
+    }
+
+    fn change(&mut self, attr: &QpAttr, mask: QpAttrMask) -> Result<(), ModifyError> {
+        let (from, to) = (self.state, self.target(attr, mask));
         if mask.contains(QpAttrMask::CUR_STATE) && attr.cur_state != from {
             return Err(ModifyError::WrongCurrentState {
                 given: attr.cur_state,
@@ -42,18 +63,11 @@ impl RcQp {
         if mask.contains(QpAttrMask::DEST_QPN) {
             self.dest_qpn = attr.dest_qpn;
         }
-        self.enter(ctx, from, to, attr, mask);
+        self.enter(from, to, attr, mask);
         Ok(())
     }
 
-    fn enter<H: Host>(
-        &mut self,
-        ctx: &mut Ctx<'_, H>,
-        from: QpState,
-        to: QpState,
-        attr: &QpAttr,
-        mask: QpAttrMask,
-    ) {
+    fn enter(&mut self, from: QpState, to: QpState, attr: &QpAttr, mask: QpAttrMask) {
         if to == QpState::Reset {
             self.reset();
             return;
@@ -75,7 +89,6 @@ impl RcQp {
                 self.attrs.sqd_async_notify =
                     mask.contains(QpAttrMask::EN_SQD_ASYNC_NOTIFY) && attr.sqd_async_notify;
                 self.req.drained = false;
-                self.check_drained(ctx);
             }
             _ => {}
         }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rnic_abi::{CreateQp, CreateQpReply, DestroyReply, DeviceArg, Empty, HandleArg, Hello, Op};
-use rnic_tests::raw::{Line, Reply, Verbs, memfd};
+use rnic_tests::raw::{Line, Reply, Verbs, ipv4_gid, memfd, rts};
 use rnic_tests::{Appliance, Setup, Stopped, Turn, poll_until};
 use rustix::fs::SealFlags;
 use rustix::io::Errno;
@@ -38,7 +38,7 @@ struct Outcome {
     text: String,
 }
 
-/// A client that makes and destroys QPs until it is told to end.
+/// A client that makes, connects and destroys QPs until it is told to end.
 fn churn(socket: &Path, ready: &Barrier, end: &AtomicBool) -> Vec<Outcome> {
     let mut verbs = Verbs::open(socket, 0, 16);
     ready.wait();
@@ -60,8 +60,20 @@ fn churn(socket: &Path, ready: &Barrier, end: &AtomicBool) -> Vec<Outcome> {
             std::thread::sleep(Duration::from_millis(2));
             continue;
         }
-        let handle = made.body::<CreateQpReply>().handle;
+        let CreateQpReply { handle, qpn, .. } = made.body();
+        let connected = rts(handle, qpn, ipv4_gid("10.0.0.1")).iter().all(|body| {
+            let reply = request(&mut outcomes, Op::ModifyQp, |op| {
+                verbs.line.request(op, body, &[])
+            });
+            reply.errno() == 0
+        });
         let body = HandleArg { handle, reserved: 0 };
+        if !connected {
+            // No core has got to know it, so it waits for none.
+            let _: DestroyReply = verbs.line.request(Op::DestroyQp, &body, &[]).body();
+            std::thread::sleep(Duration::from_millis(2));
+            continue;
+        }
         let gone = request(&mut outcomes, Op::DestroyQp, |op| {
             verbs.line.request(op, &body, &[])
         });
@@ -290,8 +302,8 @@ fn a_core_in_a_debugger_is_reported_bounds_what_waits_for_it_and_loses_nothing()
             .count()
     };
     println!(
-        "{waited} destructions waited; refused naming the core: {} QPs, {} PDs",
-        naming(Op::CreateQp),
+        "{waited} destructions waited; refused naming the core: {} changes of QPs, {} PDs",
+        naming(Op::ModifyQp),
         naming(Op::AllocPd)
     );
     assert!(naming(Op::AllocPd) > 0, "nobody was refused at the bound");

@@ -8,7 +8,7 @@ use super::{
     shared::{Handoff, RESERVED},
 };
 use crate::{
-    command::{Command, Message, QpChange, QpStatus, Sent, Token},
+    command::{Command, Message, QpChange, Sent, Token},
     frame::Frame,
     retire::Retired,
 };
@@ -69,12 +69,20 @@ impl Core {
                 self.env.touched.retain(|c| *c != cq);
                 return self.give_up(what.map(Retired::Cq), token);
             }
-            Command::AddQp { slot, qp, token } => {
+            Command::AddQp {
+                slot,
+                qp,
+                change,
+                token,
+            } => {
                 self.bind_doorbell(&qp, slot);
                 if let Some(old) = self.qps[slot as usize].replace(qp) {
                     self.retire(Retired::Qp(old));
                 }
-                Message::Done { token }
+                match change {
+                    Some(change) => self.modify_qp(slot, change, token),
+                    None => Message::Done { token },
+                }
             }
             Command::Begin { token } => {
                 for slot in 0..self.qps.len() as u32 {
@@ -105,7 +113,7 @@ impl Core {
                 token,
             } => {
                 let qp = self.qps.get(slot as usize).and_then(Option::as_ref);
-                *state = qp.map(|qp| status(qp));
+                *state = qp.map(|qp| qp.status());
                 Message::Queried { token, state }
             }
             Command::FailQp { slot, cause, token } => {
@@ -256,16 +264,5 @@ impl Core {
         if state.tx.try_push(frame).is_err() {
             self.env.counters.slow_path_tx_dropped += 1;
         }
-    }
-}
-
-fn status(qp: &Qp) -> QpStatus {
-    QpStatus {
-        attr: qp.rec.rc.query(),
-        cause: qp.rec.cause,
-        sent_messages: qp.rec.counters.sent_messages,
-        received_packets: qp.rec.counters.received_packets,
-        dropped_packets: qp.rec.counters.dropped_packets,
-        retries: qp.rec.counters.retries,
     }
 }

@@ -2,7 +2,9 @@
 use std::sync::Arc;
 
 use rnic_qsbr::Epoch;
-use rnic_transport::{BadField, Cause, Ctx, QpState, QpType, RcQp, SendWr, Time};
+use rnic_transport::{
+    BadField, Cause, Ctx, ModifyError, QpAttr, QpAttrMask, QpState, QpType, RcQp, SendWr, Time,
+};
 use rnic_wire::{Ecn, FrameTemplate, Ipv4, Ipv6, Link, MacAddr, Mtu, Net, VlanTag, VlanTags};
 
 use super::{
@@ -12,7 +14,7 @@ use super::{
 };
 use crate::{
     arena::{ArenaBox, ArenaError, ArenaSlice},
-    command::Path,
+    command::{Path, QpStatus},
     engine::PORT_SLOTS,
     mem::ClientMem,
     retire::RetireLink,
@@ -78,8 +80,8 @@ pub struct Qp {
 }
 
 impl Qp {
-    /// A QP in RESET, with its records in the arenas of the core it is for. Control thread; it is moved to its core
-    /// by [`crate::command::Command::AddQp`].
+    /// A QP in RESET, with its records in the arenas of the core it is for. It is the control thread's until
+    /// [`crate::command::Command::AddQp`] moves it to that core.
     pub(crate) fn new(init: QpInit, arenas: &CoreArenas) -> Result<Box<Self>, InitError> {
         let sq = Cursor {
             offset: init.sq_offset,
@@ -225,6 +227,29 @@ impl Qp {
     pub const fn bytes_for(sq_depth: u32) -> usize {
         let depth = sq_depth as usize;
         size_of::<Self>() + size_of::<QpRecord>() + depth * size_of::<SendWr>() + SendQueue::bytes_for(depth)
+    }
+
+    /// Changes it while no core has it: from RESET or INIT to RESET or INIT. Control thread. On error nothing changed;
+    /// any other transition is refused as illegal.
+    pub fn modify(&mut self, attr: &QpAttr, mask: QpAttrMask) -> Result<QpState, ModifyError> {
+        self.rec.rc.modify_alone(attr, mask)?;
+        if self.rec.rc.state() == QpState::Reset {
+            self.forget_queues();
+        }
+        Ok(self.rec.rc.state())
+    }
+
+    /// Its attributes and progress.
+    pub fn status(&self) -> QpStatus {
+        let counters = &self.rec.counters;
+        QpStatus {
+            attr: self.rec.rc.query(),
+            cause: self.rec.cause,
+            sent_messages: counters.sent_messages,
+            received_packets: counters.received_packets,
+            dropped_packets: counters.dropped_packets,
+            retries: counters.retries,
+        }
     }
 
     /// Its number.

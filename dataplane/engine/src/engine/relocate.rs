@@ -233,7 +233,16 @@ impl Engine {
                 let (qpn, token) = (qp.qpn(), own_token(sent));
                 let slot = slot_of(qpn);
                 leaves.push((qpn, Leaf::new(qpn, core as u16, slot)));
-                self.submit(core, Command::AddQp { slot, qp, token });
+                let change = None;
+                self.submit(
+                    core,
+                    Command::AddQp {
+                        slot,
+                        qp,
+                        change,
+                        token,
+                    },
+                );
                 sent += 1;
             }
         }

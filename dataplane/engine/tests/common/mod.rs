@@ -271,8 +271,16 @@ impl Rig {
         let qp = self.engine.make_qp(init).unwrap();
         let core = self.engine.publisher().owner(qpn);
         let token = self.token();
-        self.engine
-            .submit(core.into(), Command::AddQp { slot, qp, token });
+        let change = None;
+        self.engine.submit(
+            core.into(),
+            Command::AddQp {
+                slot,
+                qp,
+                change,
+                token,
+            },
+        );
         self.answer(token);
         self.engine
             .publisher()
