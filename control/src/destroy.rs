@@ -3,7 +3,8 @@
 //! 1. refuse new work; EBUSY while other objects depend on it
 //! 2. unpublish every id of the object from every table, in one publication
 //! 3. the owning cores stop it, discard its work requests without completions, cancel its timers
-//! 4. a grace period, so that no core still holds what it found before
+//! 4. a grace period, so that no core still holds what it found before; that of a QP's owner is over as it answers
+//!    step 3, so the others may have passed theirs meanwhile: since the publication of step 2
 //! 5. its events that the client has not taken are withdrawn
 //! 6. its numbers may be used again
 //! 7. its memory is freed: what the cores gave up in step 3 by the engine's reclaimer as the grace period is seen to
@@ -133,14 +134,17 @@ impl Control {
         self.batch.resume_unpublished(number);
     }
 
-    /// The grace period that was begun for these objects before: memory regions whose keys were made invalid then.
+    /// The grace period that was begun for these objects before: memory regions whose keys were made invalid then, and QPs
+    /// that were unpublished by the last publication at the latest.
     fn begun_grace(&self, objects: &[Key]) -> Option<Epoch> {
         let begun = |key: &Key| match &self.objects.peek(*key)?.what {
             What::Mr(mr) => mr.invalidated,
+            What::Qp(_) => Some(self.engine.epoch()),
             _ => None,
         };
-        let epochs: Option<Vec<Epoch>> = objects.iter().map(begun).collect();
-        epochs?.into_iter().max()
+        objects
+            .iter()
+            .try_fold(Epoch::FIRST, |latest, key| Some(latest.max(begun(key)?)))
     }
 
     /// Goes on with a destruction: its step is done.

@@ -70,7 +70,8 @@ pub enum Command {
         token: Token,
     },
     /// Stop a QP that was unpublished and give it up: its work requests are discarded without completions,
-    /// its timers cancelled. Answered by `Removed`.
+    /// its timers cancelled. Answered by `Removed` when the core has passed a quiescent state after that: whoever has
+    /// the answer waits for the other cores only, which may hold what they found before it was unpublished.
     RemoveQp {
         /// Slot in the core's arena.
         slot: u32,
@@ -221,7 +222,8 @@ pub enum Message {
     },
     /// Something was given up. It is with the reclaimer, which frees it a grace period later: when
     /// [`Engine::passed`](crate::Engine::passed) is true for an epoch that [`Engine::start_grace`](crate::Engine) or a
-    /// publication has begun after this message, it is freed.
+    /// publication has begun after this message, it is freed. A QP is freed with the epoch that is current as this
+    /// message is heard.
     Removed {
         /// Of the command.
         token: Token,

@@ -306,9 +306,15 @@ impl Engine {
                     Sent::Message(message) => message,
                     Sent::GivenUp { token, what } => {
                         // On the account of whoever gave the command, and who is about to begin a grace period for it.
-                        match what.is_private() {
-                            true => drop(what),
-                            false => self.unopened.push(what),
+                        match what {
+                            Retired::Port(port) => drop(port),
+                            // Unpublished, and let go by its core at a quiescent state.
+                            Retired::Qp(_) => {
+                                let epoch = self.qsbr.epoch();
+                                let garbage = Garbage::Object(what);
+                                self.reclaimer.retire_since(garbage, epoch, 0, Instant::now());
+                            }
+                            _ => self.unopened.push(what),
                         }
                         Message::Removed { token, found: true }
                     }

@@ -42,11 +42,6 @@ impl Retired {
         }
     }
 
-    /// Whether only its own core ever knew where it is. Then nobody can still hold it once the core gave it up.
-    pub(crate) fn is_private(&self) -> bool {
-        matches!(self, Retired::Port(_))
-    }
-
     fn link(&mut self) -> &mut RetireLink {
         match self {
             Retired::Qp(qp) => &mut qp.link,

@@ -14,13 +14,13 @@ use crate::{
 };
 
 /// Commands carried out in one pass.
-const BUDGET: usize = 64;
+pub(super) const BUDGET: usize = 64;
 
 impl Core {
     /// Carries out commands while their answers have room.
     pub(super) fn commands(&mut self) -> usize {
         for count in 0..BUDGET {
-            if !self.messages.has_room(RESERVED / 2) {
+            if !self.messages.has_room(RESERVED / 2 + self.parting.len()) {
                 return count;
             }
             let Some(command) = self.orders.pop() else {
@@ -33,6 +33,20 @@ impl Core {
             }
         }
         BUDGET
+    }
+
+    /// At the end of a pass: gives up what commands asked for, and what only a quiescent state lets go.
+    #[inline]
+    pub(super) fn part(&mut self) {
+        if self.parting.is_empty() {
+            return;
+        }
+        for answer in self.parting.drain(..) {
+            // Cannot fail: room was seen for each.
+            let _ = self.messages.push(answer);
+        }
+        self.control_called = true;
+        self.tell_control();
     }
 
     fn carry_out(&mut self, command: Command) -> Option<Sent> {
@@ -95,7 +109,10 @@ impl Core {
             }
             Command::RemoveQp { slot, token } => {
                 let what = self.remove_qp(slot);
-                return self.give_up(what.map(Retired::Qp), token);
+                let answer = self.give_up(what.map(Retired::Qp), token);
+                // Never more than the commands of one pass.
+                self.parting.extend(answer);
+                return None;
             }
             Command::ModifyQp { slot, change, token } => self.modify_qp(slot, change, token),
             Command::Repath { slot, path } => {

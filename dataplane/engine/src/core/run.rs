@@ -10,8 +10,8 @@ use rnic_transport::Time;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
-    cq::CompletionQueue, doorbell::ClientDoorbells, host::Env, idle::Idle, port::PortPart, qp::Qp,
-    shared::CoreCounters, shared::Shared, timer::TimerWheel,
+    command::BUDGET, cq::CompletionQueue, doorbell::ClientDoorbells, host::Env, idle::Idle, port::PortPart,
+    qp::Qp, shared::CoreCounters, shared::Shared, timer::TimerWheel,
 };
 use crate::{
     command::{Command, Sent},
@@ -66,6 +66,8 @@ pub(crate) struct Core {
     pub(super) port_list: Vec<u16>,
     pub(super) idle: Idle,
     pub(super) last_work: Time,
+    /// Answers that wait for the end of the pass: their objects are given up when the core has passed a quiescent state.
+    pub(super) parting: Vec<Sent>,
     /// Something for the control thread was queued in this pass.
     pub(super) control_called: bool,
     pub(super) stopping: bool,
@@ -114,6 +116,7 @@ impl Core {
             ports: init.ports,
             idle: init.idle,
             last_work: now,
+            parting: Vec::with_capacity(BUDGET),
             control_called: false,
             stopping: false,
             busy_cycles: 0,
@@ -147,6 +150,7 @@ impl Core {
             work += self.doorbells();
             work += self.timers();
             self.participant.quiescent(observed);
+            self.part();
             before = self.account(before, work);
         }
         drop(section);

@@ -33,6 +33,8 @@ enum Fault {
     UnpublishedAfterGrace,
     /// Step 3.
     NotStopped,
+    /// Step 3 is answered before the owner has passed a quiescent state.
+    AnsweredInPass,
     /// Step 4.
     NoGrace,
     /// Step 5.
@@ -107,29 +109,33 @@ impl World {
     }
 
     /// The core that owns the object: it serves it from its active list, raises an event once, and carries out the
-    /// command to stop it.
-    fn owner(&self, participant: &mut Participant) {
+    /// command to stop it, which it answers when it has passed a quiescent state.
+    fn owner(&self, participant: &mut Participant, fault: Fault) {
         participant.online();
         let mut mine = true;
         for pass in 0..2 {
             let observed = participant.observe();
+            let stop = mine && self.stop.load(Acquire);
+            if stop && fault == Fault::AnsweredInPass {
+                self.stopped.store(true, Release);
+            }
             if mine {
                 self.object.use_it();
                 if pass == 0 {
                     self.message.store(true, Release);
                 }
-                if self.stop.load(Acquire) {
-                    mine = false;
-                    self.stopped.store(true, Release);
-                }
             }
             participant.quiescent(observed);
+            if stop {
+                mine = false;
+                self.stopped.store(true, Release);
+            }
         }
         participant.offline();
     }
 
     /// Another core: finds the object by its number and uses it.
-    fn other(&self, participant: &mut Participant) {
+    fn other(&self, participant: &mut Participant, _: Fault) {
         let observed = participant.online();
         // Relaxed: what order there is comes from the grace period.
         if self.published.load(Relaxed) {
@@ -164,6 +170,8 @@ impl World {
         if !matches!(fault, Fault::NotUnpublished | Fault::UnpublishedAfterGrace) {
             self.published.store(false, Relaxed); // 2
         }
+        // The publication begins the epoch that the others are waited for.
+        let epoch = self.qsbr.advance();
         if fault != Fault::NotStopped {
             self.stop.store(true, Release); // 3
             if !(0..2).any(|_| self.stopped.load(Acquire)) {
@@ -176,9 +184,8 @@ impl World {
         if fault == Fault::FreedBeforeGrace {
             self.object.free();
         }
-        let epoch = self.qsbr.advance(); // 4
         if fault != Fault::NoGrace && !(0..2).any(|_| self.qsbr.check(epoch)) {
-            return false;
+            return false; // 4
         }
         if fault == Fault::UnpublishedAfterGrace {
             self.published.store(false, Relaxed);
@@ -205,10 +212,10 @@ impl World {
 
 fn model(fault: Fault, destroyed: &Count) {
     let world = World::new();
-    let core = |id, body: fn(&World, &mut Participant)| {
+    let core = |id, body: fn(&World, &mut Participant, Fault)| {
         let mut participant = world.qsbr.register(id).expect("ids are distinct");
         let world = Arc::clone(&world);
-        thread::spawn(move || body(&world, &mut participant))
+        thread::spawn(move || body(&world, &mut participant, fault))
     };
     let owner = core(0, World::owner);
     let other = core(1, World::other);
@@ -268,6 +275,11 @@ fn unpublishing_after_the_grace_period_is_caught() {
 #[test]
 fn an_object_that_its_core_does_not_stop_is_caught() {
     caught(Fault::NotStopped, &TOUCHED);
+}
+
+#[test]
+fn an_owner_that_answers_before_its_quiescent_state_is_caught() {
+    caught(Fault::AnsweredInPass, &TOUCHED);
 }
 
 #[test]
