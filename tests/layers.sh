@@ -8,6 +8,7 @@ allowed() {
     rnic-simd | rnic-transport) echo rnic-wire ;;
     rnic-sim) echo rnic-wire rnic-transport ;;
     rnic-trace) echo rnic-wire ;;
+    rnic-conformance) echo rnic-sim rnic-trace rnic-transport rnic-wire ;;
     rnic-engine) echo dpdk-sys rnic-abi rnic-qsbr rnic-simd rnic-transport rnic-wire ;;
     rnic-control) echo rnic-abi rnic-config rnic-engine rnic-qsbr rnic-transport rnic-wire ;;
     rnic) echo rnic-abi ;;
