@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rnic::{Mtu, Opcode};
 use rnic_tests::probe::Rng;
 
-use crate::end::{Atomic, AtomicWr, End, Resources};
+use crate::end::{Atomic, AtomicWr, End, Resources, Service};
 use crate::exchange::{Moved, PATIENCE, connect};
 use crate::wire::Family;
 
@@ -35,6 +35,7 @@ impl Atomics {
     /// Carries them out between our end and theirs.
     pub fn run(&self, ours: &mut dyn End, theirs: &mut dyn End) -> Result<Moved> {
         let resources = Resources {
+            service: Service::Rc,
             family: self.family,
             memory: 4096,
             depth: WINDOW as u32,

@@ -7,9 +7,20 @@ use rnic_tests::probe::{Op, Slot};
 
 use crate::wire::Family;
 
+/// What a QP does about loss: `enum ibv_qp_type`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Mends it.
+    Rc,
+    /// Drops the message.
+    Uc,
+}
+
 /// What an end makes for a test.
 #[derive(Copy, Clone, Debug)]
 pub struct Resources {
+    /// Service type of the QP.
+    pub service: Service,
     /// Addresses used.
     pub family: Family,
     /// Bytes of the memory region.
@@ -116,7 +127,7 @@ pub struct RecvWr {
     pub local: Range,
 }
 
-/// One end: an RC QP with a CQ for both of its queues and one memory region with every right.
+/// One end: a QP with a CQ for both of its queues and one memory region with every right.
 pub trait End {
     /// For messages.
     fn name(&self) -> &'static str;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rnic::{Mtu, RemoteMr};
 use rnic_tests::probe::{Message, Op, Plan, Slot, check};
 
-use crate::end::{End, Image, Range, RecvWr, Resources, SendWr};
+use crate::end::{End, Image, Range, RecvWr, Resources, SendWr, Service};
 use crate::wire::Family;
 
 /// How long a round may take; beyond it, the test has hung.
@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// `wr_id` of the empty SEND that ends a round: after it, everything before it has been delivered.
 const LAST: u64 = u64::MAX;
 /// How long a wire may hold a frame back.
-const LINGER: Duration = Duration::from_millis(20);
+pub const LINGER: Duration = Duration::from_millis(20);
 /// `wr_id` of a receive for which nothing is sent: a message delivered twice would take it.
 const SPARE: u64 = u64::MAX - 1;
 
@@ -38,6 +38,8 @@ enum Area {
 /// What is exchanged.
 #[derive(Clone, Debug)]
 pub struct Exchange {
+    /// Service type; one that loses messages needs a wire that does not.
+    pub service: Service,
     /// Operations, sizes and data.
     pub plan: Plan,
     /// Which ends make requests: ours, theirs.
@@ -85,6 +87,7 @@ impl Exchange {
     pub fn run(&self, ours: &mut dyn End, theirs: &mut dyn End) -> Result<Moved> {
         // A request and a receive for each message, for the one that ends a round, and one to spare.
         let resources = Resources {
+            service: self.service,
             family: self.family,
             memory: 5 * self.plan.window * Slot::size(self.plan.size_max),
             depth: self.plan.window as u32 + 2,

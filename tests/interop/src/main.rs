@@ -16,6 +16,7 @@ mod report;
 mod sandbox;
 mod system;
 mod theirs;
+mod unreliable;
 mod wire;
 
 use std::path::{Path, PathBuf};
@@ -158,6 +159,7 @@ fn run(args: &Args, work: &Path) -> Result<Report> {
             let result = match &case.work {
                 Work::Exchange(exchange) => exchange.run(&mut ours, &mut theirs),
                 Work::Atomics(atomics) => atomics.run(&mut ours, &mut theirs),
+                Work::Unreliable(unreliable) => unreliable.run(&mut ours, &mut theirs),
                 Work::Pingpong(pingpong) => pingpong.run(&appliance, &guest),
             };
             let mut outcome = Outcome::new(case, wire, begin, result);

@@ -7,8 +7,10 @@ use rnic_tests::probe::{Op, Plan};
 use serde::Serialize;
 
 use crate::atomics::Atomics;
+use crate::end::Service;
 use crate::exchange::{Exchange, Moved};
 use crate::pingpong::Pingpong;
+use crate::unreliable::Unreliable;
 use crate::wire::{Family, Wire};
 
 /// How much of the matrix to run.
@@ -42,6 +44,8 @@ pub enum Work {
     Exchange(Exchange),
     /// Atomics, with our harness at both ends.
     Atomics(Atomics),
+    /// Messages that may be lost, with our harness at both ends.
+    Unreliable(Unreliable),
     /// A tool of rdma-core at the other end.
     Pingpong(Pingpong),
 }
@@ -119,6 +123,11 @@ pub fn cases(wire: &Wire, extent: Extent, seed: u64) -> Vec<Case> {
     for family in Family::ALL {
         for mtu in MTUS {
             exchanges(family, mtu, seed, &mut all);
+            if wire.netem.is_none() {
+                unreliable_exchanges(family, mtu, seed, &mut all);
+            } else {
+                unreliable(wire, family, mtu, seed, &mut all);
+            }
             atomics(family, mtu, seed, &mut all);
             pingpongs(wire, family, mtu, &mut all);
         }
@@ -147,10 +156,61 @@ fn exchanges(family: Family, mtu: Mtu, seed: u64, all: &mut Vec<Case>) {
                 family,
                 mtu,
                 work: Work::Exchange(Exchange {
+                    service: Service::Rc,
                     plan,
                     requester: *requester,
                     family,
                     mtu,
+                }),
+            });
+        }
+    }
+}
+
+/// All operations of UC mixed, each way, on a wire that loses nothing: all of it arrives, so it is as on RC.
+fn unreliable_exchanges(family: Family, mtu: Mtu, seed: u64, all: &mut Vec<Case>) {
+    for (requester, direction) in &WAYS[..2] {
+        let plan = Plan {
+            ops: vec![Op::Send, Op::SendImm, Op::Write, Op::WriteImm],
+            seed: seed.wrapping_add(all.len() as u64),
+            // Nobody slows a sender down: what is on its way at a time must fit into the tap's queue.
+            size_max: 8_000,
+            window: 4,
+            ..Plan::default()
+        };
+        all.push(Case {
+            test: "UC mixed".into(),
+            direction,
+            family,
+            mtu,
+            work: Work::Exchange(Exchange {
+                service: Service::Uc,
+                plan,
+                requester: *requester,
+                family,
+                mtu,
+            }),
+        });
+    }
+}
+
+/// What arrives of UC on a wire that is not whole.
+fn unreliable(wire: &Wire, family: Family, mtu: Mtu, seed: u64, all: &mut Vec<Case>) {
+    for (test, op) in [("UC SEND_IMM", Op::SendImm), ("UC WRITE_IMM", Op::WriteImm)] {
+        for (sender, (_, direction)) in WAYS[..2].iter().enumerate() {
+            all.push(Case {
+                test: test.into(),
+                direction,
+                family,
+                mtu,
+                work: Work::Unreliable(Unreliable {
+                    service: Service::Uc,
+                    op,
+                    sender,
+                    family,
+                    mtu,
+                    disorder: wire.disorders,
+                    seed: seed.wrapping_add(all.len() as u64),
                 }),
             });
         }

@@ -3,11 +3,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use rnic::{Access, Completion, ConnectOptions, Context, Cq, Endpoint, Mr, Mtu, Pd, Qp, QpConfig, RemoteMr};
+use rnic::{
+    Access, Completion, ConnectOptions, Context, Cq, Endpoint, Mr, Mtu, Pd, Qp, QpConfig, QpType, RemoteMr,
+};
 use rnic_tests::Appliance;
 use rnic_tests::probe::{Op, Rng, cut};
 
-use crate::end::{Atomic, AtomicWr, End, Image, RecvWr, Resources, SendWr, TIMEOUT};
+use crate::end::{Atomic, AtomicWr, End, Image, RecvWr, Resources, SendWr, Service, TIMEOUT};
 
 /// A client of `rnicd`.
 #[derive(Debug)]
@@ -51,7 +53,12 @@ impl End for Ours {
         let cq = self.context.create_cq(2 * resources.depth)?;
         let every = Access::LOCAL_WRITE | Access::REMOTE_WRITE | Access::REMOTE_READ | Access::REMOTE_ATOMIC;
         let memory = pd.alloc_mr(resources.memory, every)?;
+        let qp_type = match resources.service {
+            Service::Rc => QpType::Rc,
+            Service::Uc => QpType::Uc,
+        };
         let config = QpConfig::new(&cq, &cq)
+            .qp_type(qp_type)
             .max_send_wr(resources.depth)
             .max_recv_wr(resources.depth)
             .max_sge(3);

@@ -7,7 +7,7 @@ use rnic::{Completion, ConnectOptions, Endpoint, Gid, Mtu, Opcode, RemoteMr, Sta
 use rnic_tests::probe::{Op, Rng};
 
 use crate::channel::Channel;
-use crate::end::{Atomic, AtomicWr, End, Image, RecvWr, Resources, SendWr, TIMEOUT};
+use crate::end::{Atomic, AtomicWr, End, Image, RecvWr, Resources, SendWr, Service, TIMEOUT};
 
 /// How long the guest may take for a command that waits for nothing.
 const COMMAND: Duration = Duration::from_secs(30);
@@ -86,13 +86,18 @@ impl End for Theirs {
     fn open(&mut self, resources: &Resources) -> Result<(Endpoint, RemoteMr)> {
         self.sync()?;
         let Resources {
+            service,
             family,
             memory,
             depth,
         } = *resources;
+        let qp_type = match service {
+            Service::Rc => "rc",
+            Service::Uc => "uc",
+        };
         let gid = Gid::from(family.theirs());
         let region = self.one(format!("open {} {memory} {}", hex(gid), depth))?;
-        let qpn = self.one(format!("create_qp rc {depth} 0"))?;
+        let qpn = self.one(format!("create_qp {qp_type} {depth} 0"))?;
         let (addr, rkey) = region.split_once(' ').context("an address and a key")?;
         self.psn = self.psns.next() as u32 & 0xFF_FFFF;
         let endpoint = Endpoint {

@@ -16,6 +16,8 @@ pub struct Wire {
     pub netem: Option<&'static str>,
     /// Whether frames get lost.
     pub loses: bool,
+    /// Whether they are repeated, and change their order.
+    pub disorders: bool,
 }
 
 impl Wire {
@@ -25,26 +27,31 @@ impl Wire {
             name: "clean",
             netem: None,
             loses: false,
+            disorders: false,
         },
         Wire {
             name: "loss 1%",
             netem: Some("loss 1%"),
             loses: true,
+            disorders: false,
         },
         Wire {
             name: "loss 10%",
             netem: Some("loss 10%"),
             loses: true,
+            disorders: false,
         },
         Wire {
             name: "disorder",
             netem: Some("delay 1ms reorder 30% duplicate 5%"),
             loses: false,
+            disorders: true,
         },
         Wire {
             name: "all",
             netem: Some("loss 1% delay 1ms reorder 30% duplicate 5%"),
             loses: true,
+            disorders: true,
         },
     ];
 }
