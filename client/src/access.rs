@@ -115,6 +115,8 @@ pub enum QpType {
     /// Unreliable connection: SEND and WRITE without acknowledgement. A message of which a packet is lost is not
     /// delivered, and nobody is told.
     Uc = 3,
+    /// Unreliable datagram: SENDs of one packet to any QP, through address handles.
+    Ud = 4,
 }
 
 /// State of a port: `enum ibv_port_state`.

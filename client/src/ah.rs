@@ -1,10 +1,11 @@
 //! Address handles.
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use rnic_abi::{Av, CreateAh, CreateAhReply, Empty, HandleArg, Op, QueryAhReply, ah_flags};
 
-use crate::{Gid, Pd, Result};
+use crate::{Context, Error, Gid, Pd, Result};
 
 /// The path to a peer: what a GRH says.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,25 @@ impl AddressVector {
         self
     }
 
+    /// Back to the sender of a datagram, from the address it was sent to: `grh` are the first 40 bytes of what was received
+    /// ([`Completion::has_grh`](crate::Completion::has_grh)).
+    pub fn from_grh(context: &Context, grh: &[u8; 40]) -> Result<AddressVector> {
+        let path = GrhPath::parse(grh)
+            .ok_or_else(|| Error::InvalidArgument("these are not the first 40 bytes of a datagram".into()))?;
+        let ours = context.gids()?.into_iter().find(|entry| entry.gid == path.local);
+        let Some(ours) = ours else {
+            let message = format!("{} has no GID {} (any more)", context.attr().name, path.local);
+            return Err(Error::InvalidArgument(message));
+        };
+        Ok(AddressVector {
+            dgid: path.remote,
+            gid_index: ours.index,
+            hop_limit: 0,
+            traffic_class: path.traffic_class,
+            flow_label: path.flow_label,
+        })
+    }
+
     fn abi(&self) -> Av {
         Av {
             dgid: self.dgid.0,
@@ -58,6 +78,39 @@ impl AddressVector {
             traffic_class: av.traffic_class,
             flow_label: av.flow_label,
         }
+    }
+}
+
+/// What a GRH area says of the way a datagram came.
+#[derive(Debug, PartialEq, Eq)]
+struct GrhPath {
+    local: Gid,
+    remote: Gid,
+    traffic_class: u8,
+    flow_label: u32,
+}
+
+impl GrhPath {
+    /// Reads an IPv6 header, or an IPv4 header in the last 20 bytes.
+    fn parse(grh: &[u8; 40]) -> Option<GrhPath> {
+        let (first, v4) = (grh[0] >> 4, &grh[20..]);
+        let word = |at: usize| u32::from_be_bytes([grh[at], grh[at + 1], grh[at + 2], grh[at + 3]]);
+        if first == 6 {
+            let gid = |at: usize| grh[at..at + 16].try_into().ok().map(Gid);
+            return Some(GrhPath {
+                local: gid(24)?,
+                remote: gid(8)?,
+                traffic_class: (word(0) >> 20) as u8,
+                flow_label: word(0) & 0xF_FFFF,
+            });
+        }
+        let gid = |at: usize| Gid::from(Ipv4Addr::from(word(20 + at)));
+        (first == 0 && v4[0] == 0x45).then(|| GrhPath {
+            local: gid(16),
+            remote: gid(12),
+            traffic_class: v4[1],
+            flow_label: 0,
+        })
     }
 }
 
@@ -143,5 +196,32 @@ impl Drop for Inner {
         let control = &self.pd.context().session.control;
         // Nothing to tell anyone: a daemon that is gone has freed it.
         let _ = control.request::<Empty>(Op::DestroyAh, &arg);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_back_is_read_from_either_ip_header() {
+        let mut grh = [0; 40];
+        grh[20..24].copy_from_slice(&[0x45, 0x68, 0, 60]);
+        grh[32..].copy_from_slice(&[10, 0, 0, 2, 10, 0, 0, 1]);
+        let path = GrhPath::parse(&grh).unwrap();
+        let gid = |last| Gid::from(Ipv4Addr::new(10, 0, 0, last));
+        assert_eq!(
+            (path.local, path.remote, path.traffic_class),
+            (gid(1), gid(2), 0x68)
+        );
+
+        let mut grh = [7; 40];
+        grh[..4].copy_from_slice(&[0x66, 0x81, 0x23, 0x45]);
+        grh[8..24].fill(2);
+        grh[24..].fill(1);
+        let path = GrhPath::parse(&grh).unwrap();
+        assert_eq!((path.local, path.remote), (Gid([1; 16]), Gid([2; 16])));
+        assert_eq!((path.traffic_class, path.flow_label), (0x68, 0x1_2345));
+        assert_eq!(GrhPath::parse(&[0x7b; 40]), None);
     }
 }

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use rnic_abi::{AtomicOperands, Wqe, wqe_flags};
 
 use crate::queue::Writer;
-use crate::{Error, MrSlice, RemoteAddr, Result};
+use crate::{Ah, Error, MrSlice, RemoteAddr, Result};
 
 /// `enum ibv_wr_opcode`.
 mod opcode {
@@ -70,6 +70,25 @@ impl<'q> Batch<'q> {
     /// SEND of bytes copied now into the work request.
     pub fn send_inline(&mut self, payload: &[u8]) -> Wr<'_, 'q, op::Send> {
         self.append_inline(opcode::SEND, None, payload)
+    }
+
+    /// SEND of the bytes of `local`, at most the path MTU, as a datagram (UD): through `ah`, which stays until it is done,
+    /// to a QP that takes datagrams with this Q_Key. The highest bit of the Q_Key stands for that of our own QP.
+    ///
+    /// More bytes than the path MTU are never sent, and complete with success (IBTA C10-93.1.1).
+    pub fn send_to(
+        &mut self,
+        local: impl AsRef<[MrSlice]>,
+        ah: &Ah,
+        remote_qpn: u32,
+        remote_qkey: u32,
+    ) -> Wr<'_, 'q, op::Send> {
+        let head = self
+            .head(opcode::SEND, None)
+            .to(ah.number(), remote_qpn, remote_qkey);
+        self.writer.append(head, local.as_ref());
+        self.writer.hold_ah(ah);
+        Wr::new(&mut self.writer)
     }
 
     /// RDMA WRITE of the bytes of `local` to the peer's memory at `remote`.

@@ -133,8 +133,11 @@ pub struct Completion {
     pub invalidated_rkey: Option<u32>,
     /// Whether the sender asked for a solicited event.
     pub solicited: bool,
-    /// Number of the peer's QP.
+    /// Number of the peer's QP: of the sender of a datagram.
     pub src_qpn: u32,
+    /// Whether the first 40 bytes received are the GRH area of a datagram ([`crate::Pd::create_ah_from_wc`]); they count in
+    /// `byte_len`.
+    pub has_grh: bool,
     /// Nanoseconds of `CLOCK_MONOTONIC`.
     pub timestamp: u64,
     /// Why, for an error.
@@ -155,6 +158,7 @@ impl Completion {
             invalidated_rkey: has(cqe_flags::WITH_INV).then_some(cqe.imm_or_rkey),
             solicited: has(cqe_flags::SOLICITED),
             src_qpn: cqe.src_qpn,
+            has_grh: has(cqe_flags::GRH),
             timestamp: cqe.timestamp,
             cause: Cause::from_abi(cqe.cause),
         }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use rnic_abi::{Empty, HandleArg, Op};
 
-use crate::{Access, AddressVector, Ah, Context, Mr, Qp, QpConfig, Result};
+use crate::{Access, AddressVector, Ah, Completion, Context, Error, Mr, MrSlice, Qp, QpConfig, Result};
 
 /// A protection domain: QPs use the memory regions of their own domain only. Cheap to clone; any thread. Freed
 /// when the last clone, region and QP of it are gone.
@@ -43,7 +43,19 @@ impl Pd {
         Ah::create(self, vector, Ah::AT_ONCE)
     }
 
-    /// Makes an RC QP in the state RESET.
+    /// Makes an address handle back to the sender of a datagram, from where it was received: `received` begins with the
+    /// GRH area. Waits as [`Pd::create_ah`] does.
+    pub fn create_ah_from_wc(&self, completion: &Completion, received: &MrSlice) -> Result<Ah> {
+        let mut grh = [0; 40];
+        if !completion.has_grh || received.len() < grh.len() {
+            let message = "a datagram's completion and what it was received into are needed";
+            return Err(Error::InvalidArgument(message.into()));
+        }
+        received.read_at(0, &mut grh);
+        self.create_ah(&AddressVector::from_grh(self.context(), &grh)?)
+    }
+
+    /// Makes a QP in the state RESET.
     pub fn create_qp(&self, config: QpConfig) -> Result<Qp> {
         Qp::create(self, config)
     }

@@ -216,6 +216,20 @@ impl Qp {
         Ok(())
     }
 
+    /// RESET → INIT → RTR → RTS of a UD QP, which takes datagrams with this Q_Key from then on.
+    pub fn activate(&self, qkey: u32) -> Result<()> {
+        let attrs = QpAttrs {
+            port_num: 1,
+            qkey,
+            sq_psn: self.initial_psn,
+            ..QpAttrs::default()
+        };
+        let setup = qp_mask::PKEY_INDEX | qp_mask::PORT | qp_mask::QKEY;
+        self.modify(QpState::Init, setup, attrs)?;
+        self.modify(QpState::Rtr, 0, attrs)?;
+        self.modify(QpState::Rts, qp_mask::SQ_PSN, attrs)
+    }
+
     /// Moves it to the error state: everything posted is flushed.
     pub fn fail(&self) -> Result<()> {
         self.modify(QpState::Error, 0, QpAttrs::default())

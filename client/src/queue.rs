@@ -14,7 +14,7 @@ use zerocopy::IntoBytes;
 
 use crate::mr::Region;
 use crate::session::Session;
-use crate::{Error, MrSlice, Pd, Result};
+use crate::{Ah, Error, MrSlice, Pd, Result};
 
 /// Longest message (IBTA 9.7.2).
 const MAX_MESSAGE: u64 = 1 << 31;
@@ -79,6 +79,8 @@ struct Producer {
     released: u32,
     /// [`SGES_PER_UNIT`] references a unit, which covers every entry of a WQE of any length.
     held: Box<[Option<Arc<Region>>]>,
+    /// By the first unit of each entry; made with the first datagram.
+    ahs: Box<[Option<Ah>]>,
 }
 
 impl WorkQueue {
@@ -109,6 +111,7 @@ impl WorkQueue {
             producer: Mutex::new(Producer {
                 released: tail,
                 held: vec![None; depth as usize * SGES_PER_UNIT].into(),
+                ahs: Box::default(),
             }),
         }
     }
@@ -196,6 +199,9 @@ impl WorkQueue {
         let first = self.position(index) * SGES_PER_UNIT;
         for held in &mut producer.held[first..first + SGES_PER_UNIT] {
             *held = None;
+        }
+        if let Some(ah) = producer.ahs.get_mut(self.position(index)) {
+            *ah = None;
         }
     }
 
@@ -361,6 +367,17 @@ impl Writer<'_> {
         self.count += 1;
         self.current = Some((first, 0, *head));
         Ok(first)
+    }
+
+    /// Keeps an address handle until the current entry is done.
+    pub fn hold_ah(&mut self, ah: &Ah) {
+        let Some((first, ..)) = self.current else { return };
+        let (position, depth) = (self.queue.position(first), self.queue.depth as usize);
+        let producer = self.producer();
+        if producer.ahs.is_empty() {
+            producer.ahs = vec![None; depth].into();
+        }
+        producer.ahs[position] = Some(ah.clone());
     }
 
     fn hold(&mut self, unit: u32, slices: &[MrSlice]) {

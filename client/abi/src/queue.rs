@@ -43,9 +43,9 @@ pub struct Wqe {
     pub units: u8,
     /// Immediate data (host order) or the key to invalidate at the peer.
     pub imm_or_rkey: u32,
-    /// Address at the peer (READ, WRITE, atomics).
+    /// Address at the peer (READ, WRITE, atomics); of a datagram see [`Wqe::to`].
     pub remote_addr: u64,
-    /// Key at the peer.
+    /// Key at the peer; of a datagram its Q_Key.
     pub rkey: u32,
     /// Inline bytes when [`wqe_flags::INLINE`] is set, else zero.
     pub inline_len: u32,
@@ -71,6 +71,14 @@ impl From<AtomicOperands> for Sge {
 }
 
 impl Wqe {
+    /// Makes it a datagram (UD): through the address handle of number `ah`, to a QP, with a Q_Key whose highest bit stands
+    /// for the sending QP's own.
+    pub const fn to(mut self, ah: u32, remote_qpn: u32, remote_qkey: u32) -> Wqe {
+        self.remote_addr = (ah as u64) << 32 | remote_qpn as u64;
+        self.rkey = remote_qkey;
+        self
+    }
+
     /// The operands of an atomic work request.
     pub const fn atomic_operands(&self) -> AtomicOperands {
         zerocopy::transmute!(self.sges[1])
@@ -146,6 +154,8 @@ pub mod cqe_flags {
     pub const SOLICITED: u16 = 4;
     /// The completion belongs to the receive queue.
     pub const RECV: u16 = 8;
+    /// The first 40 bytes received are the GRH area of a datagram.
+    pub const GRH: u16 = 16;
 }
 
 /// Why an operation or an object failed. `check` is the number of the daemon's `Check`; 0 is "none".

@@ -1,7 +1,7 @@
 //! Two processes send one message back and forth and time it.
 //!
 //! Server: `pingpong`; client: `pingpong SERVER`. Each needs a running rnicd, or the other end may be the tool of
-//! rdma-core that this one does the same as, on another device: `ibv_rc_pingpong`.
+//! rdma-core that this one does the same as, on another device: `ibv_rc_pingpong`, `ibv_uc_pingpong`, `ibv_ud_pingpong`.
 mod address;
 
 use std::path::PathBuf;
@@ -9,13 +9,16 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::Parser;
-use rnic::{Access, Completion, ConnectOptions, Context, Cq, Endpoint, Mr, Mtu, Qp, QpConfig};
+use clap::{Parser, ValueEnum};
+use rnic::{
+    Access, AddressVector, Ah, Completion, ConnectOptions, Context, Cq, Endpoint, Mr, MrSlice, Mtu, Qp,
+    QpConfig, QpType,
+};
 
 use address::Address;
 
 /// Sends a message back and forth between two processes and tells how long that takes. Its options are those of
-/// ibv_rc_pingpong, which may be the other side.
+/// ibv_rc_pingpong, ibv_uc_pingpong and ibv_ud_pingpong, which may be the other side.
 #[derive(Parser)]
 struct Args {
     /// Host where the other side runs without this argument; without it, be that side.
@@ -29,10 +32,13 @@ struct Args {
     /// Socket of the daemon.
     #[arg(long, default_value_os_t = rnic::default_socket())]
     socket: PathBuf,
-    /// Bytes of a message.
-    #[arg(short, long, default_value_t = 4096)]
-    size: usize,
-    /// Path MTU in bytes, the same on both sides.
+    /// Service of the QP.
+    #[arg(short, long, value_enum, default_value_t = Transport::Rc)]
+    transport: Transport,
+    /// Bytes of a message; of a datagram at most the path MTU.  [default: 4096, or 2048 of UD]
+    #[arg(short = 's', long = "size", value_name = "SIZE")]
+    bytes: Option<usize>,
+    /// Path MTU in bytes, the same on both sides; that of datagrams is the port's.
     #[arg(short, long, default_value_t = 1024)]
     mtu: u32,
     /// Receives to have posted at a time.
@@ -53,11 +59,36 @@ struct Args {
     check: bool,
 }
 
+#[derive(Copy, Clone, PartialEq, Eq, ValueEnum)]
+enum Transport {
+    /// Reliable connection, as ibv_rc_pingpong
+    Rc,
+    /// Unreliable connection, as ibv_uc_pingpong: a lost message ends it
+    Uc,
+    /// Datagrams, as ibv_ud_pingpong: a lost message ends it
+    Ud,
+}
+
+impl Args {
+    fn size(&self) -> usize {
+        let default = if self.transport == Transport::Ud {
+            2048
+        } else {
+            4096
+        };
+        self.bytes.unwrap_or(default)
+    }
+}
+
 /// Longest wait for the other side.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What ibv_rc_pingpong fills its message with, and how long it takes a page to be.
 const FILL: u8 = 0x7b;
 const PAGE: usize = 4096;
+/// The Q_Key of ibv_ud_pingpong.
+const QKEY: u32 = 0x1111_1111;
+/// Bytes in front of a received datagram.
+const GRH_AREA: usize = 40;
 /// `wr_id` of receives and sends.
 const RECV: u64 = 1;
 const SEND: u64 = 2;
@@ -73,18 +104,18 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let side = Side::open(args)?;
+    let mut side = Side::open(args)?;
     side.post_receives(args.rx_depth)?;
     let ours = side.address()?;
     println!("  local address:  {ours}");
-    let connect = |theirs: Address| {
+    let mut connect = |theirs: Address| {
         println!("  remote address: {theirs}");
         side.connect(theirs)
     };
     match &args.host {
-        Some(host) => connect(address::ask(host, args.port, ours)?)?,
-        None => address::tell(args.port, ours, connect)?,
-    }
+        Some(host) => connect(address::ask(host, args.port, ours)?),
+        None => address::tell(args.port, ours, connect),
+    }?;
     let begin = Instant::now();
     side.play()?;
     report(args, begin.elapsed());
@@ -100,6 +131,10 @@ struct Side<'a> {
     cq: Cq,
     /// What was received is sent back from where it lies.
     buffer: Mr,
+    /// The message in it: behind the GRH area, of datagrams.
+    message: MrSlice,
+    /// Where datagrams go.
+    to: Option<(Ah, u32)>,
 }
 
 impl<'a> Side<'a> {
@@ -108,7 +143,15 @@ impl<'a> Side<'a> {
         let context = Context::open(&args.socket, &args.device)?;
         let pd = context.alloc_pd()?;
         let cq = context.create_cq(args.rx_depth.saturating_add(1))?;
-        let config = QpConfig::new(&cq, &cq).max_send_wr(1).max_recv_wr(args.rx_depth);
+        let (qp_type, offset) = match args.transport {
+            Transport::Rc => (QpType::Rc, 0),
+            Transport::Uc => (QpType::Uc, 0),
+            Transport::Ud => (QpType::Ud, GRH_AREA),
+        };
+        let config = QpConfig::new(&cq, &cq)
+            .qp_type(qp_type)
+            .max_send_wr(1)
+            .max_recv_wr(args.rx_depth);
         let options = ConnectOptions {
             gid_index: args.gid_idx,
             mtu: Some(mtu),
@@ -116,9 +159,20 @@ impl<'a> Side<'a> {
             ..ConnectOptions::default()
         };
         let qp = pd.create_qp(config)?;
-        qp.init(&options)?;
-        let buffer = pd.alloc_mr(args.size.max(1), Access::LOCAL_WRITE)?;
-        buffer.write_at(0, &vec![FILL; args.size]);
+        if qp_type == QpType::Ud {
+            let mtu = context.query_port()?.active_mtu.bytes() as usize;
+            ensure!(
+                args.size() <= mtu,
+                "a datagram of {} bytes is longer than the path MTU, {mtu}",
+                args.size()
+            );
+            qp.activate(QKEY)?;
+        } else {
+            qp.init(&options)?;
+        }
+        let buffer = pd.alloc_mr((offset + args.size()).max(1), Access::LOCAL_WRITE)?;
+        let message = buffer.slice(offset..offset + args.size());
+        message.write_at(0, &vec![FILL; args.size()]);
         Ok(Side {
             args,
             options,
@@ -126,6 +180,8 @@ impl<'a> Side<'a> {
             qp,
             cq,
             buffer,
+            message,
+            to: None,
         })
     }
 
@@ -134,7 +190,7 @@ impl<'a> Side<'a> {
             qpn, psn, gid, mtu, ..
         } = self.qp.endpoint(&self.options)?;
         ensure!(
-            mtu == self.mtu,
+            mtu == self.mtu || self.args.transport == Transport::Ud,
             "a path MTU of {} is more than the {mtu} of {}",
             self.mtu,
             self.args.device
@@ -142,8 +198,13 @@ impl<'a> Side<'a> {
         Ok(Address { qpn, psn, gid })
     }
 
-    fn connect(&self, peer: Address) -> Result<()> {
+    fn connect(&mut self, peer: Address) -> Result<()> {
         let Address { qpn, psn, gid } = peer;
+        if self.args.transport == Transport::Ud {
+            let vector = AddressVector::to(gid).gid_index(self.args.gid_idx);
+            self.to = Some((self.qp.pd().create_ah(&vector)?, qpn));
+            return Ok(());
+        }
         let endpoint = Endpoint {
             version: Endpoint::VERSION,
             qpn,
@@ -158,7 +219,7 @@ impl<'a> Side<'a> {
     fn post_receives(&self, count: u32) -> Result<()> {
         self.qp.post_recv(|batch| {
             for _ in 0..count {
-                batch.recv(self.buffer.slice(..self.args.size)).wr_id(RECV);
+                batch.recv(&self.buffer).wr_id(RECV);
             }
         })?;
         Ok(())
@@ -166,13 +227,14 @@ impl<'a> Side<'a> {
 
     fn send(&self, round: u32) -> Result<()> {
         if self.args.check && self.args.host.is_some() {
-            self.buffer.write_at(0, &message(round, self.args.size));
+            self.message.write_at(0, &message(round, self.message.len()));
         }
         self.qp.post(|batch| {
-            batch
-                .send(self.buffer.slice(..self.args.size))
-                .wr_id(SEND)
-                .signaled();
+            let wr = match &self.to {
+                Some((ah, qpn)) => batch.send_to(&self.message, ah, *qpn, QKEY),
+                None => batch.send(&self.message),
+            };
+            wr.wr_id(SEND).signaled();
         })?;
         Ok(())
     }
@@ -226,13 +288,16 @@ impl<'a> Side<'a> {
     /// Checks what was received, as far as was asked for. A server sends back what it got, so both sides find what the
     /// client sent.
     fn check(&self, round: u32, length: u32) -> Result<()> {
-        let size = self.args.size;
-        ensure!(
-            length as usize == size,
-            "the peer was started with a size of {length}"
-        );
+        let size = self.message.len();
+        let area = if self.args.transport == Transport::Ud {
+            GRH_AREA
+        } else {
+            0
+        };
+        let length = (length as usize).saturating_sub(area);
+        ensure!(length == size, "the peer was started with a size of {length}");
         if self.args.check {
-            let found = self.buffer.read_vec(0, size);
+            let found = self.message.read_vec(0, size);
             let original = self.args.host.is_none() && is_of_the_original(&found);
             ensure!(
                 original || found == message(round, size),
@@ -261,7 +326,7 @@ fn is_of_the_original(message: &[u8]) -> bool {
 }
 
 fn report(args: &Args, elapsed: Duration) {
-    let bytes = 2 * args.size as u64 * u64::from(args.iters);
+    let bytes = 2 * args.size() as u64 * u64::from(args.iters);
     let (seconds, micros) = (elapsed.as_secs_f64(), elapsed.as_secs_f64() * 1e6);
     println!(
         "{bytes} bytes in {seconds:.2} seconds = {:.2} Mbit/sec",

@@ -128,8 +128,11 @@ impl Control {
             device.mtu = mtu;
             // QPs keep theirs; what no longer fits fails at the interface.
             device.path_mtu = Mtu::fitting(mtu.into()).unwrap_or(Mtu::M256);
-            self.slow.set_addresses(id.slot, device);
+            self.addresses_changed(port);
         }
+        let Some(device) = self.devices.get_mut(port) else {
+            return;
+        };
         device.netdev_up = netdev.up;
         if device.sources.shares_addresses() && self.quiet.is_none() {
             self.quiet = Quiet::new()
@@ -149,6 +152,27 @@ impl Control {
         }
     }
 
+    /// Tells the slow path and the cores the addresses of a device.
+    pub(crate) fn addresses_changed(&mut self, port: usize) {
+        let device = &self.devices[port];
+        self.slow.set_addresses(port as u16, device);
+        self.show_addresses(port);
+    }
+
+    /// Tells the cores the addresses of a device.
+    pub(crate) fn show_addresses(&self, port: usize) {
+        let device = &self.devices[port];
+        let address = |entry: &GidEntry| {
+            (
+                entry.gid().0,
+                entry.vlan.map(|tci| tci & 0x0FFF).filter(|id| *id != 0),
+            )
+        };
+        self.engine
+            .addresses()
+            .set(port as u16, device.gids.iter().map(address));
+    }
+
     /// Makes these the addresses of a device, and tells everyone.
     pub(crate) fn set_gids(&mut self, port: usize, wanted: &[GidEntry]) {
         let device: &mut Device = &mut self.devices[port];
@@ -166,8 +190,9 @@ impl Control {
             );
         }
         if !changes.is_empty() {
-            self.slow.set_addresses(port as u16, device);
+            self.addresses_changed(port);
         }
+        let device = &mut self.devices[port];
         if changes.is_visible() {
             // By two: its lowest bit is the state of the link.
             device.sequence = device.sequence.wrapping_add(2);

@@ -39,6 +39,7 @@ impl Client<Control> for SlowPathClient {
     fn remove(&self, cx: &mut Control, on: &Arc<Attachment>) {
         let port = on.device.id.slot;
         cx.slow.remove_port(port);
+        cx.engine.addresses().set(port, []);
         cx.sever_paths(port);
     }
 }

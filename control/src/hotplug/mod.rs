@@ -148,6 +148,7 @@ impl Control {
             Some(before) => *before = device,
             None => self.devices.push(device),
         }
+        self.show_addresses(at);
         self.hotplug.ports[at] = Some(config);
     }
 

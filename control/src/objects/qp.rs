@@ -79,9 +79,9 @@ impl Control {
     pub(crate) fn create_qp(&mut self, conn: u32, arg: &CreateQp) -> Verb<Outcome> {
         self.check_present_for(conn, arg.pd)?;
         self.allow(conn, Kind::Qp)?;
-        let Some(qp_type) = QpType::from_verbs(arg.qp_type).filter(|of| *of != QpType::Ud) else {
+        let Some(qp_type) = QpType::from_verbs(arg.qp_type) else {
             return Err(Refusal::unsupported(format!(
-                "qp_type is {}; this rnicd makes RC (2) and UC (3)",
+                "qp_type is {}; this rnicd makes RC (2), UC (3) and UD (4)",
                 arg.qp_type
             )));
         };
@@ -184,6 +184,7 @@ impl Control {
             rq_depth,
             sig_all,
             qp_type,
+            port: device as u16,
             mtu: self.devices[device as usize].path_mtu,
         });
         let engine_qp = match made {

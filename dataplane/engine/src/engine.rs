@@ -22,7 +22,7 @@ use crate::{
         Qp, QpInit, Shared,
     },
     grace::{Garbage, VIEWS_KEPT},
-    mem::{AhTable, MrTable},
+    mem::{AhTable, MrTable, PortAddresses},
     port::{OpenPort, PortStats},
     retire::{self, Retired},
     view::{Publisher, RetiredView, SLOT_BITS},
@@ -120,6 +120,7 @@ pub struct Engine {
     publisher: Publisher,
     mrs: Arc<MrTable>,
     ahs: Arc<AhTable>,
+    addresses: Arc<PortAddresses>,
     boot_epoch: u64,
     arenas: Vec<CoreArenas>,
     pub(crate) cores: Vec<Handle>,
@@ -163,6 +164,7 @@ impl Engine {
         let publisher = Publisher::new(qsbr.clone(), cores.len());
         let mrs = Arc::new(mrs);
         let ahs = Arc::new(ahs);
+        let addresses = Arc::new(PortAddresses::default());
         let control = Arc::new(crate::core::ControlWake::new()?);
         let shared = (0..cores.len())
             .map(|_| Shared::new(control.clone(), PORT_SLOTS).map(Arc::new))
@@ -182,6 +184,8 @@ impl Engine {
                 participant: qsbr.register(id)?,
                 view: publisher.cache(id),
                 mrs: mrs.clone(),
+                ahs: ahs.clone(),
+                addresses: addresses.clone(),
                 limits,
                 idle: core.idle,
                 ports: std::mem::take(&mut parts[id]),
@@ -209,6 +213,7 @@ impl Engine {
             publisher,
             mrs,
             ahs,
+            addresses,
             boot_epoch,
             arenas,
             cores: handles,
@@ -260,6 +265,11 @@ impl Engine {
     /// The address handles, as poll cores look them up.
     pub fn ahs(&self) -> &Arc<AhTable> {
         &self.ahs
+    }
+
+    /// The addresses of all ports, which datagrams are received at. Empty at the start.
+    pub fn addresses(&self) -> &PortAddresses {
+        &self.addresses
     }
 
     /// What the next commit publishes.

@@ -3,11 +3,13 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Rig, path, wqe};
+use common::{PD, Rig, path, wqe};
+use rnic_engine::command::Path;
 use rnic_engine::core::CoreCounters;
 use rnic_engine::nonblocking::CheckedAllocator;
 use rnic_engine::port::{HeapPool, OpenPort, ring_pair};
-use rnic_transport::{QpState, QpType};
+use rnic_engine::view::number;
+use rnic_transport::{Check, QpAttr, QpAttrMask, QpState, QpType};
 use rnic_wire::Mtu;
 
 #[global_allocator]
@@ -121,5 +123,162 @@ fn a_bad_send_wqe_stops_the_send_queue_of_uc_and_flushes_what_follows() {
     let done = rig.wait_cqe(a);
     assert_eq!((done.wr_id, done.status), (6, 0));
     assert!(rig.events.is_empty(), "SQE raises no event");
+    rig.engine.stop();
+}
+
+const QKEY: u32 = 0x1111_1111;
+/// The address handle from the first to the second host, and back.
+const AHS: [u32; 2] = [number(3, 1), number(4, 1)];
+
+/// Brings a new UD QP on this port to RTS.
+fn ud_qp(rig: &mut Rig, slot: u32, port: u16) -> usize {
+    use QpAttrMask as M;
+    (rig.qp_type, rig.port) = (QpType::Ud, port);
+    let qp = rig.create_qp(slot);
+    let mut attr = QpAttr {
+        state: QpState::Init,
+        port: 1,
+        qkey: QKEY,
+        sq_psn: 7,
+        ..QpAttr::default()
+    };
+    rig.modify(qp, attr, M::STATE | M::PKEY_INDEX | M::PORT | M::QKEY, None)
+        .unwrap();
+    attr.state = QpState::Rtr;
+    rig.modify(qp, attr, M::STATE, None).unwrap();
+    attr.state = QpState::Rts;
+    rig.modify(qp, attr, M::STATE | M::SQ_PSN, None).unwrap();
+    qp
+}
+
+/// Two UD QPs, each on a port of its own with an address and a way to the other.
+fn ud_pair(rig: &mut Rig, direct: bool) -> (usize, usize) {
+    for (port, (from, to)) in [(1, 2), (2, 1)].into_iter().enumerate() {
+        let way = path(from, to, direct);
+        assert!(rig.engine.ahs().validate(AHS[port], PD, &way));
+        rig.engine.addresses().set(port as u16, [(way.local_ip, None)]);
+    }
+    (ud_qp(rig, 10, 0), ud_qp(rig, 11, 1))
+}
+
+#[test]
+fn datagrams_arrive_behind_their_grh_area_over_wires_and_within_the_appliance() {
+    for (cores, direct) in [(1, true), (1, false), (2, true), (2, false)] {
+        let mut rig = Rig::new(cores, wired());
+        let (a, b) = ud_pair(&mut rig, direct);
+        for len in [0, 1, 1024] {
+            let sent = rig.fill(A, len, 3);
+            let (source, target) = (rig.sge(A as u64, len as u32), rig.sge(B as u64, 2000));
+            rig.post_recv(b, 7, &[target]);
+            rig.post_send(
+                a,
+                wqe(1, SEND, source, 0, 0).to(AHS[0], rig.qps[b].qpn, 0x8000_0000),
+            );
+            assert_eq!(rig.wait_cqe(a).status, 0);
+            let received = rig.wait_cqe(b);
+            assert_eq!(
+                (received.wr_id, received.status, received.byte_len),
+                (7, 0, 40 + len as u32)
+            );
+            assert_eq!(received.src_qpn, rig.qps[a].qpn);
+            assert_eq!(
+                received.flags,
+                rnic_abi::cqe_flags::RECV | rnic_abi::cqe_flags::GRH
+            );
+            let bytes = rig.bytes(B, 40 + len);
+            assert_eq!(
+                bytes[..21],
+                [[0; 20].as_slice(), &[0x45]].concat(),
+                "an IPv4 header in the last 20"
+            );
+            assert_eq!(bytes[32..40], [10, 0, 0, 1, 10, 0, 0, 2]);
+            assert_eq!(bytes[40..], sent, "{len} bytes");
+        }
+        rig.engine.stop();
+    }
+}
+
+#[test]
+fn a_datagram_to_an_address_that_is_not_the_ports_is_dropped() {
+    let mut rig = Rig::new(1, wired());
+    let (a, b) = ud_pair(&mut rig, false);
+    let sge = rig.sge(0, 64);
+    rig.post_recv(b, 7, &[rig.sge(B as u64, 200)]);
+    let tagged = Path {
+        vlan: Some(5),
+        ..path(1, 2, false)
+    };
+    let from_nowhere = Path {
+        local_ip: [0; 16],
+        remote_ip: [1; 16],
+        ..path(1, 2, false)
+    };
+    for (count, strange) in (1..).zip([path(1, 3, false), tagged, from_nowhere]) {
+        rig.engine.ahs().repath(AHS[0], &strange);
+        rig.post_send(a, wqe(1, SEND, sge, 0, 0).to(AHS[0], rig.qps[b].qpn, QKEY));
+        assert_eq!(rig.wait_cqe(a).status, 0, "nobody knows");
+        settle(&rig, |c| c.address_mismatch == count);
+    }
+    rig.engine.ahs().repath(AHS[0], &path(1, 2, false));
+    rig.post_send(a, wqe(2, SEND, sge, 0, 0).to(AHS[0], rig.qps[b].qpn, QKEY));
+    assert_eq!(rig.wait_cqe(b).wr_id, 7);
+    rig.engine.stop();
+}
+
+#[test]
+fn a_wrong_qkey_and_a_receive_that_is_too_short_are_counted_and_nothing_else_happens() {
+    let mut rig = Rig::new(1, wired());
+    let (a, b) = ud_pair(&mut rig, true);
+    let sge = rig.sge(0, 64);
+    rig.post_recv(b, 7, &[rig.sge(B as u64, 103)]);
+    for qkey in [QKEY ^ 1, QKEY] {
+        rig.post_send(a, wqe(1, SEND, sge, 0, 0).to(AHS[0], rig.qps[b].qpn, qkey));
+        assert_eq!(rig.wait_cqe(a).status, 0);
+    }
+    settle(&rig, |c| (c.qkey_mismatch, c.message_refused) == (1, 1));
+    let short = wqe(1, SEND, rig.sge(0, 63), 0, 0);
+    rig.post_send(a, short.to(AHS[0], rig.qps[b].qpn, QKEY));
+    assert_eq!(rig.wait_cqe(b).wr_id, 7);
+    assert!(rig.events.is_empty());
+    rig.engine.stop();
+}
+
+#[test]
+fn an_unknown_address_handle_and_one_of_another_pd_fail_their_requests() {
+    let mut rig = Rig::new(1, wired());
+    let (a, b) = ud_pair(&mut rig, true);
+    let foreign = number(5, 1);
+    assert!(rig.engine.ahs().validate(foreign, PD + 1, &path(1, 2, true)));
+    let sge = rig.sge(0, 64);
+    for ah in [number(3, 2), foreign, 0xFFFF_FFFF] {
+        rig.post_send(a, wqe(1, SEND, sge, 0, 0).to(ah, rig.qps[b].qpn, QKEY));
+        let failed = rig.wait_cqe(a);
+        assert_eq!(
+            (failed.status, failed.cause.check),
+            (2, Check::AddressHandle as u8)
+        );
+        assert_eq!(rig.query(a).attr.state, QpState::Sqe);
+        let rts = QpAttr {
+            state: QpState::Rts,
+            ..QpAttr::default()
+        };
+        rig.modify(a, rts, QpAttrMask::STATE, None).unwrap();
+    }
+    rig.engine.stop();
+}
+
+#[test]
+fn datagrams_and_connections_do_not_take_each_others_packets() {
+    let mut rig = Rig::new(1, wired());
+    let (a, _) = ud_pair(&mut rig, false);
+    (rig.qp_type, rig.port) = (QpType::Rc, 1);
+    let (c, d) = (rig.create_qp(12), rig.create_qp(13));
+    rig.connect(c, d, path(2, 1, false), path(1, 2, false), Mtu::M1024);
+    rig.post_send(
+        a,
+        wqe(1, SEND, rig.sge(0, 64), 0, 0).to(AHS[0], rig.qps[c].qpn, QKEY),
+    );
+    settle(&rig, |counters| counters.no_effect == 1);
+    assert_eq!(rig.query(c).attr.state, QpState::Rts);
     rig.engine.stop();
 }

@@ -25,7 +25,7 @@ mod status;
 mod turn;
 
 pub use appliance::Appliance;
-pub use command::rnicd;
+pub use command::{program, rnicd};
 pub use debugger::Stopped;
 pub use hugepages::Hugepages;
 pub use namespace::{Namespace, Wire, privileged};

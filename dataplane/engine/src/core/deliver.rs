@@ -1,5 +1,6 @@
 //! Delivery between two QPs of one appliance, without frames where both are on this core.
 use rnic_transport::{DropReason, Emit, Received};
+use rnic_wire::FrameTemplate;
 
 use super::{host::Gathered, qp::Qp, queue::Segments, run::Core, shared::Handoff};
 
@@ -11,7 +12,11 @@ impl Core {
         let view = self.view.refresh();
         let owner = usize::from(view.owner(dest));
         if owner != self.id || dest == qp.qpn() {
-            return self.deliver_frame(owner, qp, emit, payload);
+            let ident = qp.next_ident();
+            if let (Some(path), Some(template)) = (&qp.path, &qp.template) {
+                self.deliver_frame(owner, path.port, template, ident, emit, payload);
+            }
+            return;
         }
         let Some(slot) = view.qp(dest).map(|leaf| leaf.slot) else {
             self.env.counters.unknown_qp += 1;
@@ -34,14 +39,20 @@ impl Core {
         self.qps[slot as usize] = Some(peer);
     }
 
-    fn deliver_frame(&mut self, owner: usize, qp: &mut Qp, emit: &Emit, payload: &Segments) {
-        let Some(port) = qp.path.map(|path| path.port) else {
-            return;
-        };
+    /// Hands a packet as a frame to the core that owns the QP it is for.
+    pub(super) fn deliver_frame(
+        &mut self,
+        owner: usize,
+        port: u16,
+        template: &FrameTemplate,
+        ident: u16,
+        emit: &Emit,
+        payload: &Segments,
+    ) {
         if !self.ports[usize::from(port)].ready() {
             return;
         }
-        let Some(frame) = self.build(usize::from(port), qp, emit, payload) else {
+        let Some(frame) = self.build(usize::from(port), template, ident, emit, payload) else {
             return;
         };
         let core = &self.cores[owner];

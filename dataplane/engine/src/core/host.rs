@@ -19,12 +19,14 @@ use super::{
     records::{Cursor, Identity, Pending, Placed, QpCounters},
     shared::CoreCounters,
 };
-use crate::mem::{MrTable, RemoteRange};
+use crate::mem::{AhTable, MrTable, PortAddresses, RemoteRange};
 
 /// What all QPs of a core share.
 pub(super) struct Env {
     pub now: Time,
     pub mrs: Arc<MrTable>,
+    pub ahs: Arc<AhTable>,
+    pub addresses: Arc<PortAddresses>,
     pub qsbr: Arc<Qsbr>,
     pub cqs: Vec<Option<Box<CompletionQueue>>>,
     /// CQs with fresh completions or an error, each once.
@@ -247,6 +249,7 @@ impl QpHost<'_> {
             (CompletionFlags::WITH_IMM, cqe_flags::WITH_IMM),
             (CompletionFlags::WITH_INV, cqe_flags::WITH_INV),
             (CompletionFlags::SOLICITED, cqe_flags::SOLICITED),
+            (CompletionFlags::GRH, cqe_flags::GRH),
         ] {
             if c.flags.contains(ours) {
                 flags |= theirs;

@@ -1,6 +1,7 @@
 //! A poll core: the loop, and what it owns.
 mod command;
 mod cq;
+mod datagram;
 mod deliver;
 mod doorbell;
 mod host;

@@ -48,6 +48,8 @@ pub struct QpInit {
     pub sig_all: bool,
     /// Service type.
     pub qp_type: QpType,
+    /// Index of its device's port.
+    pub port: u16,
     /// Largest path MTU of its device: what datagrams have.
     pub mtu: Mtu,
 }
@@ -106,6 +108,7 @@ impl Qp {
                 send_cq: init.send_cq,
                 recv_cq: init.recv_cq,
                 sig_all: init.sig_all,
+                port: init.port,
             },
             sq,
             rq,
@@ -187,12 +190,9 @@ impl Qp {
             "the number in rc.qpn",
         )?;
         let port = rec.path.path().map_or(0, |path| path.port);
-        BadField::unless(
-            usize::from(port) < PORT_SLOTS,
-            "path.port",
-            port,
-            "the index of a port",
-        )?;
+        for (field, port) in [("path.port", port), ("id.port", rec.id.port)] {
+            BadField::unless(usize::from(port) < PORT_SLOTS, field, port, "the index of a port")?;
+        }
         rec.rc.check(&self.records)?;
         let oldest = rec.rc.sq_oldest();
         for i in 0..self.outstanding() {
@@ -375,7 +375,7 @@ pub(crate) fn ipv4_of(ip: [u8; 16]) -> Option<[u8; 4]> {
     }
 }
 
-fn template(path: &Path) -> FrameTemplate {
+pub(super) fn template(path: &Path) -> FrameTemplate {
     let tags = path
         .vlan
         .map_or(VlanTags::NONE, |tci| VlanTags::one(VlanTag::customer(tci)));

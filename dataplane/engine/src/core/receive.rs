@@ -1,7 +1,8 @@
 //! From a frame to the QP it is for. Whatever is not right is counted and dropped.
 use std::ptr::NonNull;
 
-use rnic_wire::{Datagram, Kind, Qpn, Transport, classify, verify_icrc};
+use rnic_transport::{QpType, Received};
+use rnic_wire::{self as wire, Datagram, Kind, Qpn, Transport, classify, verify_icrc};
 
 use super::{
     host::Gathered,
@@ -85,16 +86,8 @@ impl Core {
                     }
                     let slot = self.find(qpn, packet.bth().pkey);
                     let Some((slot, mut qp)) = slot else { return };
-                    if addressed(&qp, packet.datagram(), port, direct) {
-                        let payload = packet.payload();
-                        let range = [RemoteRange {
-                            ptr: NonNull::from(payload).cast(),
-                            len: payload.len(),
-                        }];
-                        let headers = packet.headers();
-                        let outcome = qp.with(&mut self.env, |rc, ctx| {
-                            rc.receive(ctx, headers, Gathered::new(&range))
-                        });
+                    if self.addressed(&qp, packet.datagram(), port, direct) {
+                        let outcome = self.give(&mut qp, &packet);
                         self.received(slot, &mut qp, outcome);
                     } else {
                         self.env.counters.address_mismatch += 1;
@@ -121,7 +114,8 @@ impl Core {
                         return;
                     };
                     let class = qp.rec.rc.qp_type().transport();
-                    if Transport::of_opcode(opcode) == Some(class) && addressed(&qp, &datagram, port, direct)
+                    if Transport::of_opcode(opcode) == Some(class)
+                        && self.addressed(&qp, &datagram, port, direct)
                     {
                         let outcome = qp.with(&mut self.env, |rc, ctx| rc.receive_reserved(ctx, opcode, psn));
                         self.received(slot, &mut qp, outcome);
@@ -133,6 +127,37 @@ impl Core {
             }
         };
         self.hand_to(owner, Handoff::Received { port, frame, direct });
+    }
+
+    /// Gives a packet to the transport of the QP it is for.
+    #[inline]
+    fn give(&mut self, qp: &mut Qp, packet: &wire::Frame<'_>) -> Received {
+        let (headers, payload) = (packet.headers(), range_of(packet.payload()));
+        if headers.deth.is_some() {
+            let grh = packet.datagram().grh();
+            let ranges = [range_of(&grh), payload];
+            qp.with(&mut self.env, |rc, ctx| {
+                rc.receive(ctx, headers, Gathered::new(&ranges))
+            })
+        } else {
+            qp.with(&mut self.env, |rc, ctx| {
+                rc.receive(ctx, headers, Gathered::new(&[payload]))
+            })
+        }
+    }
+
+    /// Whether addresses, VLAN and ingress port of a packet are those of the QP's address vector; a datagram has to be
+    /// for the QP's own port.
+    #[inline]
+    fn addressed(&self, qp: &Qp, datagram: &Datagram<'_>, port: u16, direct: bool) -> bool {
+        if qp.rec.rc.qp_type() == QpType::Ud {
+            return self.is_for_port(qp.rec.id.port, datagram, port, direct);
+        }
+        let Some(path) = &qp.path else { return false };
+        let net = datagram.net();
+        let ends = net.src_gid() == path.remote_ip && net.dst_gid() == path.local_ip;
+        let vlan = path.vlan.map(|tci| tci & 0x0fff).filter(|id| *id != 0);
+        ends && (direct || (path.port == port && datagram.vlan_id() == vlan))
     }
 
     fn hand_to(&mut self, owner: usize, handoff: Handoff) {
@@ -190,14 +215,13 @@ fn likely_qpn(frame: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(*word) & 0xFF_FFFF)
 }
 
-/// Whether addresses, VLAN and ingress port of a packet are those of the QP's address vector.
+/// Bytes of a frame, or of its headers.
 #[inline]
-fn addressed(qp: &Qp, datagram: &Datagram<'_>, port: u16, direct: bool) -> bool {
-    let Some(path) = &qp.path else { return false };
-    let net = datagram.net();
-    let ends = net.src_gid() == path.remote_ip && net.dst_gid() == path.local_ip;
-    let vlan = path.vlan.map(|tci| tci & 0x0fff).filter(|id| *id != 0);
-    ends && (direct || (path.port == port && datagram.vlan_id() == vlan))
+fn range_of(bytes: &[u8]) -> RemoteRange {
+    RemoteRange {
+        ptr: NonNull::from(bytes).cast(),
+        len: bytes.len(),
+    }
 }
 
 #[cfg(test)]

@@ -104,6 +104,8 @@ record! {
         pub send_cq: u32,
         pub recv_cq: u32,
         pub sig_all: bool,
+        /// The port of its device.
+        pub port: u16,
     }
 }
 

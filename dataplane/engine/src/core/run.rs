@@ -16,7 +16,7 @@ use super::{
 use crate::{
     command::{Command, Sent},
     engine::Limits,
-    mem::MrTable,
+    mem::{AhTable, MrTable, PortAddresses},
     nonblocking::NonBlocking,
     retire::Retired,
     view::ViewCache,
@@ -29,6 +29,8 @@ pub(crate) struct CoreInit {
     pub participant: Participant,
     pub view: ViewCache,
     pub mrs: Arc<MrTable>,
+    pub ahs: Arc<AhTable>,
+    pub addresses: Arc<PortAddresses>,
     pub limits: Limits,
     pub idle: Idle,
     /// This core's part of each port, empty where there is none.
@@ -97,6 +99,8 @@ impl Core {
             env: Env {
                 now,
                 mrs: init.mrs,
+                ahs: init.ahs,
+                addresses: init.addresses,
                 qsbr,
                 cqs: empty(cqs),
                 touched: Vec::with_capacity(cqs as usize),

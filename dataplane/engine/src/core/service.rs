@@ -1,6 +1,6 @@
 //! Serving the QPs that have something to do: doorbells, send queues, timers, events.
 use rnic_qsbr::spsc::Consumer;
-use rnic_transport::{Cause, Check, SendFlags, SendWr, WrOpcode};
+use rnic_transport::{Cause, Check, QpType, SendFlags, SendWr, WrOpcode};
 
 use super::{
     qp::Qp,
@@ -15,9 +15,9 @@ use crate::{
 };
 
 /// Packets one QP may send in one pass of the loop.
-const PACKET_BUDGET: usize = 32;
+pub(super) const PACKET_BUDGET: usize = 32;
 /// Payload bytes one QP may move in one pass.
-const BYTE_BUDGET: usize = 64 << 10;
+pub(super) const BYTE_BUDGET: usize = 64 << 10;
 /// Work requests flushed in one pass.
 const FLUSH_BUDGET: u32 = 32;
 /// Passes without work after which a QP is left alone until its doorbell rings.
@@ -220,6 +220,9 @@ impl Core {
     /// Sends what the transport has, within the budgets and the room of the port.
     #[inline]
     fn transmit(&mut self, qp: &mut Qp) -> usize {
+        if qp.rec.rc.qp_type() == QpType::Ud {
+            return self.transmit_datagrams(qp);
+        }
         let Some(path) = qp.path else { return 0 };
         let port = usize::from(path.port);
         let mut bytes = 0;
@@ -230,13 +233,8 @@ impl Core {
             let Some(emit) = qp.with(&mut self.env, |rc, ctx| rc.poll_transmit(ctx)) else {
                 return count;
             };
-            let payload = match qp.gather(&self.env, &emit.source) {
-                Ok(payload) => payload,
-                Err(error) => {
-                    self.env.counters.gather_errors += 1;
-                    qp.with(&mut self.env, |rc, ctx| rc.gather_failed(ctx, &emit, error));
-                    continue;
-                }
+            let Some(payload) = self.gather(qp, &emit) else {
+                continue;
             };
             bytes += payload.iter().map(|r| r.len).sum::<usize>();
             if emit.retransmitted {
@@ -245,7 +243,12 @@ impl Core {
             }
             if path.direct {
                 self.deliver(qp, &emit, &payload);
-            } else if let Some(frame) = self.build(port, qp, &emit, &payload) {
+                continue;
+            }
+            let ident = qp.next_ident();
+            if let Some(template) = &qp.template
+                && let Some(frame) = self.build(port, template, ident, &emit, &payload)
+            {
                 self.env.counters.tx_roce += 1;
                 self.ports[port].tx.push(frame);
             }

@@ -7,9 +7,15 @@ use super::{host::Env, qp::Qp, queue::Segments, run::Core};
 use crate::{frame::Frame, mem::RemoteRange};
 
 impl Qp {
-    /// Resolves the payload of a packet.
+    /// IPv4 identification of its next frame.
     #[inline]
-    pub(super) fn gather(&self, env: &Env, source: &Source) -> Result<Segments, KeyError> {
+    pub(super) fn next_ident(&mut self) -> u16 {
+        self.rec.ident = self.rec.ident.wrapping_add(1);
+        self.rec.ident
+    }
+
+    #[inline]
+    fn gather(&self, env: &Env, source: &Source) -> Result<Segments, KeyError> {
         match *source {
             Source::None => Ok(Segments::new()),
             Source::Send { len: 0, .. } => Ok(Segments::new()),
@@ -32,20 +38,32 @@ impl Qp {
 }
 
 impl Core {
+    /// Resolves the payload of a packet; an error is the QP's.
+    #[inline]
+    pub(super) fn gather(&mut self, qp: &mut Qp, emit: &Emit) -> Option<Segments> {
+        match qp.gather(&self.env, &emit.source) {
+            Ok(payload) => Some(payload),
+            Err(error) => {
+                self.env.counters.gather_errors += 1;
+                qp.with(&mut self.env, |rc, ctx| rc.gather_failed(ctx, emit, error));
+                None
+            }
+        }
+    }
+
     /// Builds the frame for `emit` from a spare buffer of `port`. `None` (and a count) when it cannot be built.
     #[inline]
     pub(super) fn build(
         &mut self,
         port: usize,
-        qp: &mut Qp,
+        template: &FrameTemplate,
+        ident: u16,
         emit: &Emit,
         payload: &Segments,
     ) -> Option<Frame> {
         let state = &mut self.ports[port];
         let mut frame = state.spare.pop()?;
-        let template = qp.template.as_ref()?;
-        qp.rec.ident = qp.rec.ident.wrapping_add(1);
-        let built = build_frame(&mut frame, template, emit, qp.rec.ident, payload, &self.env.crc);
+        let built = build_frame(&mut frame, template, emit, ident, payload, &self.env.crc);
         if !built {
             state.spare.push(frame);
             self.env.counters.gather_errors += 1;

@@ -1,5 +1,6 @@
 //! Memory that clients can write: mapped once, touched only by raw copies and atomics (DESIGN I11); and the tables
 //! of slots that all poll cores read.
+mod addresses;
 mod ah;
 mod client_mem;
 mod mr;
@@ -11,6 +12,7 @@ mod primitive {
     pub use std::sync::atomic::{AtomicU64, Ordering, fence};
 }
 
+pub use addresses::{ADDRESSES, PortAddress, PortAddresses};
 pub use ah::{AhEntry, AhError, AhTable};
 pub use client_mem::{ClientMem, MapError, SharedU32, SharedU64};
 pub use mr::{MrDescriptor, MrRecord, MrTable, RemoteRange};

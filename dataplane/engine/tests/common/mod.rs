@@ -42,6 +42,8 @@ pub struct Rig {
     pub timeout: u8,
     /// Type of QPs that are made from now on.
     pub qp_type: QpType,
+    /// Port of their device.
+    pub port: u16,
     pub qps: Vec<ClientQp>,
     pub events: Vec<ObjectEvent>,
     pub frames: usize,
@@ -135,6 +137,7 @@ impl Rig {
             files,
             timeout: 10,
             qp_type: QpType::Rc,
+            port: 0,
             qps: Vec::new(),
             events: Vec::new(),
             frames: 0,
@@ -266,6 +269,7 @@ impl Rig {
             rq_depth: DEPTH,
             sig_all: true,
             qp_type: self.qp_type,
+            port: self.port,
             mtu: Mtu::M1024,
         };
         let qp = self.engine.make_qp(init).unwrap();
