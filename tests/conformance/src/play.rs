@@ -5,7 +5,7 @@ use crate::script::{Attribute, FaultKind, Operation, Post, Queue, Script, Side, 
 use crate::trace::{self, Sent};
 use rnic_sim::{Node, connect_at};
 use rnic_transport::{
-    Access, EventKind, QpAttr, QpState, Queue as WcQueue, SendFlags, SendWr, Time, WcStatus, WrOpcode,
+    Access, EventKind, QpAttr, QpState, Queue as WcQueue, RcQp, SendFlags, SendWr, Time, WcStatus, WrOpcode,
 };
 use rnic_wire::Psn;
 use std::fmt::Write;
@@ -29,7 +29,16 @@ const SIDES: [Side; 2] = [Side::A, Side::B];
 /// # Errors
 /// What came out otherwise than the script says, with the whole trace.
 pub fn play(script: &Script) -> Result<(), String> {
+    play_with(script, |_| {})
+}
+
+/// The same with QPs changed by `adjust` before anything happens.
+///
+/// # Errors
+/// As [`play`].
+pub fn play_with(script: &Script, adjust: impl Fn(&mut RcQp)) -> Result<(), String> {
     let mut player = Player::new(script)?;
+    player.nodes.iter_mut().for_each(|node| adjust(&mut node.qp));
     let result = player.run().and_then(|()| player.judge());
     result.map_err(|what| {
         let mut report = format!("{}: {what}\nThe trace was:\n", script.name);
@@ -135,11 +144,14 @@ impl<'s> Player<'s> {
             for node in &mut self.nodes {
                 node.now = self.now;
             }
-            match self.link.arrive(self.now) {
-                Some((to, packet)) => {
-                    self.nodes[to].receive(&packet);
-                }
-                None => self.nodes.iter_mut().for_each(|node| node.wait(0)),
+            // What arrives together is a burst: it is answered when all of it is in.
+            let mut idle = true;
+            while let Some((to, packet)) = self.link.arrive(self.now) {
+                self.nodes[to].receive(&packet);
+                idle = false;
+            }
+            if idle {
+                self.nodes.iter_mut().for_each(|node| node.wait(0));
             }
         }
         Err(format!(
