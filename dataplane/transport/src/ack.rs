@@ -60,12 +60,20 @@ impl RcQp {
                 Received::Accepted
             }
             Syndrome::Nak(NakCode::PsnSequenceError) => {
+                if self.mutated(Mutation::NakCompletesItsPsn) {
+                    self.complete_through(ctx, psn);
+                    return Received::Accepted;
+                }
                 if !self.complete_before(ctx, psn) {
                     return self.response_missing(ctx);
                 }
                 if self.state.sends() {
                     self.retry_on_nak(ctx);
                 }
+                Received::Accepted
+            }
+            Syndrome::Nak(_) if self.mutated(Mutation::RefusalCompletes) => {
+                self.complete_through(ctx, psn);
                 Received::Accepted
             }
             Syndrome::Nak(code) => match nak_status(code) {
@@ -150,7 +158,7 @@ impl RcQp {
             self.req.cur = self.req.head.wrapping_add(1);
         }
         self.req.head = self.req.head.wrapping_add(1);
-        if !wr.flags.contains(SendFlags::SIGNALED) {
+        if !wr.flags.contains(SendFlags::SIGNALED) && !self.mutated(Mutation::CompleteUnsignalled) {
             return;
         }
         let completion = Completion {

@@ -46,6 +46,86 @@ pub enum Mutation {
     TakeLatePacket,
     /// A UD responder takes any Q_Key.
     SkipQkeyCheck,
+    /// A sequence error NAK names the PSN after the one expected.
+    NakNextPsn,
+    /// The MSN counts packets instead of messages.
+    MsnCountsPackets,
+    /// A solicited message completes as any other.
+    ForgetSolicited,
+    /// SEND with invalidate leaves its key valid.
+    InvalidateNothing,
+    /// The responder refuses a request, and goes on.
+    StayUpAfterRefusal,
+    /// A refusal raises no event.
+    ForgetEvent,
+    /// An ACK goes out before the responses to earlier READs and atomics.
+    AckOvertakesResponses,
+    /// More READs and atomics are on their way than `max_rd_atomic`.
+    IgnoreReadLimit,
+    /// A request begins in SQD.
+    BeginInSqd,
+    /// SQ_DRAINED is raised while requests are outstanding.
+    DrainedTooSoon,
+    /// One retry more than `retry_cnt`.
+    RetryOnceMore,
+    /// Every NAK is answered by a retransmission at once.
+    RetryOnEveryNak,
+    /// One RNR retry more than `rnr_retry`.
+    RnrRetryOnceMore,
+    /// No ACK timer runs.
+    NeverArmAckTimer,
+    /// A sequence error NAK completes the request that it names.
+    NakCompletesItsPsn,
+    /// A NAK that refuses a request completes it.
+    RefusalCompletes,
+    /// Unsignalled requests complete too.
+    CompleteUnsignalled,
+    /// A READ goes on behind a response that is missing.
+    OverlookMissingResponse,
+}
+
+impl Mutation {
+    /// Every fault.
+    pub const ALL: [Mutation; 38] = [
+        Mutation::ReexecuteDuplicateSend,
+        Mutation::ReexecuteDuplicateAtomic,
+        Mutation::IgnoreDuplicate,
+        Mutation::NakTwice,
+        Mutation::UnsignedPsnCompare,
+        Mutation::AckCompletesRead,
+        Mutation::SkipKeyCheck,
+        Mutation::SkipLengthCheck,
+        Mutation::SkipReceiveCapacity,
+        Mutation::RetryNeverResets,
+        Mutation::IgnoreRnrTimer,
+        Mutation::AckTimerDuringRnr,
+        Mutation::ResumeReadAtStart,
+        Mutation::IgnoreFence,
+        Mutation::IgnoreOpcodeSequence,
+        Mutation::FlushWithSuccess,
+        Mutation::GoBackTooLittle,
+        Mutation::OverlookGap,
+        Mutation::TakeLatePacket,
+        Mutation::SkipQkeyCheck,
+        Mutation::NakNextPsn,
+        Mutation::MsnCountsPackets,
+        Mutation::ForgetSolicited,
+        Mutation::InvalidateNothing,
+        Mutation::StayUpAfterRefusal,
+        Mutation::ForgetEvent,
+        Mutation::AckOvertakesResponses,
+        Mutation::IgnoreReadLimit,
+        Mutation::BeginInSqd,
+        Mutation::DrainedTooSoon,
+        Mutation::RetryOnceMore,
+        Mutation::RetryOnEveryNak,
+        Mutation::RnrRetryOnceMore,
+        Mutation::NeverArmAckTimer,
+        Mutation::NakCompletesItsPsn,
+        Mutation::RefusalCompletes,
+        Mutation::CompleteUnsignalled,
+        Mutation::OverlookMissingResponse,
+    ];
 }
 
 impl RcQp {

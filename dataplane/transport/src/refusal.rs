@@ -1,6 +1,7 @@
 //! Errors at the responder: what the peer, the application and the receive WQE in use are told (9.9.3).
 
 use crate::host::{Completion, Host, KeyError};
+use crate::mutation::Mutation;
 use crate::qp::{Ctx, RcQp, Received};
 use crate::responder::Answer;
 use crate::types::{Cause, Check, CompletionFlags, Event, EventKind, QpType, Queue, WcOpcode, WcStatus};
@@ -70,7 +71,9 @@ impl RcQp {
         if answers {
             self.nak(psn, syndrome);
         }
-        self.enter_err(answers);
+        if !self.mutated(Mutation::StayUpAfterRefusal) {
+            self.enter_err(answers);
+        }
         if self.resp.take_wqe() {
             let completion = Completion {
                 wr_id: self.resp.wqe.wr_id,
@@ -85,10 +88,12 @@ impl RcQp {
             };
             self.complete(ctx, &completion);
         }
-        ctx.host.event(&Event {
-            kind: refusal.event,
-            cause,
-        });
+        if !self.mutated(Mutation::ForgetEvent) {
+            ctx.host.event(&Event {
+                kind: refusal.event,
+                cause,
+            });
+        }
         Received::Refused(refusal.check)
     }
 

@@ -242,7 +242,8 @@ impl RcQp {
             return false;
         }
         let fresh = index == req.fresh;
-        if fresh && self.state == QpState::Sqd && !req.invalidating {
+        let draining = self.state == QpState::Sqd && !self.mutated(Mutation::BeginInSqd);
+        if fresh && draining && !req.invalidating {
             return false;
         }
         let unacked = req.next.diff(req.una) as u32;
@@ -258,7 +259,8 @@ impl RcQp {
         if wr.is_rd_atomic() {
             // A READ takes the PSNs of its responses: those too must fit half the PSN space.
             let psns = if fresh { mtu.packets(wr.length) } else { 1 };
-            if req.rd_atomics >= self.attrs.max_rd_atomic || unacked + psns > MAX_WINDOW {
+            let many = req.rd_atomics >= self.attrs.max_rd_atomic && !self.mutated(Mutation::IgnoreReadLimit);
+            if many || unacked + psns > MAX_WINDOW {
                 return false;
             }
         }

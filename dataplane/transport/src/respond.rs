@@ -1,6 +1,7 @@
 //! What the responder sends: READ responses and atomic ACKs, then the acknowledgement due (9.7.5.1).
 
 use crate::host::Host;
+use crate::mutation::Mutation;
 use crate::qp::{Ctx, Emit, RcQp, Source};
 use crate::replay::ResponseJob;
 use crate::responder::Answer;
@@ -14,7 +15,8 @@ impl RcQp {
         if self.resp.invalidating {
             self.finish_invalidation(ctx);
         }
-        if self.resp.responses.is_empty() {
+        let overtakes = self.mutated(Mutation::AckOvertakesResponses) && self.resp.answer != Answer::Nothing;
+        if self.resp.responses.is_empty() || overtakes {
             self.poll_answer()
         } else {
             self.poll_job()

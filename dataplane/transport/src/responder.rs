@@ -248,7 +248,8 @@ impl RcQp {
             return Received::Dropped(DropReason::NakOutstanding);
         }
         self.resp.nak_stands = true;
-        self.nak(self.resp.epsn, Syndrome::Nak(NakCode::PsnSequenceError));
+        let psn = self.resp.epsn + u32::from(self.mutated(Mutation::NakNextPsn));
+        self.nak(psn, Syndrome::Nak(NakCode::PsnSequenceError));
         Received::OutOfOrder
     }
 
@@ -363,7 +364,9 @@ impl RcQp {
                     status: WcStatus::RemInvReqErr,
                     ..Refusal::access(err)
                 };
-                ctx.host.invalidate(rkey).map_err(refused)?;
+                if !self.mutated(Mutation::InvalidateNothing) {
+                    ctx.host.invalidate(rkey).map_err(refused)?;
+                }
                 let resp = &mut self.resp;
                 (resp.invalidating, resp.dropped) = (true, false);
                 (resp.solicited, resp.ack_req) = (headers.bth.solicited, headers.bth.ack_req);
@@ -514,7 +517,7 @@ impl RcQp {
         solicited: bool,
     ) {
         self.resp.has_wqe = false;
-        let flags = if solicited {
+        let flags = if solicited && !self.mutated(Mutation::ForgetSolicited) {
             flags.union(CompletionFlags::SOLICITED)
         } else {
             flags
@@ -536,9 +539,13 @@ impl RcQp {
     /// A packet of a SEND or WRITE took effect; `ends` its message.
     #[inline]
     fn taken(&mut self, ends: bool, ack_req: bool, kind: MessageKind) {
+        let counts_too_much = self.mutated(Mutation::MsnCountsPackets);
         let resp = &mut self.resp;
         resp.taken = resp.epsn;
         resp.epsn = resp.epsn.next();
+        if counts_too_much && !ends {
+            resp.msn = next_msn(resp.msn);
+        }
         if ends {
             resp.message = MessageKind::None;
             resp.msn = next_msn(resp.msn);

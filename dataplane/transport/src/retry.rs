@@ -34,8 +34,8 @@ impl RcQp {
     #[inline]
     pub(crate) fn arm_ack_timer(&mut self, now: Time) {
         self.req.ack_deadline = match self.attrs.timeout.nanos() {
-            Some(nanos) => now.saturating_add(nanos),
-            None => Time::NEVER,
+            Some(nanos) if !self.mutated(Mutation::NeverArmAckTimer) => now.saturating_add(nanos),
+            _ => Time::NEVER,
         };
     }
 
@@ -75,7 +75,7 @@ impl RcQp {
         if self.req.rnr_wait {
             return;
         }
-        if self.req.retries == 0 {
+        if self.req.retries == 0 || self.mutated(Mutation::RetryOnEveryNak) {
             self.retry(ctx);
         } else if self.req.ack_deadline == Time::NEVER {
             self.arm_ack_timer(ctx.now);
@@ -84,7 +84,8 @@ impl RcQp {
 
     /// Resends everything not acknowledged, or fails the oldest request when `retry_cnt` is used up.
     fn retry<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) {
-        if self.req.retries >= self.attrs.retry_cnt {
+        let more = u8::from(self.mutated(Mutation::RetryOnceMore));
+        if self.req.retries >= self.attrs.retry_cnt + more {
             let cause = Cause {
                 psn: self.req.una.get(),
                 ..Cause::of(Check::RetryExceeded)
@@ -120,7 +121,8 @@ impl RcQp {
             return;
         }
         let limit = self.attrs.rnr_retry;
-        if limit != RNR_FOR_EVER && self.req.rnr_tries >= limit {
+        let more = u8::from(self.mutated(Mutation::RnrRetryOnceMore));
+        if limit != RNR_FOR_EVER && self.req.rnr_tries >= limit + more {
             let cause = Cause {
                 check: Check::RnrRetryExceeded,
                 ..cause
@@ -183,7 +185,10 @@ impl RcQp {
     /// In SQD: raises SQ_DRAINED once, when nothing that was started is left.
     #[inline]
     pub(crate) fn check_drained<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) {
-        if self.state == QpState::Sqd && !self.req.drained && self.req.is_idle() {
+        if self.state == QpState::Sqd
+            && !self.req.drained
+            && (self.req.is_idle() || self.mutated(Mutation::DrainedTooSoon))
+        {
             self.req.drained = true;
             if self.attrs.sqd_async_notify {
                 let cause = Cause::of(Check::None);

@@ -12,7 +12,7 @@ mod script;
 mod trace;
 
 pub use parse::ScriptError;
-pub use play::play;
+pub use play::{play, play_with};
 pub use script::{
     Amount, Attribute, Count, Done, Fault, FaultKind, FrameName, Line, Operation, Pick, Post, Queue, Rate,
     Recv, Script, Side, content,
