@@ -51,7 +51,7 @@ interop: deps ## rnicd against the kernel's soft-RoCE (rxe) in an emulated guest
 	target/debug/rnic-interop
 
 .PHONY: lint
-lint: deps ## Format, clippy, layers, documents, licences
+lint: deps ## Format, clippy, layers, documents, requirements, licences
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	tests/docs.sh
