@@ -28,47 +28,33 @@ pub enum Outcome {
     Pending,
 }
 
-/// Requests of one connection served in a row, so that no client keeps others waiting.
-const IN_A_ROW: usize = 16;
-
 /// Memory regions are mapped whole, and no larger ones fit an address space.
 const MAX_MR_SIZE: u64 = 1 << 47;
 
 impl Control {
-    /// Serves what waits in a connection's socket. Whether there was anything.
+    /// Serves the next request in a connection's socket; others have their turn before the one after it. Whether there was
+    /// one.
     pub(crate) fn serve(&mut self, conn: u32) -> bool {
-        // A client that asks for more while it waits for an answer is not listened to until it has it.
-        if let Some(connection) = self.connections.get_mut(&conn)
-            && connection.session.is_busy()
-        {
+        let Some(connection) = self.connections.get_mut(&conn).filter(|c| !c.leaving) else {
+            return false;
+        };
+        if connection.session.is_busy() {
+            // A client that asks for more while it waits for an answer is not listened to until it has it.
             connection.watched = false;
             self.poller
                 .change(&connection.session, Source::Client(conn), Interest::Nothing);
             return false;
         }
-        let mut came = false;
         let mut packet = self.packet.take().unwrap_or_default();
-        for _ in 0..IN_A_ROW {
-            let Some(connection) = self.connections.get(&conn) else {
-                break;
-            };
-            if connection.leaving || connection.session.is_busy() {
-                break;
-            }
-            let received = receive(&connection.session, &mut packet);
-            came |= received != Received::Nothing;
-            match received {
-                Received::Packet => self.packet_came(conn, &mut packet),
-                Received::Nothing => break,
-                Received::Closed => {
-                    self.leave(conn);
-                    break;
-                }
-            }
+        let received = receive(&connection.session, &mut packet);
+        match received {
+            Received::Packet => self.packet_came(conn, &mut packet),
+            Received::Nothing => {}
+            Received::Closed => self.leave(conn),
         }
         packet.fds.clear();
         self.packet = Some(packet);
-        came
+        received != Received::Nothing
     }
 
     fn packet_came(&mut self, conn: u32, packet: &mut Packet) {
