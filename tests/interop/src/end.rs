@@ -14,7 +14,14 @@ pub enum Service {
     Rc,
     /// Drops the message.
     Uc,
+    /// Drops the message, which is a single packet.
+    Ud,
 }
+
+/// Q_Key of UD QPs.
+pub const QKEY: u32 = 0x1111_1111;
+/// Bytes in front of a datagram where it is received.
+pub const GRH_AREA: usize = 40;
 
 /// What an end makes for a test.
 #[derive(Copy, Clone, Debug)]

@@ -108,6 +108,8 @@ impl Outcome {
     }
 }
 
+/// The path MTU of the link, which datagrams have.
+const LARGEST: Mtu = Mtu::Mtu4096;
 const MTUS: [Mtu; 5] = [Mtu::Mtu256, Mtu::Mtu512, Mtu::Mtu1024, Mtu::Mtu2048, Mtu::Mtu4096];
 
 /// Which ends make requests, ours and theirs, with the way that goes.
@@ -126,11 +128,12 @@ pub fn cases(wire: &Wire, extent: Extent, seed: u64) -> Vec<Case> {
             if wire.netem.is_none() {
                 unreliable_exchanges(family, mtu, seed, &mut all);
             } else {
-                unreliable(wire, family, mtu, seed, &mut all);
+                unreliable(wire, Service::Uc, family, mtu, seed, &mut all);
             }
             atomics(family, mtu, seed, &mut all);
             pingpongs(wire, family, mtu, &mut all);
         }
+        unreliable(wire, Service::Ud, family, LARGEST, seed, &mut all);
     }
     if extent == Extent::Bounded {
         all.retain(|case| is_bounded(case, wire));
@@ -194,21 +197,26 @@ fn unreliable_exchanges(family: Family, mtu: Mtu, seed: u64, all: &mut Vec<Case>
     }
 }
 
-/// What arrives of UC on a wire that is not whole.
-fn unreliable(wire: &Wire, family: Family, mtu: Mtu, seed: u64, all: &mut Vec<Case>) {
-    for (test, op) in [("UC SEND_IMM", Op::SendImm), ("UC WRITE_IMM", Op::WriteImm)] {
+/// What arrives of messages that may be lost.
+fn unreliable(wire: &Wire, service: Service, family: Family, mtu: Mtu, seed: u64, all: &mut Vec<Case>) {
+    let tests: &[_] = match service {
+        Service::Ud => &[("UD SEND_IMM", Op::SendImm)],
+        _ => &[("UC SEND_IMM", Op::SendImm), ("UC WRITE_IMM", Op::WriteImm)],
+    };
+    for (test, op) in tests {
         for (sender, (_, direction)) in WAYS[..2].iter().enumerate() {
             all.push(Case {
-                test: test.into(),
+                test: (*test).into(),
                 direction,
                 family,
                 mtu,
                 work: Work::Unreliable(Unreliable {
-                    service: Service::Uc,
-                    op,
+                    service,
+                    op: *op,
                     sender,
                     family,
                     mtu,
+                    whole: wire.netem.is_none(),
                     disorder: wire.disorders,
                     seed: seed.wrapping_add(all.len() as u64),
                 }),
@@ -248,11 +256,19 @@ fn label(op: Op) -> &'static str {
 /// for wires that lose nothing.
 fn pingpongs(wire: &Wire, family: Family, mtu: Mtu, all: &mut Vec<Case>) {
     // The tool, what makes our example do the same, and whether it takes frames in any order.
-    const TOOLS: [(&str, &[&str], bool); 1] = [("ibv_rc_pingpong", &[], true)];
+    const TOOLS: [(&str, &[&str], bool); 3] = [
+        ("ibv_rc_pingpong", &["-t", "rc"], true),
+        ("ibv_uc_pingpong", &["-t", "uc"], false),
+        ("ibv_ud_pingpong", &["-t", "ud"], false),
+    ];
     for (tool, args, reorders) in TOOLS {
         // For each message rxe heeds one NAK, then its timer: 20 s a run with 16 packets a message.
         let slow = mtu < Mtu::Mtu1024;
         if wire.loses || wire.netem.is_some() && (slow || !reorders) {
+            continue;
+        }
+        let datagrams = tool == "ibv_ud_pingpong";
+        if datagrams && mtu != LARGEST {
             continue;
         }
         for (serves, direction) in [(false, "rnic → rxe"), (true, "rxe → rnic")] {
@@ -264,6 +280,7 @@ fn pingpongs(wire: &Wire, family: Family, mtu: Mtu, all: &mut Vec<Case>) {
                 work: Work::Pingpong(Pingpong {
                     tool,
                     args,
+                    datagrams,
                     serves,
                     family,
                     mtu,
@@ -276,6 +293,9 @@ fn pingpongs(wire: &Wire, family: Family, mtu: Mtu, all: &mut Vec<Case>) {
 /// Whether a place of the matrix is in the bounded form: everything at the smallest and the largest path MTU on a whole
 /// wire, and at a middle one on the worst; the mixture on the others.
 fn is_bounded(case: &Case, wire: &Wire) -> bool {
+    if case.test.starts_with("UD") {
+        return wire.name == "clean" || wire.name == "loss 10%" && case.family == Family::V6;
+    }
     match (wire.name, case.family) {
         ("clean", Family::V4) => matches!(case.mtu, Mtu::Mtu256 | Mtu::Mtu4096),
         ("clean", Family::V6) => case.mtu == Mtu::Mtu1024,

@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rnic::{
-    Access, Completion, ConnectOptions, Context, Cq, Endpoint, Mr, Mtu, Pd, Qp, QpConfig, QpType, RemoteMr,
+    Access, AddressVector, Ah, Completion, ConnectOptions, Context, Cq, Endpoint, Mr, Mtu, Pd, Qp, QpConfig,
+    QpType, RemoteMr,
 };
 use rnic_tests::Appliance;
 use rnic_tests::probe::{Op, Rng, cut};
 
-use crate::end::{Atomic, AtomicWr, End, Image, RecvWr, Resources, SendWr, Service, TIMEOUT};
+use crate::end::{Atomic, AtomicWr, End, Image, QKEY, RecvWr, Resources, SendWr, Service, TIMEOUT};
 
 /// A client of `rnicd`.
 #[derive(Debug)]
@@ -24,8 +25,10 @@ struct Open {
     qp: Qp,
     memory: Mr,
     cq: Cq,
-    _pd: Pd,
+    pd: Pd,
     options: ConnectOptions,
+    /// Where datagrams go: the path, and the QP.
+    to: Option<(Ah, u32)>,
 }
 
 impl Ours {
@@ -56,6 +59,7 @@ impl End for Ours {
         let qp_type = match resources.service {
             Service::Rc => QpType::Rc,
             Service::Uc => QpType::Uc,
+            Service::Ud => QpType::Ud,
         };
         let config = QpConfig::new(&cq, &cq)
             .qp_type(qp_type)
@@ -68,20 +72,31 @@ impl End for Ours {
             timeout: TIMEOUT,
             ..ConnectOptions::default()
         };
-        qp.init(&options)?;
+        if qp_type == QpType::Ud {
+            qp.activate(QKEY)?;
+        } else {
+            qp.init(&options)?;
+        }
         let answer = (qp.endpoint(&options)?, memory.remote());
         self.open = Some(Open {
             qp,
             memory,
             cq,
-            _pd: pd,
+            pd,
             options,
+            to: None,
         });
         Ok(answer)
     }
 
     fn connect(&mut self, peer: &Endpoint, mtu: Mtu) -> Result<()> {
-        let Open { qp, options, .. } = self.get()?;
+        let open = self.open.as_mut().context("no QP has been made")?;
+        let Open { qp, options, .. } = &*open;
+        if qp.qp_type() == QpType::Ud {
+            let path = AddressVector::to(peer.gid).gid_index(options.gid_index);
+            open.to = Some((open.pd.create_ah(&path)?, peer.qpn));
+            return Ok(());
+        }
         let options = ConnectOptions {
             mtu: Some(mtu),
             ..*options
@@ -123,10 +138,17 @@ impl End for Ours {
     }
 
     fn post_send(&mut self, list: &[SendWr]) -> Result<()> {
-        let Open { qp, memory, .. } = self.get()?;
+        let Open { qp, memory, to, .. } = self.get()?;
         qp.post(|batch| {
             for wr in list {
                 let local = cut(memory, wr.local.offset, wr.local.len, wr.local.parts);
+                if let Some((ah, qpn)) = to {
+                    let datagram = batch.send_to(local, ah, *qpn, QKEY).wr_id(wr.wr_id).signaled();
+                    if wr.op == Op::SendImm {
+                        datagram.imm(wr.imm);
+                    }
+                    continue;
+                }
                 match wr.op {
                     Op::Send => drop(batch.send(local).wr_id(wr.wr_id).signaled()),
                     Op::SendImm => drop(batch.send(local).imm(wr.imm).wr_id(wr.wr_id).signaled()),

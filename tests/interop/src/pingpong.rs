@@ -28,6 +28,8 @@ pub struct Pingpong {
     pub tool: &'static str,
     /// What makes our example do the same.
     pub args: &'static [&'static str],
+    /// It sends datagrams, of the link's MTU.
+    pub datagrams: bool,
     /// We are the server.
     pub serves: bool,
     /// Addresses used.
@@ -39,14 +41,9 @@ pub struct Pingpong {
 impl Pingpong {
     /// Runs both; each checks what it receives.
     pub fn run(&self, appliance: &Appliance, guest: &Guest) -> Result<Moved> {
-        let Pingpong {
-            tool, family, mtu, ..
-        } = self;
-        let gid = guest.gid_index(*family)?;
-        let theirs = format!(
-            "{tool} -d rxe0 -e -c -g {gid} -m {mtu} -s {SIZE} -n {ITERS} -p {}",
-            self.port()
-        );
+        let tool = self.tool;
+        let gid = guest.gid_index(self.family)?;
+        let theirs = format!("{tool} -d rxe0 -g {gid} {}", self.options());
         let result = if self.serves {
             self.serve(appliance, guest, &theirs)
         } else {
@@ -60,6 +57,15 @@ impl Pingpong {
             messages: 2 * ITERS,
             bytes: 2 * ITERS * SIZE,
         })
+    }
+
+    /// What both sides are told.
+    fn options(&self) -> String {
+        let mtu = match self.datagrams {
+            true => String::new(),
+            false => format!(" -m {}", self.mtu),
+        };
+        format!("-e -c -s {SIZE} -n {ITERS} -p {}{mtu}", self.port())
     }
 
     fn port(&self) -> u16 {
@@ -107,23 +113,9 @@ impl Pingpong {
         let program = example()?;
         let child = Command::new(&program)
             .args(self.args)
-            .args([
-                "-e",
-                "-c",
-                "-d",
-                "rnic0",
-                "-g",
-                &self.family.our_gid_index().to_string(),
-            ])
-            .args([
-                "-m",
-                &self.mtu.to_string(),
-                "-s",
-                &SIZE.to_string(),
-                "-n",
-                &ITERS.to_string(),
-            ])
-            .args(["-p", &self.port().to_string(), "--socket"])
+            .args(["-d", "rnic0", "-g", &self.family.our_gid_index().to_string()])
+            .args(self.options().split(' '))
+            .arg("--socket")
             .arg(appliance.socket())
             .args(args)
             .stdin(Stdio::null())

@@ -94,6 +94,7 @@ impl End for Theirs {
         let qp_type = match service {
             Service::Rc => "rc",
             Service::Uc => "uc",
+            Service::Ud => "ud",
         };
         let gid = Gid::from(family.theirs());
         let region = self.one(format!("open {} {memory} {}", hex(gid), depth))?;
