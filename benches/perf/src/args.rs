@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
-use rnic::Mtu;
+use rnic::{Mtu, QpType};
 use serde::{Deserialize, Serialize};
 
 /// Measures bandwidth and latency of SEND, WRITE, READ and atomics between two processes.
@@ -31,6 +31,9 @@ pub struct Args {
     /// Socket of the daemon.
     #[arg(long, default_value_os_t = rnic::default_socket())]
     pub socket: PathBuf,
+    /// Connection type: UC has SEND and WRITE, UD has SEND up to the path MTU.
+    #[arg(short = 'c', long, alias = "transport", value_enum, ignore_case = true, default_value_t = Connection::Rc)]
+    pub connection: Connection,
     /// Which atomic, for the operation `atomic`.
     #[arg(
         short = 'A',
@@ -40,7 +43,7 @@ pub struct Args {
         default_value = "FETCH_AND_ADD"
     )]
     pub atomic_type: AtomicType,
-    /// Bytes of a message; K and M are allowed.  [default: 65536 for bw, 2 for lat; atomics have 8]
+    /// Bytes of a message; K and M are allowed.  [default: 65536 for bw (UD: 1024), 2 for lat; atomics have 8]
     #[arg(short, long, value_parser = parse_size)]
     pub size: Option<u64>,
     /// All sizes from 2 bytes to 8 MiB.
@@ -98,6 +101,36 @@ pub enum Op {
     Atomic,
 }
 
+/// A connection type.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Connection {
+    /// Reliable connection
+    Rc,
+    /// Unreliable connection; messages may be lost
+    Uc,
+    /// Unreliable datagrams; messages may be lost
+    Ud,
+}
+
+impl Connection {
+    pub fn qp_type(self) -> QpType {
+        match self {
+            Connection::Rc => QpType::Rc,
+            Connection::Uc => QpType::Uc,
+            Connection::Ud => QpType::Ud,
+        }
+    }
+
+    fn has(self, op: Op) -> bool {
+        match self {
+            Connection::Rc => true,
+            Connection::Uc => matches!(op, Op::Send | Op::Write),
+            Connection::Ud => op == Op::Send,
+        }
+    }
+}
+
 /// An atomic operation.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum AtomicType {
@@ -140,6 +173,7 @@ pub struct Plan {
     pub version: u32,
     pub op: Op,
     pub atomic_type: AtomicType,
+    pub connection: Connection,
     pub metric: Metric,
     pub sizes: Vec<u64>,
     /// Messages on each QP, unless there is a duration.
@@ -152,9 +186,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     /// Bytes of the longest message: what fits a READ or WRITE (IBTA 9.7.2 allows 2 GiB).
     const MAX_SIZE: u64 = 1 << 30;
+    /// The largest path MTU.
+    const MAX_DATAGRAM: u64 = 4096;
 
     /// What clap cannot check, and what comes from a peer.
     pub fn check(&self) -> Result<()> {
@@ -172,6 +208,17 @@ impl Plan {
         ensure!(
             self.op != Op::Atomic || self.sizes == [ATOMIC_SIZE],
             "an atomic has 8 bytes; leave out --size and --all"
+        );
+        ensure!(
+            self.connection.has(self.op),
+            "{} has no {}",
+            format!("{:?}", self.connection).to_uppercase(),
+            self.op
+        );
+        ensure!(
+            self.connection != Connection::Ud || self.max_size() <= Self::MAX_DATAGRAM,
+            "a datagram has at most {} bytes, and no more than the path MTU",
+            Self::MAX_DATAGRAM
         );
         ensure!(
             self.metric == Metric::Bw || self.qps == 1,
@@ -194,6 +241,7 @@ impl Args {
         let (size, iters) = match (self.op, self.metric) {
             (Op::Atomic, Metric::Bw) => (ATOMIC_SIZE, 5000),
             (Op::Atomic, Metric::Lat) => (ATOMIC_SIZE, 1000),
+            (_, Metric::Bw) if self.connection == Connection::Ud => (1024, 5000),
             (_, Metric::Bw) => (65536, 5000),
             (_, Metric::Lat) => (2, 1000),
         };
@@ -201,6 +249,7 @@ impl Args {
             version: Plan::VERSION,
             op: self.op,
             atomic_type: self.atomic_type,
+            connection: self.connection,
             metric: self.metric,
             sizes: if self.all {
                 (1..=23).map(|exponent| 1 << exponent).collect()
@@ -273,5 +322,8 @@ mod tests {
         assert_eq!(plan("rnic-perf atomic bw host").unwrap().sizes, [8]);
         assert!(plan("rnic-perf atomic bw -s 16").is_err() && plan("rnic-perf atomic bw -a").is_err());
         assert_eq!(plan("rnic-perf send bw -a").unwrap().max_size(), 8 << 20);
+        assert_eq!(plan("rnic-perf send bw -c UD").unwrap().sizes, [1024]);
+        assert!(plan("rnic-perf send bw -c ud -s 8K").is_err() && plan("rnic-perf write bw -c ud").is_err());
+        assert!(plan("rnic-perf read lat -c uc").is_err() && plan("rnic-perf write lat -c uc").is_ok());
     }
 }

@@ -132,7 +132,7 @@ fn post(link: &Link, run: &Run, qp: usize, from: u64, count: u64) -> rnic::Resul
             }};
         }
         match run.op {
-            Op::Send => finish!(batch.send(local)),
+            Op::Send => finish!(link.send(&mut batch, qp, local)),
             Op::Write => finish!(batch.write(local, link.remote(run, qp, n))),
             Op::Read => finish!(batch.read(local, link.remote(run, qp, n))),
             Op::Atomic => finish!(link.atomic(run, &mut batch, qp, n)),

@@ -101,7 +101,7 @@ impl<'a> End<'a> {
             self.own.write_at(self.run.size - 1, &[flag(self.posted)]);
         }
         self.link.qps[0].post(|batch| match self.run.op {
-            Op::Send => drop(batch.send(local).signaled()),
+            Op::Send => drop(self.link.send(batch, 0, local).signaled()),
             Op::Write => drop(batch.write(local, remote).signaled()),
             Op::Read => drop(batch.read(local, remote).signaled()),
             Op::Atomic => drop(self.link.atomic(self.run, batch, 0, self.posted).signaled()),
@@ -153,9 +153,10 @@ impl<'a> End<'a> {
                 let last = self.completed - 1;
                 self.link.found(self.run, 0, last) == last
             }
-            Op::Send => self
-                .pattern
-                .is_at(&self.open, self.run.receive_place(self.receive), 0),
+            Op::Send => {
+                self.pattern
+                    .is_at(&self.open, self.run.receive_place(self.receive) + self.run.grh, 0)
+            }
             // The last byte is the flag.
             Op::Write => {
                 let body = self.run.size - 1;

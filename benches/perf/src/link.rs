@@ -2,19 +2,24 @@
 use anyhow::{Context as _, Result, ensure};
 use rnic::exchange::Exchange;
 use rnic::{
-    Access, Batch, ConnectOptions, Context, Cq, Endpoint, Mr, MrSlice, Mtu, Qp, QpConfig, RemoteAddr,
-    RemoteMr, Wr, op,
+    Access, AddressVector, Ah, Batch, ConnectOptions, Context, Cq, Endpoint, Mr, MrSlice, Mtu, Qp, QpConfig,
+    RemoteAddr, RemoteMr, Wr, op,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
 
-use crate::args::{Args, AtomicType, Op, Plan};
+use crate::args::{Args, AtomicType, Connection, Op, Plan};
 use crate::pattern::Pattern;
 use crate::run::Run;
+
+/// The Q_Key of UD QPs.
+const QKEY: u32 = 0x1111_1111;
 
 /// One side of a test.
 pub struct Link {
     pub qps: Vec<Qp>,
+    /// Where the datagrams of each go.
+    targets: Vec<(Ah, u32)>,
     /// All queues complete here.
     pub cq: Cq,
     /// First QP's.
@@ -64,7 +69,8 @@ impl Link {
         };
         let config = QpConfig::new(&cq, &cq)
             .max_send_wr(plan.tx_depth)
-            .max_recv_wr(receives);
+            .max_recv_wr(receives)
+            .qp_type(plan.connection.qp_type());
         let qps = (0..plan.qps)
             .map(|_| pd.create_qp(config.clone()).context("making a QP"))
             .collect::<Result<Vec<_>>>()?;
@@ -81,14 +87,28 @@ impl Link {
             "the peer has {} QPs",
             theirs.endpoints.len()
         );
+        let mut targets = Vec::new();
         for (qp, endpoint) in qps.iter().zip(&theirs.endpoints) {
-            qp.connect(endpoint, &options)?;
+            if plan.connection == Connection::Ud {
+                qp.activate(QKEY)?;
+                let vector = AddressVector::to(endpoint.gid).gid_index(args.gid_index);
+                targets.push((pd.create_ah(&vector)?, endpoint.qpn));
+            } else {
+                qp.connect(endpoint, &options)?;
+            }
         }
+        let mtu = ours.endpoints[0].mtu.min(theirs.endpoints[0].mtu);
+        ensure!(
+            plan.connection != Connection::Ud || plan.max_size() <= u64::from(mtu.bytes()),
+            "a datagram of {} bytes is longer than the path MTU, {mtu}",
+            plan.max_size()
+        );
         let link = Link {
+            targets,
             cq,
             local: ours.endpoints[0],
             remote: theirs.endpoints[0],
-            mtu: ours.endpoints[0].mtu.min(theirs.endpoints[0].mtu),
+            mtu,
             own,
             open,
             peer: theirs.open,
@@ -101,6 +121,14 @@ impl Link {
             }
         }
         Ok(link)
+    }
+
+    /// A SEND of QP `qp` in its batch.
+    pub fn send<'b, 'q>(&self, batch: &'b mut Batch<'q>, qp: usize, local: MrSlice) -> Wr<'b, 'q, op::Send> {
+        match self.targets.get(qp) {
+            Some((ah, qpn)) => batch.send_to(local, ah, *qpn, QKEY),
+            None => batch.send(local),
+        }
     }
 
     /// What QP `qp` sends from and READs into.
@@ -151,7 +179,7 @@ impl Link {
             for n in from..from + count {
                 let place = run.receive_place(n);
                 batch
-                    .recv(area.slice(place..place + run.stride))
+                    .recv(area.slice(place..place + run.stride()))
                     .wr_id(tag(qp, n));
             }
         })?;

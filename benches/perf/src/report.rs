@@ -32,6 +32,7 @@ struct Json<'a> {
     p50_ns: u64,
     p99_ns: u64,
     errors: u64,
+    lost: u64,
 }
 
 impl<'a> Report<'a> {
@@ -60,6 +61,7 @@ impl<'a> Report<'a> {
             self.args.device, self.args.path_label
         );
         println!(" Number of qps   : {qps:<16} TX depth : {tx_depth}");
+        println!(" Connection type : {:?}", self.plan.connection);
         println!(
             " Mtu             : {:<16} Verify   : {}",
             link.mtu, self.plan.verify
@@ -118,6 +120,7 @@ impl<'a> Report<'a> {
                 p50_ns: stats.quantile(0.5),
                 p99_ns: stats.quantile(0.99),
                 errors: outcome.errors,
+                lost: outcome.lost,
             };
             println!("{}", serde_json::to_string(&object)?);
             return Ok(());
@@ -156,6 +159,12 @@ impl<'a> Report<'a> {
                     q(0.999)
                 );
             }
+        }
+        if outcome.lost > 0 {
+            eprintln!(
+                "rnic-perf: {} of {} messages were lost",
+                outcome.lost, outcome.messages
+            );
         }
         if outcome.errors > 0 {
             eprintln!("rnic-perf: {} errors at {} bytes", outcome.errors, run.size);

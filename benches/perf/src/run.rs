@@ -3,12 +3,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::args::{AtomicType, Metric, Op, Plan};
+use crate::args::{AtomicType, Connection, Metric, Op, Plan};
 
 /// Memory of a QP for messages in flight when each must keep its own place to be verified.
 const VERIFY_BYTES: u64 = 16 << 20;
 /// Otherwise messages cycle through a page, as in perftest.
 const CYCLE_BYTES: u64 = 4096;
+/// Bytes in front of a received datagram.
+const GRH_AREA: usize = 40;
 /// Receives kept posted, at least.
 const RX_DEPTH: u64 = 512;
 
@@ -28,9 +30,13 @@ pub struct Run {
     pub slots: u64,
     /// Receives kept posted on a QP, each with its place.
     pub receives: u64,
-    /// Distance of the places of receives: the largest size of the plan, so that receives left from one size
+    /// Bytes in front of what is received: the GRH area of datagrams.
+    pub grh: usize,
+    /// Messages may be lost.
+    pub unreliable: bool,
+    /// Room for messages at the places of receives: the largest size of the plan, so that receives left from one size
     /// serve the next.
-    pub stride: usize,
+    room: usize,
 }
 
 impl Run {
@@ -57,8 +63,19 @@ impl Run {
             depth: if verified_in_place { slots } else { depth },
             slots,
             receives,
-            stride: plan.max_size() as usize,
+            grh: if plan.connection == Connection::Ud {
+                GRH_AREA
+            } else {
+                0
+            },
+            unreliable: plan.connection != Connection::Rc,
+            room: plan.max_size() as usize,
         }
+    }
+
+    /// Distance of the places of receives.
+    pub fn stride(&self) -> usize {
+        self.grh + self.room
     }
 
     /// Where message number `n` stands.
@@ -69,7 +86,7 @@ impl Run {
     /// Where the `n`-th receive stands.
     pub fn receive_place(&self, n: u64) -> usize {
         if self.verify {
-            (n % self.receives) as usize * self.stride
+            (n % self.receives) as usize * self.stride()
         } else {
             0
         }
@@ -79,9 +96,9 @@ impl Run {
     pub fn bytes(&self) -> usize {
         let places = self.slots as usize * self.size;
         let receives = if self.verify {
-            self.receives as usize * self.stride
+            self.receives as usize * self.stride()
         } else {
-            self.stride
+            self.stride()
         };
         places.max(receives)
     }
@@ -103,6 +120,8 @@ pub struct Done {
 pub struct Verdict {
     /// Messages whose bytes were wrong.
     pub corrupt: u64,
+    /// Messages that never came, of an unreliable connection.
+    pub lost: u64,
     /// What went wrong otherwise.
     pub failure: Option<String>,
 }
@@ -119,6 +138,8 @@ pub struct Outcome {
     pub samples: Vec<u64>,
     /// Failed messages, on either side.
     pub errors: u64,
+    /// Messages that never came, of an unreliable connection.
+    pub lost: u64,
     /// Why the run ended early.
     pub failure: Option<String>,
 }
@@ -133,6 +154,7 @@ impl Outcome {
     /// Adds what the server found.
     pub fn judge(&mut self, verdict: &Verdict) {
         self.errors += verdict.corrupt;
+        self.lost += verdict.lost;
         if let Some(failure) = &verdict.failure {
             self.errors += 1;
             self.failure

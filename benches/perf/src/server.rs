@@ -13,6 +13,8 @@ use crate::link::{Link, untag};
 use crate::pattern::Pattern;
 use crate::run::{Done, Ready, Run, Verdict};
 
+/// After so long without one, no message of an unreliable connection is to come any more.
+const QUIET: Duration = Duration::from_millis(500);
 /// How long messages that the client saw completed may take to show here.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -39,7 +41,7 @@ pub fn serve(link: &Link, run: &Run, peer: &mut Exchange) -> Result<()> {
     let done = done.context("the client left")?;
     let mut verdict = Verdict::default();
     match worked.and_then(|work| finish(link, run, &done, work)) {
-        Ok(corrupt) => verdict.corrupt = corrupt,
+        Ok(found) => verdict = found,
         Err(error) => verdict.failure = Some(format!("{error:#}")),
     }
     peer.send(&verdict)?;
@@ -101,8 +103,11 @@ fn take(link: &Link, run: &Run, work: &mut Work, timeout: Option<Duration>) -> R
             if let Some(pattern) = &work.pattern {
                 let message = work.received[qp];
                 let place = run.receive_place(untag(completion.wr_id).1);
-                let right = completion.byte_len as usize == run.size
-                    && pattern.is_at(&link.open_to_peer(qp), place, message % run.slots);
+                // Those before it may be lost.
+                let skips = if run.unreliable { run.slots } else { 1 };
+                let right = completion.byte_len as usize == run.grh + run.size
+                    && (message..message + skips)
+                        .any(|n| pattern.is_at(&link.open_to_peer(qp), place + run.grh, n % run.slots));
                 work.corrupt += u64::from(!right);
             }
             work.received[qp] += 1;
@@ -114,14 +119,26 @@ fn take(link: &Link, run: &Run, work: &mut Work, timeout: Option<Duration>) -> R
     Ok(count > 0)
 }
 
-/// Waits for messages still to come and looks at what was written; the number of corrupt ones.
-fn finish(link: &Link, run: &Run, done: &Done, mut work: Work) -> Result<u64> {
+/// Waits for messages still to come and looks at what was written.
+fn finish(link: &Link, run: &Run, done: &Done, mut work: Work) -> Result<Verdict> {
     if done.failed {
-        return Ok(work.corrupt);
+        return Ok(Verdict {
+            corrupt: work.corrupt,
+            ..Verdict::default()
+        });
     }
     match (run.op, run.metric) {
         (Op::Send, Metric::Bw) => {
             let deadline = Instant::now() + GRACE;
+            if run.unreliable {
+                while take(link, run, &mut work, Some(QUIET))? {}
+                let received: u64 = work.received.iter().sum();
+                return Ok(Verdict {
+                    corrupt: work.corrupt,
+                    lost: done.messages.saturating_sub(received),
+                    failure: None,
+                });
+            }
             while work.received.iter().sum::<u64>() < done.messages {
                 take(link, run, &mut work, Some(Duration::from_millis(10)))?;
                 if Instant::now() > deadline {
@@ -149,5 +166,8 @@ fn finish(link: &Link, run: &Run, done: &Done, mut work: Work) -> Result<u64> {
         }
         _ => {}
     }
-    Ok(work.corrupt)
+    Ok(Verdict {
+        corrupt: work.corrupt,
+        ..Verdict::default()
+    })
 }
