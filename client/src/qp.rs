@@ -1,17 +1,18 @@
 //! Queue pairs.
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rnic_abi::{
-    CreateQp, CreateQpReply, Empty, Handle, HandleArg, ModifyQp, Op, QpAttrs, QueryQpReply, qp_mask,
-    work_queue_size,
+    CreateQp, CreateQpReply, Empty, Handle, HandleArg, McastArg, ModifyQp, Op, QpAttrs, QueryQpReply,
+    qp_mask, work_queue_size,
 };
 
 use crate::queue::{Doorbell, QpQueues, WorkQueue};
 use crate::session::Session;
 use crate::{
-    Batch, Cause, ConnectOptions, Cq, Endpoint, Error, Mtu, Pd, QpConfig, QpState, QpType, RecvBatch, Result,
+    Batch, Cause, ConnectOptions, Cq, Endpoint, Error, Gid, Mtu, Pd, QpConfig, QpState, QpType, RecvBatch,
+    Result,
 };
 
 /// A queue pair. Any thread; each of its two queues has a lock.
@@ -31,6 +32,8 @@ pub struct Qp {
     send_cq: Cq,
     recv_cq: Cq,
     pd: Pd,
+    /// Groups it is attached to.
+    groups: Mutex<Vec<Gid>>,
 }
 
 /// State of a QP as the daemon has it.
@@ -95,6 +98,7 @@ impl Qp {
             send_cq: config.send_cq,
             recv_cq: config.recv_cq,
             pd: pd.clone(),
+            groups: Mutex::default(),
         })
     }
 
@@ -230,6 +234,35 @@ impl Qp {
         self.modify(QpState::Rts, qp_mask::SQ_PSN, attrs)
     }
 
+    /// Attaches a UD QP to a multicast group of its port: datagrams to the group arrive here too. They come from AHs to
+    /// the group's address, for the QP [`Qp::MULTICAST`]. Destroying the QP detaches it.
+    pub fn attach_mcast(&self, group: impl Into<Gid>) -> Result<()> {
+        self.mcast(Op::AttachMcast, group.into())
+    }
+
+    /// Undoes it.
+    pub fn detach_mcast(&self, group: impl Into<Gid>) -> Result<()> {
+        self.mcast(Op::DetachMcast, group.into())
+    }
+
+    /// The number that stands for all QPs attached to a group.
+    pub const MULTICAST: u32 = 0xFF_FFFF;
+
+    fn mcast(&self, op: Op, group: Gid) -> Result<()> {
+        let body = McastArg {
+            handle: self.handle,
+            reserved: 0,
+            mgid: group.0,
+        };
+        self.session().control.request::<Empty>(op, &body)?;
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.retain(|joined| *joined != group);
+        if op == Op::AttachMcast {
+            groups.push(group);
+        }
+        Ok(())
+    }
+
     /// Moves it to the error state: everything posted is flushed.
     pub fn fail(&self) -> Result<()> {
         self.modify(QpState::Error, 0, QpAttrs::default())
@@ -278,6 +311,10 @@ impl Qp {
     }
 
     fn tear_down(&self) -> Result<()> {
+        let groups = std::mem::take(&mut *self.groups.lock().unwrap_or_else(PoisonError::into_inner));
+        for group in groups {
+            self.mcast(Op::DetachMcast, group)?;
+        }
         let result = self.session().destroy(Op::DestroyQp, self.handle);
         self.send_cq.0.detach(self.handle);
         self.recv_cq.0.detach(self.handle);

@@ -93,6 +93,7 @@ impl Control {
     /// Destroys one object at its client's request.
     pub(crate) fn destroy_one(&mut self, conn: u32, kind: Kind, arg: HandleArg) -> Verb<Outcome> {
         let key = self.find(conn, kind, arg.handle, "handle")?;
+        self.refuse_attached(key)?;
         self.refuse_new_work(key).map_err(|dependants| {
             let handle = arg.handle;
             let text = format!(
@@ -259,6 +260,7 @@ impl Control {
     /// The control thread's own ids went in step 1; now those of the cores, in one publication: that of the batch.
     fn unpublish(&mut self, objects: &[Key]) {
         for key in objects {
+            self.detach_all(*key);
             match self.objects.peek(*key).map(|object| &object.what) {
                 Some(What::Qp(qp)) if qp.here.is_none() => {
                     self.engine.publisher().remove(view::Kind::Qp, qp.qpn);

@@ -129,6 +129,8 @@ impl Control {
             Op::DestroyQp => self.destroy_one(conn, Kind::Qp, request.body()?),
             Op::CreateAh => self.create_ah(conn, &request.body()?),
             Op::QueryAh => self.query_ah(conn, &request.body()?).map(Outcome::Done),
+            Op::AttachMcast => self.attach_mcast(conn, &request.body()?).map(Outcome::Done),
+            Op::DetachMcast => self.detach_mcast(conn, &request.body()?).map(Outcome::Done),
             Op::DestroyAh => self.destroy_one(conn, Kind::Ah, request.body()?),
         }
     }

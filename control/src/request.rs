@@ -2,7 +2,7 @@
 
 use rnic_abi::{
     ABI_VERSION, CONTROL_MAGIC, CreateAh, CreateCq, CreateQp, DeregMr, DeviceArg, Empty, GidArg, HandleArg,
-    Hello, MAX_PACKET, ModifyQp, Op, RegMr, RequestHeader,
+    Hello, MAX_PACKET, McastArg, ModifyQp, Op, RegMr, RequestHeader,
 };
 use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -134,6 +134,7 @@ bodies! {
     CreateCq { reserved }
     CreateQp { reserved }
     CreateAh { ah_attr.reserved }
+    McastArg { reserved }
 }
 
 impl Body for Hello {

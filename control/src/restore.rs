@@ -291,6 +291,7 @@ impl Restored {
                 // A hold of a table of this process: taken again when the devices are there.
                 gid: None,
                 dest_qpn: qp.dest_qpn,
+                groups: Vec::new(),
             })),
         })
     }

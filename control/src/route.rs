@@ -26,6 +26,11 @@ pub enum NextHop {
         /// No frames are needed.
         direct: bool,
     },
+    /// Every station of the link that has joined the group.
+    Group {
+        /// MAC address of the group.
+        mac: [u8; 6],
+    },
     /// Through a station on the link, whose MAC address is to be found.
     Neighbour(Target),
 }
@@ -120,6 +125,29 @@ impl RouteError {
 
 /// Finds the way to the peer of an address vector on `devices[device]`. Allocates nothing.
 pub fn route(devices: &[Device], device: u32, av: &Av) -> Result<Route, RouteError> {
+    let route = datagram_route(devices, device, av)?;
+    match route.next_hop {
+        NextHop::Group { .. } => Err(RouteError::NoStation(route.remote)),
+        _ => Ok(route),
+    }
+}
+
+/// MAC address of a multicast group (RFC 1112, 6.4; RFC 2464, 7).
+fn group_mac(group: IpAddr) -> [u8; 6] {
+    match group {
+        IpAddr::V4(v4) => {
+            let [_, b, c, d] = v4.octets();
+            [0x01, 0x00, 0x5E, b & 0x7F, c, d]
+        }
+        IpAddr::V6(v6) => {
+            let [.., a, b, c, d] = v6.octets();
+            [0x33, 0x33, a, b, c, d]
+        }
+    }
+}
+
+/// The same for datagrams, which may go to a multicast group.
+pub fn datagram_route(devices: &[Device], device: u32, av: &Av) -> Result<Route, RouteError> {
     let own = devices
         .get(device as usize)
         .ok_or(RouteError::Device { device })?;
@@ -130,7 +158,7 @@ pub fn route(devices: &[Device], device: u32, av: &Av) -> Result<Route, RouteErr
     if av.flow_label >> 20 != 0 {
         return Err(RouteError::FlowLabel(av.flow_label));
     }
-    if remote.is_unspecified() || remote.is_multicast() || remote.is_loopback() {
+    if remote.is_unspecified() || remote.is_loopback() {
         return Err(RouteError::NoStation(remote));
     }
     if remote.is_ipv4() != local.ip.is_ipv4() {
@@ -138,6 +166,9 @@ pub fn route(devices: &[Device], device: u32, av: &Av) -> Result<Route, RouteErr
         return Err(RouteError::Family { index, local, remote });
     }
     let next_hop = match devices.iter().position(|d| d.has(remote)) {
+        _ if remote.is_multicast() => NextHop::Group {
+            mac: group_mac(remote),
+        },
         Some(peer) => NextHop::Own {
             mac: devices[peer].mac,
             // A link does not bring a station's frames back to itself, so on one port there is no wire path.
@@ -177,7 +208,7 @@ impl Route {
     /// The station whose MAC address is to be found, if there is one.
     pub fn target(&self) -> Option<Target> {
         match self.next_hop {
-            NextHop::Own { .. } => None,
+            NextHop::Own { .. } | NextHop::Group { .. } => None,
             NextHop::Neighbour(target) => Some(target),
         }
     }
@@ -238,6 +269,22 @@ mod tests {
             sample("rnic0", 1, &[("10.0.0.1", 24), ("fd00::1", 64)]),
             sample("rnic1", 2, &[("10.0.0.2", 24)]),
         ]
+    }
+
+    #[test]
+    fn datagrams_go_to_groups_by_their_mac_address_and_connections_do_not() {
+        let devices = two();
+        for (group, index, mac) in [
+            ("239.129.2.3", 0, [0x01, 0x00, 0x5E, 1, 2, 3]),
+            ("ff0e::1:ff02:304", 1, [0x33, 0x33, 0xFF, 0x02, 0x03, 0x04]),
+        ] {
+            let av = av(group, index);
+            let found = datagram_route(&devices, 0, &av).unwrap();
+            assert_eq!(found.next_hop, NextHop::Group { mac });
+            assert!(found.target().is_none());
+            let refused = route(&devices, 0, &av).unwrap_err();
+            assert_eq!(refused, RouteError::NoStation(group.parse().unwrap()));
+        }
     }
 
     #[test]

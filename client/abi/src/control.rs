@@ -81,6 +81,10 @@ ops! {
     QueryAh = 23, "query_ah";
     /// [`HandleArg`] → [`Empty`].
     DestroyAh = 24, "destroy_ah";
+    /// [`McastArg`] → [`Empty`].
+    AttachMcast = 40, "attach_mcast";
+    /// [`McastArg`] → [`Empty`].
+    DetachMcast = 41, "detach_mcast";
 }
 
 wire_struct! {
@@ -426,6 +430,15 @@ wire_struct! {
         next_hop: [u8; 6],
         /// Zero.
         reserved: [u8; 2],
+    }
+    /// Attaches a UD QP to a multicast group, or detaches it.
+    McastArg {
+        /// QP.
+        handle: u32,
+        /// Zero.
+        reserved: u32,
+        /// GID of the group.
+        mgid: [u8; 16],
     }
     /// A destroyed object.
     DestroyReply {

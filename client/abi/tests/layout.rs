@@ -121,6 +121,7 @@ fn control_packets_are_what_they_were() {
         QueryQpReply { attrs @ 0, cause @ 60 } size 68 align 4
         CreateAh { pd @ 0, flags @ 4, ah_attr @ 8 } size 32 align 4
         CreateAhReply { handle @ 0, ah @ 4 } size 8 align 4
+        McastArg { handle @ 0, reserved @ 4, mgid @ 8 } size 24 align 4
         QueryAhReply { ah_attr @ 0, ah @ 24, next_hop @ 28, reserved @ 34 } size 36 align 4
         DestroyReply { events_reported @ 0, reserved @ 4 } size 8 align 4
     }
@@ -154,6 +155,8 @@ fn operations_keep_their_numbers() {
         (22, "create_ah"),
         (23, "query_ah"),
         (24, "destroy_ah"),
+        (40, "attach_mcast"),
+        (41, "detach_mcast"),
     ];
     assert_eq!(all, expected);
     for (number, _) in all {

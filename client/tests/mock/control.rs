@@ -206,6 +206,7 @@ fn handle(
             _ => refuse(Errno::INVAL, "no such QP"),
         },
         Op::CreateAh => create_ah(client, get(body)?),
+        Op::AttachMcast | Op::DetachMcast => refuse(Errno::OPNOTSUPP, "no multicast here"),
         Op::QueryAh => {
             let handle = get::<HandleArg>(body)?.handle;
             let Some(Object::Ah(ah)) = client.objects.get(&handle) else {

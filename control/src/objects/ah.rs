@@ -21,7 +21,7 @@ use crate::{
     neighbour::{Lookup, Place, Target, User},
     ops::Work,
     refusal::{Refusal, Verb},
-    route::{NextHop, Route, RouteError, route},
+    route::{NextHop, Route, RouteError, datagram_route},
     session::Reply,
 };
 
@@ -210,7 +210,8 @@ impl Control {
             let made = made.map_err(|why| why.refusal(&self.devices))?;
             return Ok(Outcome::Done(self.publish_ah(owner, av, made)));
         }
-        let route = route(&self.devices, owner.device, &av).map_err(|error| error.refusal(&self.devices))?;
+        let route =
+            datagram_route(&self.devices, owner.device, &av).map_err(|error| error.refusal(&self.devices))?;
         let creation = AhCreation {
             owner,
             pd_number,
@@ -285,7 +286,7 @@ impl Control {
         av: &Av,
         now: Instant,
     ) -> Result<ReadyAh, NotNow> {
-        let route = route(&self.devices, device, av).map_err(NotNow::Route)?;
+        let route = datagram_route(&self.devices, device, av).map_err(NotNow::Route)?;
         let hop = self.next_hop(&route).inspect_err(|why| {
             if let (NotNow::Unresolved(_), Some(target)) = (why, route.target()) {
                 self.neighbours.wish(target, now);
@@ -300,7 +301,7 @@ impl Control {
     /// The MAC address of a next hop, and the neighbour it is of.
     pub(crate) fn next_hop(&self, route: &Route) -> Result<NextMac, NotNow> {
         match route.next_hop {
-            NextHop::Own { mac, .. } => Ok((mac, None)),
+            NextHop::Own { mac, .. } | NextHop::Group { mac } => Ok((mac, None)),
             NextHop::Neighbour(target) => match self.neighbours.lookup(&target) {
                 Lookup::Known { entry, mac } => Ok((mac, Some((entry, target)))),
                 Lookup::Unknown => Err(NotNow::Unresolved(target.ip)),

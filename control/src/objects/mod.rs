@@ -3,6 +3,7 @@
 mod ah;
 mod channel;
 mod cq;
+mod mcast;
 mod mr;
 mod numbers;
 mod pd;

@@ -51,6 +51,8 @@ pub struct Qp {
     pub gid: Option<GidHold>,
     /// The peer given last.
     pub dest_qpn: u32,
+    /// The multicast groups it is attached to.
+    pub groups: Vec<[u8; 16]>,
     /// The path its core has, but for commands under way.
     pub path: Option<Path>,
     /// The neighbour that path goes over.
@@ -222,6 +224,7 @@ impl Control {
             av: None,
             gid: None,
             dest_qpn: 0,
+            groups: Vec::new(),
             path: None,
             hop: None,
         }));

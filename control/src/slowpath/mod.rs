@@ -60,6 +60,8 @@ pub struct SlowPath {
     macs: Vec<[u8; 6]>,
     started: Instant,
     outgoing: VecDeque<Outgoing>,
+    /// Multicast groups that QPs of a port are attached to.
+    groups: Vec<(u16, IpAddr)>,
     /// When smoltcp has something to do, unless `stale`.
     due: Option<Instant>,
     /// Something has happened since `due` was told.
@@ -82,6 +84,7 @@ impl SlowPath {
             macs: devices.iter().map(|d| d.mac).collect(),
             started: now,
             outgoing: VecDeque::new(),
+            groups: Vec::new(),
             due: None,
             stale: true,
         };
@@ -119,9 +122,43 @@ impl SlowPath {
             let own: Vec<_> = answered.iter().filter(|g| g.vlan == vlan).collect();
             for part in own.chunks(ADDRESSES) {
                 let cidrs = part.iter().map(|g| IpCidr::new(g.ip.into(), g.prefix_len));
-                self.interfaces
-                    .push(PortInterface::new(port, vlan, device, cidrs));
+                let mut interface = PortInterface::new(port, vlan, device, cidrs);
+                for (_, group) in self.groups.iter().filter(|(of, _)| *of == port) {
+                    interface.join(*group);
+                }
+                self.interfaces.push(interface);
             }
+        }
+    }
+
+    /// Tells the link of a port that stations here have joined a multicast group (IGMP, MLD), and keeps telling routers that
+    /// ask. A port whose frames the kernel sees too, and whose addresses are all the kernel's, has nobody here to say so.
+    pub fn join(&mut self, port: u16, group: IpAddr) {
+        if self.groups.contains(&(port, group)) {
+            return;
+        }
+        self.groups.push((port, group));
+        self.stale = true;
+        for interface in self
+            .interfaces
+            .iter_mut()
+            .filter(|interface| interface.port == port)
+        {
+            interface.join(group);
+        }
+    }
+
+    /// The last of them has left it.
+    pub fn leave(&mut self, port: u16, group: IpAddr) {
+        self.groups.retain(|joined| *joined != (port, group));
+        self.stale = true;
+        for interface in self
+            .interfaces
+            .iter_mut()
+            .filter(|interface| interface.port == port)
+        {
+            // It was joined when there was room.
+            let _ = interface.interface.leave_multicast_group(group);
         }
     }
 
@@ -245,6 +282,17 @@ impl PortInterface {
             interface,
             sockets: SocketSet::new(Vec::new()),
             wire,
+        }
+    }
+
+    /// Joins a multicast group, if the interface has an address of its family.
+    fn join(&mut self, group: IpAddr) {
+        let of_family = |cidr: &IpCidr| IpAddr::from(cidr.address()).is_ipv4() == group.is_ipv4();
+        if !self.interface.ip_addrs().iter().any(of_family) {
+            return;
+        }
+        if self.interface.join_multicast_group(group).is_err() {
+            tracing::warn!(port = self.port, %group, "too many multicast groups; the link is not told of this one");
         }
     }
 

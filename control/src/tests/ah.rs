@@ -82,7 +82,7 @@ fn nonsense_in_a_request_for_an_ah_is_named_and_holds_nothing() {
         (pd, 0, index, "sgid_index is 200"),
         (pd, 1, index, "sgid_index is 200"),
         (pd, 0, reserved, "ah_attr.reserved is 0x1"),
-        (pd, 0, av("224.0.0.1"), "no station"),
+        (pd, 0, av("127.0.0.1"), "no station"),
         (pd, 0, av("192.0.2.1"), "add an address of that network"),
         (pd, 1, av("192.0.2.1"), "add an address of that network"),
     ] {

@@ -53,7 +53,7 @@ fn it_allocates_nothing_and_waits_for_nothing_whatever_becomes_of_it() {
     let control = &mut held.control;
     let now = Instant::now();
     let (known, unknown, own) = (av("10.0.0.9"), av("10.0.0.99"), av("10.0.0.1"));
-    let (nowhere, bad) = (av("192.0.2.1"), av("224.0.0.1"));
+    let (nowhere, bad) = (av("192.0.2.1"), av("127.0.0.1"));
     let mut made = Vec::with_capacity(AH_RESERVE as usize);
     let section = NonBlocking::enter();
     // Debug builds abort when anything in here allocates or may block.

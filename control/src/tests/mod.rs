@@ -14,6 +14,7 @@ mod hotplug;
 mod install;
 mod invalidate;
 mod link;
+mod mcast;
 mod neighbours;
 mod random;
 mod restore;

@@ -22,7 +22,7 @@ use crate::{
         Qp, QpInit, Shared,
     },
     grace::{Garbage, VIEWS_KEPT},
-    mem::{AhTable, MrTable, PortAddresses},
+    mem::{AhTable, McastTable, MrTable, PortAddresses},
     port::{OpenPort, PortStats},
     retire::{self, Retired},
     view::{Publisher, RetiredView, SLOT_BITS},
@@ -121,6 +121,7 @@ pub struct Engine {
     mrs: Arc<MrTable>,
     ahs: Arc<AhTable>,
     addresses: Arc<PortAddresses>,
+    mcast: Arc<McastTable>,
     boot_epoch: u64,
     arenas: Vec<CoreArenas>,
     pub(crate) cores: Vec<Handle>,
@@ -165,6 +166,7 @@ impl Engine {
         let mrs = Arc::new(mrs);
         let ahs = Arc::new(ahs);
         let addresses = Arc::new(PortAddresses::default());
+        let mcast = Arc::new(McastTable::default());
         let control = Arc::new(crate::core::ControlWake::new()?);
         let shared = (0..cores.len())
             .map(|_| Shared::new(control.clone(), PORT_SLOTS).map(Arc::new))
@@ -186,6 +188,7 @@ impl Engine {
                 mrs: mrs.clone(),
                 ahs: ahs.clone(),
                 addresses: addresses.clone(),
+                mcast: mcast.clone(),
                 limits,
                 idle: core.idle,
                 ports: std::mem::take(&mut parts[id]),
@@ -214,6 +217,7 @@ impl Engine {
             mrs,
             ahs,
             addresses,
+            mcast,
             boot_epoch,
             arenas,
             cores: handles,
@@ -265,6 +269,11 @@ impl Engine {
     /// The address handles, as poll cores look them up.
     pub fn ahs(&self) -> &Arc<AhTable> {
         &self.ahs
+    }
+
+    /// Which QPs are attached to which multicast groups. Empty at the start.
+    pub fn mcast(&self) -> &McastTable {
+        &self.mcast
     }
 
     /// The addresses of all ports, which datagrams are received at. Empty at the start.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use common::{PD, Rig, path, wqe};
 use rnic_engine::command::Path;
 use rnic_engine::core::CoreCounters;
+use rnic_engine::mem::Attachment;
 use rnic_engine::nonblocking::CheckedAllocator;
 use rnic_engine::port::{HeapPool, OpenPort, ring_pair};
 use rnic_engine::view::number;
@@ -281,4 +282,67 @@ fn datagrams_and_connections_do_not_take_each_others_packets() {
     settle(&rig, |counters| counters.no_effect == 1);
     assert_eq!(rig.query(c).attr.state, QpState::Rts);
     rig.engine.stop();
+}
+
+#[test]
+fn a_multicast_datagram_reaches_every_attached_qp_of_a_port_on_every_core_and_nobody_else() {
+    for cores in [1, 2] {
+        let mut rig = Rig::new(cores, wired());
+        let (a, b) = ud_pair(&mut rig, false);
+        let members = [b, ud_qp(&mut rig, 12, 1), ud_qp(&mut rig, 13, 1)];
+        let (stranger, neighbour) = (ud_qp(&mut rig, 14, 1), ud_qp(&mut rig, 15, 0));
+        let group = {
+            let mut mgid = path(1, 2, false).local_ip;
+            mgid[12..].copy_from_slice(&[239, 1, 2, 3]);
+            mgid
+        };
+        let attached = members
+            .map(|qp| (1, qp))
+            .into_iter()
+            .chain([(0, a), (0, neighbour)]);
+        for (port, qp) in attached {
+            let attachment = Attachment {
+                port,
+                mgid: group,
+                qpn: rig.qps[qp].qpn,
+            };
+            assert!(rig.engine.mcast().attach(&attachment));
+        }
+        let to_group = Path {
+            remote_ip: group,
+            remote_mac: [1, 0, 0x5E, 1, 2, 3],
+            ..path(1, 2, false)
+        };
+        rig.engine.ahs().repath(AHS[0], &to_group);
+        let everyone = members.into_iter().chain([stranger, neighbour, a]);
+        for (at, qp) in everyone.enumerate() {
+            let sge = rig.sge((B + at * 4096) as u64, 2000);
+            rig.post_recv(qp, at as u64, &[sge]);
+        }
+        let sent = rig.fill(A, 500, 9);
+        rig.post_send(
+            a,
+            wqe(99, SEND, rig.sge(A as u64, 500), 0, 0).to(AHS[0], 0xFF_FFFF, QKEY),
+        );
+        assert_eq!(rig.wait_cqe(a).wr_id, 99);
+        // The members behind the wire, and the other member of the sender's own port.
+        for (at, qp) in members.into_iter().enumerate().chain([(4, neighbour)]) {
+            let received = rig.wait_cqe(qp);
+            assert_eq!((received.wr_id, received.src_qpn), (at as u64, rig.qps[a].qpn));
+            assert_eq!(rig.bytes(B + at * 4096 + 40, 500), sent);
+        }
+        // A group nobody is in: counted, and by then nothing more has come.
+        let nobody = Path {
+            remote_ip: path(1, 2, false).local_ip,
+            ..to_group
+        };
+        rig.engine.ahs().repath(AHS[0], &nobody);
+        rig.post_send(
+            a,
+            wqe(98, SEND, rig.sge(A as u64, 500), 0, 0).to(AHS[0], 0xFF_FFFF, QKEY),
+        );
+        assert_eq!(rig.wait_cqe(a).wr_id, 98);
+        assert!(rig.poll_cq(stranger).is_none() && rig.poll_cq(a).is_none());
+        rig.engine.stop();
+    }
 }

@@ -1,4 +1,5 @@
 //! UC and UD through whole appliances and the client library.
+use std::net::Ipv6Addr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -209,5 +210,109 @@ fn pingpong_plays_over_uc_and_ud() {
             );
         }
     }
+    appliance.stop();
+}
+
+#[test]
+fn perf_measures_uc_and_ud() {
+    let _turn = Turn::take();
+    let appliance = Appliance::start(&Setup::back_to_back().with_ports("loopback: wire"));
+    let perf = program("rnicd").with_file_name("rnic-perf");
+    assert!(perf.exists(), "run `cargo build -p rnic-perf` first");
+    for line in [
+        "send bw -c ud -s 512",
+        "send lat -c ud",
+        "send bw -c uc -s 9000",
+        "write lat -c UC -s 64",
+        "write bw -c uc",
+    ] {
+        let output = Command::new(&perf)
+            .args(line.split(' '))
+            .args([
+                "-n", "200", "-t", "16", "--verify", "--json", "--self", "rnic1", "--socket",
+            ])
+            .arg(appliance.socket())
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        assert!(
+            output.status.success() && said[0].contains(r#""errors":0"#),
+            "{line}: {said:?}"
+        );
+    }
+    appliance.stop();
+}
+
+#[test]
+fn groups_are_joined_on_the_link_and_their_datagrams_reach_every_member() {
+    let _turn = Turn::take();
+    let appliance = Appliance::start(&Setup::back_to_back().with_ports("loopback: wire"));
+    let side = |device| Side::open(&appliance, device, QpType::Ud);
+    let (a, b, c) = (side("rnic0"), side("rnic1"), side("rnic1"));
+    for side in [&a, &b, &c] {
+        side.qp.activate(QKEY).unwrap();
+    }
+    for (gid_index, group) in [(0, "::ffff:239.1.2.3"), (1, "ff0e::1234")] {
+        let group: Ipv6Addr = group.parse().unwrap();
+        let vector = AddressVector::to(group).gid_index(gid_index);
+        let ah = a.pd.create_ah(&vector).unwrap();
+        b.qp.attach_mcast(group).unwrap();
+        c.qp.attach_mcast(group).unwrap();
+        c.qp.attach_mcast(group).expect("once more changes nothing");
+        a.mr.write_at(0, &pattern(100, gid_index));
+        let send = |side: &Side| {
+            side.qp.post(|batch| {
+                batch
+                    .send_to(side.mr.slice(..100), &ah, Qp::MULTICAST, QKEY)
+                    .signaled();
+            })
+        };
+        for side in [&b, &c] {
+            side.qp
+                .post_recv(|batch| {
+                    batch.recv(side.mr.slice(..200)).wr_id(5);
+                })
+                .unwrap();
+        }
+        send(&a).unwrap();
+        a.completion();
+        for side in [&b, &c] {
+            let received = side.completion();
+            assert_eq!(
+                (received.wr_id, received.src_qpn, received.byte_len),
+                (5, a.qp.qpn(), 140)
+            );
+            assert_eq!(side.mr.read_vec(40, 100), pattern(100, gid_index));
+        }
+        c.qp.detach_mcast(group).unwrap();
+        let again = c.qp.detach_mcast(group).unwrap_err().to_string();
+        assert!(again.contains("is not attached"), "{again}");
+        // What comes now is for b alone; c has a receive, which stays.
+        for side in [&b, &c] {
+            side.qp
+                .post_recv(|batch| {
+                    batch.recv(side.mr.slice(..200)).wr_id(6);
+                })
+                .unwrap();
+        }
+        send(&a).unwrap();
+        a.completion();
+        assert_eq!(b.completion().wr_id, 6);
+        assert_eq!(c.cq.wait_vec(1, Some(Duration::ZERO)).unwrap().len(), 0);
+        c.qp.reset().unwrap();
+        c.qp.activate(QKEY).unwrap();
+    }
+    let rc = Side::open(&appliance, "rnic1", QpType::Rc);
+    let refused = rc
+        .qp
+        .attach_mcast("ff0e::1".parse::<Ipv6Addr>().unwrap())
+        .unwrap_err();
+    assert!(refused.to_string().contains("only UD QPs"), "{refused}");
+    let refused =
+        b.qp.attach_mcast("fd00::1".parse::<Ipv6Addr>().unwrap())
+            .unwrap_err();
+    assert!(refused.to_string().contains("no multicast address"), "{refused}");
+    b.qp.destroy().expect("the library detaches it");
+    drop((a, c, rc));
     appliance.stop();
 }

@@ -1,12 +1,13 @@
 //! Datagrams: each goes by an address handle of its own, and comes without a connection.
-use rnic_wire::Datagram;
+use rnic_wire::{self as wire, Datagram, Kind, Qpn, classify};
 
 use super::{
     qp::{Qp, template},
     run::Core,
     service::{BYTE_BUDGET, PACKET_BUDGET},
+    shared::Handoff,
 };
-use crate::mem::AhError;
+use crate::{frame::Frame, mem::AhError};
 
 impl Core {
     /// Sends what a UD QP has, within the budgets and the room of its port. A datagram for this appliance is handed over
@@ -38,6 +39,14 @@ impl Core {
             };
             bytes += payload.iter().map(|r| r.len).sum::<usize>();
             let (template, ident) = (template(&path), qp.next_ident());
+            if emit.headers.bth.dest_qpn == Qpn::MULTICAST.get() {
+                // The link does not bring it back to this port's own members.
+                let owner = usize::from(self.view.refresh().owner(Qpn::MULTICAST.get()));
+                self.deliver_frame(owner, port, &template, ident, &emit, &payload);
+                if !self.ports[usize::from(port)].ready() {
+                    continue;
+                }
+            }
             if path.direct {
                 let owner = usize::from(self.view.refresh().owner(emit.headers.bth.dest_qpn));
                 self.deliver_frame(owner, port, &template, ident, &emit, &payload);
@@ -47,6 +56,67 @@ impl Core {
             }
         }
         PACKET_BUDGET
+    }
+
+    /// A multicast datagram, at the core that owns multicast: to every QP attached to its group, here or on other cores.
+    pub(super) fn receive_multicast(
+        &mut self,
+        port: u16,
+        packet: &wire::Frame<'_>,
+        frame: &Frame,
+        direct: bool,
+    ) {
+        let members = self.env.mcast.attached(port, &packet.net().dst_gid());
+        if members.is_empty() {
+            self.env.counters.no_mcast_group += 1;
+            return;
+        }
+        self.give_to_members(port, packet, &members, direct);
+        for core in (0..self.cores.len()).filter(|core| *core != self.id) {
+            let view = self.view.refresh();
+            if !members.iter().any(|qpn| usize::from(view.owner(*qpn)) == core) {
+                continue;
+            }
+            let state = &mut self.ports[usize::from(port)];
+            let copy = if state.ready() { state.spare.pop() } else { None };
+            let copied = copy.and_then(|mut copy| copy.fill(frame.bytes()).then_some(copy));
+            let handoff = copied.map(|frame| Handoff::Copied { port, frame, direct });
+            let core = &self.cores[core];
+            if handoff.is_none_or(|handoff| core.inbound.push(handoff).is_err()) {
+                self.env.counters.handoff_dropped += 1;
+            }
+            core.kick();
+        }
+    }
+
+    /// A copy of a multicast datagram, whose ICRC was verified, for this core's own QPs.
+    pub(super) fn receive_copy(&mut self, port: u16, frame: &Frame, direct: bool) {
+        if let Kind::Roce(packet) = classify(frame.bytes(), frame.vlan()) {
+            let members = self.env.mcast.attached(port, &packet.net().dst_gid());
+            self.give_to_members(port, &packet, &members, direct);
+        }
+    }
+
+    fn give_to_members(&mut self, port: u16, packet: &wire::Frame<'_>, members: &[u32], direct: bool) {
+        let tagged = packet.datagram().vlan_id();
+        let vlan = direct || self.env.addresses.has_vlan(port, tagged);
+        if !vlan || !is_station(packet.net().src_gid()) {
+            self.env.counters.address_mismatch += 1;
+            return;
+        }
+        let sender = packet.headers().deth.map(|deth| deth.src_qpn);
+        for &qpn in members {
+            let here = usize::from(self.view.refresh().owner(qpn)) == self.id;
+            if !here || direct && sender == Some(qpn) {
+                continue;
+            }
+            let Some((slot, mut qp)) = self.find(qpn, packet.bth().pkey) else {
+                continue;
+            };
+            let outcome = self.give(&mut qp, packet);
+            self.received(slot, &mut qp, outcome);
+            self.qps[slot as usize] = Some(qp);
+        }
     }
 
     /// Whether a datagram that came in by `from` is for an address of `port`, and from one a station may have.

@@ -19,7 +19,7 @@ use super::{
     records::{Cursor, Identity, Pending, Placed, QpCounters},
     shared::CoreCounters,
 };
-use crate::mem::{AhTable, MrTable, PortAddresses, RemoteRange};
+use crate::mem::{AhTable, McastTable, MrTable, PortAddresses, RemoteRange};
 
 /// What all QPs of a core share.
 pub(super) struct Env {
@@ -27,6 +27,7 @@ pub(super) struct Env {
     pub mrs: Arc<MrTable>,
     pub ahs: Arc<AhTable>,
     pub addresses: Arc<PortAddresses>,
+    pub mcast: Arc<McastTable>,
     pub qsbr: Arc<Qsbr>,
     pub cqs: Vec<Option<Box<CompletionQueue>>>,
     /// CQs with fresh completions or an error, each once.

@@ -98,7 +98,11 @@ impl Core {
     pub(super) fn drop_inbound(&mut self, port: u16) {
         for _ in 0..self.me.inbound.len() {
             match self.me.inbound.pop() {
-                Some(Handoff::Received { port: of, .. } | Handoff::Send { port: of, .. }) if of == port => {
+                Some(
+                    Handoff::Received { port: of, .. }
+                    | Handoff::Copied { port: of, .. }
+                    | Handoff::Send { port: of, .. },
+                ) if of == port => {
                     self.env.counters.handoff_dropped += 1;
                 }
                 Some(handoff) => self.take_handoff(handoff),

@@ -62,6 +62,7 @@ impl Core {
     pub(super) fn take_handoff(&mut self, handoff: Handoff) {
         match handoff {
             Handoff::Received { port, frame, direct } => self.receive(port, frame, direct),
+            Handoff::Copied { port, frame, direct } => self.receive_copy(port, &frame, direct),
             Handoff::Send { port, frame } => self.send_slow(port, frame),
         }
     }
@@ -83,6 +84,9 @@ impl Core {
                     if !verify_icrc(&self.env.crc, packet.datagram()) {
                         self.env.counters.icrc_errors += 1;
                         return;
+                    }
+                    if qpn == Qpn::MULTICAST.get() {
+                        return self.receive_multicast(port, &packet, &frame, direct);
                     }
                     let slot = self.find(qpn, packet.bth().pkey);
                     let Some((slot, mut qp)) = slot else { return };
@@ -131,7 +135,7 @@ impl Core {
 
     /// Gives a packet to the transport of the QP it is for.
     #[inline]
-    fn give(&mut self, qp: &mut Qp, packet: &wire::Frame<'_>) -> Received {
+    pub(super) fn give(&mut self, qp: &mut Qp, packet: &wire::Frame<'_>) -> Received {
         let (headers, payload) = (packet.headers(), range_of(packet.payload()));
         if headers.deth.is_some() {
             let grh = packet.datagram().grh();
@@ -170,8 +174,8 @@ impl Core {
 
     /// Takes the QP with this number out of the arena. The caller puts it back.
     #[inline]
-    fn find(&mut self, qpn: u32, pkey: u16) -> Option<(u32, Box<Qp>)> {
-        if qpn <= 1 || qpn == Qpn::MULTICAST.get() {
+    pub(super) fn find(&mut self, qpn: u32, pkey: u16) -> Option<(u32, Box<Qp>)> {
+        if qpn <= 1 {
             self.env.counters.special_qp += 1;
             return None;
         }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     command::{Command, Sent},
     engine::Limits,
-    mem::{AhTable, MrTable, PortAddresses},
+    mem::{AhTable, McastTable, MrTable, PortAddresses},
     nonblocking::NonBlocking,
     retire::Retired,
     view::ViewCache,
@@ -31,6 +31,7 @@ pub(crate) struct CoreInit {
     pub mrs: Arc<MrTable>,
     pub ahs: Arc<AhTable>,
     pub addresses: Arc<PortAddresses>,
+    pub mcast: Arc<McastTable>,
     pub limits: Limits,
     pub idle: Idle,
     /// This core's part of each port, empty where there is none.
@@ -101,6 +102,7 @@ impl Core {
                 mrs: init.mrs,
                 ahs: init.ahs,
                 addresses: init.addresses,
+                mcast: init.mcast,
                 qsbr,
                 cqs: empty(cqs),
                 touched: Vec::with_capacity(cqs as usize),

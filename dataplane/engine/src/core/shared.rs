@@ -38,6 +38,15 @@ pub(crate) enum Handoff {
         /// It did not come through a port.
         direct: bool,
     },
+    /// A copy of a multicast datagram, for the attached QPs of that core.
+    Copied {
+        /// Port index.
+        port: u16,
+        /// The frame.
+        frame: Frame,
+        /// It did not come through a port.
+        direct: bool,
+    },
     /// To be sent on `port`, of which that core has a queue.
     Send {
         /// Port index.
@@ -93,8 +102,10 @@ counters! {
     address_mismatch,
     /// P_Key is not the default partition's.
     pkey_mismatch,
-    /// QP0, QP1 and multicast: not served yet.
+    /// QP0 and QP1: not served.
     special_qp,
+    /// Multicast datagrams for a group that no QP of the port is attached to.
+    no_mcast_group,
     /// A reserved opcode of a class the QP is not of.
     reserved_opcode,
     /// Packets before it are missing.

@@ -67,6 +67,13 @@ impl PortAddresses {
         self.any(port, |words| words[..2] == [high, low])
     }
 
+    /// Whether it has any address on this VLAN.
+    #[inline]
+    pub fn has_vlan(&self, port: u16, vlan: Option<u16>) -> bool {
+        let [.., tag] = pack(&([0; 16], vlan));
+        self.any(port, |words| words[2] == tag)
+    }
+
     #[inline]
     fn any(&self, port: u16, good: impl Fn(&[u64; 3]) -> bool) -> bool {
         let Some(port) = self.ports.get(usize::from(port)) else {
@@ -96,6 +103,9 @@ mod tests {
         assert!(addresses.has(3, &plain) && addresses.has(3, &tagged));
         assert!(!addresses.has(3, &([1; 16], Some(0))), "VLAN 0 is a VLAN here");
         assert!(addresses.has_ip(3, [2; 16]) && !addresses.has_ip(2, [2; 16]));
+        assert!(
+            addresses.has_vlan(3, None) && addresses.has_vlan(3, Some(0)) && !addresses.has_vlan(3, Some(1))
+        );
         addresses.set(3, [tagged]);
         assert!(addresses.has(3, &tagged) && !addresses.has(3, &plain));
         addresses.set(3, (0..300).map(|i| ([i as u8; 16], Some(i))));

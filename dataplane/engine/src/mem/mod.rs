@@ -3,6 +3,7 @@
 mod addresses;
 mod ah;
 mod client_mem;
+mod mcast;
 mod mr;
 mod sigbus;
 mod snapshot;
@@ -15,5 +16,6 @@ mod primitive {
 pub use addresses::{ADDRESSES, PortAddress, PortAddresses};
 pub use ah::{AhEntry, AhError, AhTable};
 pub use client_mem::{ClientMem, MapError, SharedU32, SharedU64};
+pub use mcast::{Attachment, MAX_MCAST_QP_ATTACH, MAX_TOTAL_MCAST_QP_ATTACH, McastTable};
 pub use mr::{MrDescriptor, MrRecord, MrTable, RemoteRange};
 pub use sigbus::{FaultCell, install as install_sigbus_handler};
