@@ -78,6 +78,10 @@ mutations: deps ## Break the line that holds each invariant and see its test fai
 soak: deps ## A million simulated schedules
 	RNIC_SIM_SEEDS=1000000 $(CARGO) test --release -p rnic-transport
 
+.PHONY: fuzz
+fuzz: deps ## Ten million frames that are almost right, to requester and responder
+	RNIC_FUZZ_FRAMES=10000000 $(CARGO) test --release -p rnic-transport --test fuzz -- --nocapture
+
 # Not the doctests: RUSTFLAGS do not reach rustdoc, and its unsanitized build would be mixed with a sanitized one.
 .PHONY: asan
 asan: deps ## Engine tests under AddressSanitizer

@@ -139,3 +139,28 @@ pub fn sends(node: &Node) -> Vec<(u64, WcStatus)> {
 pub fn recvs(node: &Node) -> Vec<(u64, WcStatus)> {
     node.host.statuses(Queue::Recv)
 }
+
+/// Every request completed exactly once and in order; nothing succeeded after the first error.
+pub fn every_request_completed_once(node: &Node, posted: u64, received: u64) {
+    for (queue, count) in [(Queue::Send, posted), (Queue::Recv, received)] {
+        let statuses = node.host.statuses(queue);
+        assert!(
+            statuses.iter().map(|(wr_id, _)| *wr_id).eq(0..count),
+            "{queue:?}: {statuses:?}"
+        );
+        let failed = statuses
+            .iter()
+            .position(|(_, status)| *status != WcStatus::Success)
+            .unwrap_or(statuses.len());
+        assert!(
+            statuses[failed..]
+                .iter()
+                .all(|(_, status)| *status != WcStatus::Success),
+            "{statuses:?}"
+        );
+        let reasons = statuses[failed..]
+            .iter()
+            .filter(|(_, status)| *status != WcStatus::WrFlushErr);
+        assert!(reasons.count() <= 1, "{statuses:?}");
+    }
+}
