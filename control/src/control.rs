@@ -53,6 +53,7 @@ pub(crate) struct AllNumbers {
     pub pds: Numbers,
     pub keys: Numbers,
     pub cqs: Numbers,
+    pub srqs: Numbers,
     pub qpns: Numbers,
 }
 
@@ -166,6 +167,7 @@ impl Control {
             // A key of zero reads like none.
             keys: space(Space::Keys, 1, limits.mrs)?,
             cqs: space(Space::Cqs, 0, limits.cqs)?,
+            srqs: space(Space::Srqs, 0, limits.srqs)?,
             // QP0 and QP1 are the management QPs.
             qpns: space(Space::Qpns, 2, limits.qps)?,
         };

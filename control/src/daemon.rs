@@ -140,6 +140,7 @@ fn limits(config: &Config) -> Limits {
         // Slots 0 and 1 belong to the management QPs.
         qps: (limits.qps + 2).min(1 << SLOT_BITS),
         cqs: all(limits.per_client.cqs, MAX_CQS),
+        srqs: all(limits.per_client.srqs, MAX_CQS),
         // Slot 0 is not used.
         mrs: all(limits.per_client.mrs, (1 << SLOT_BITS) - 1) + 1,
         // Beside the quota, those that are kept ready.

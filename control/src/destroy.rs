@@ -168,7 +168,7 @@ impl Control {
         if let Step::Stop = destroy.step {
             let known_to_cores = |key: &Key| match self.objects.peek(*key).map(|object| &object.what) {
                 Some(What::Qp(qp)) => qp.here.is_none(),
-                Some(What::Mr(_) | What::Cq(_) | What::Ah(_)) => true,
+                Some(What::Mr(_) | What::Cq(_) | What::Ah(_) | What::Srq(_)) => true,
                 Some(What::Pd(_) | What::Channel(_)) | None => false,
             };
             if destroy.objects.iter().any(known_to_cores) {
@@ -288,6 +288,13 @@ impl Control {
                     let slot = qp.slot();
                     commands.push((qp.core, Box::new(move |token| Command::RemoveQp { slot, token })));
                 }
+                Some(What::Srq(srq)) => {
+                    let slot = srq.slot();
+                    commands.push((
+                        srq.core,
+                        Box::new(move |token| Command::RemoveSrq { slot, token }),
+                    ));
+                }
                 Some(What::Cq(cq)) => {
                     let cq = cq.slot();
                     for core in 0..self.engine.core_count() {
@@ -317,6 +324,7 @@ impl Control {
             What::Cq(cq) => self.numbers.cqs.give(cq.slot()),
             What::Qp(qp) => self.numbers.qpns.give(qp.slot()),
             What::Ah(ah) => self.ahs.give(ah.slot()),
+            What::Srq(srq) => self.numbers.srqs.give(srq.slot()),
             What::Channel(_) => {}
         }
         self.give_handle(object.owner, object.handle);
@@ -339,9 +347,11 @@ impl Control {
             }
             What::Cq(cq) => self.give_queue_space(conn, cq.slice),
             What::Qp(qp) => {
-                self.give_queue_space(conn, qp.sq);
-                self.give_queue_space(conn, qp.rq);
+                for queue in [Some(qp.sq), qp.rq].into_iter().flatten() {
+                    self.give_queue_space(conn, queue);
+                }
             }
+            What::Srq(srq) => self.give_queue_space(conn, srq.slice),
             What::Pd(_) | What::Channel(_) | What::Ah(_) => {}
         }
         false
@@ -353,7 +363,7 @@ type Stop = Box<dyn FnOnce(rnic_engine::command::Token) -> Command>;
 /// Step 8.
 fn answer_to(object: &Object) -> Reply {
     match object.kind() {
-        Kind::Cq | Kind::Qp => Reply::new(&DestroyReply {
+        Kind::Cq | Kind::Qp | Kind::Srq => Reply::new(&DestroyReply {
             events_reported: object.reported,
             reserved: 0,
         }),

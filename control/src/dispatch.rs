@@ -132,6 +132,10 @@ impl Control {
             Op::AttachMcast => self.attach_mcast(conn, &request.body()?).map(Outcome::Done),
             Op::DetachMcast => self.detach_mcast(conn, &request.body()?).map(Outcome::Done),
             Op::DestroyAh => self.destroy_one(conn, Kind::Ah, request.body()?),
+            Op::CreateSrq => self.create_srq(conn, &request.body()?),
+            Op::ModifySrq => self.modify_srq(conn, &request.body()?),
+            Op::QuerySrq => self.query_srq(conn, &request.body()?).map(Outcome::Done),
+            Op::DestroySrq => self.destroy_one(conn, Kind::Srq, request.body()?),
         }
     }
 

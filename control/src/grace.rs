@@ -16,7 +16,10 @@ use std::{
 };
 
 use rnic_abi::{LINE, completion_queue_size, work_queue_size};
-use rnic_engine::{core::CompletionQueue, view::RetiredView};
+use rnic_engine::{
+    core::{CompletionQueue, Srq as EngineSrq},
+    view::RetiredView,
+};
 use rnic_qsbr::Epoch;
 
 use crate::{
@@ -54,7 +57,8 @@ impl Cost {
         match &object.what {
             // No core knows of it: it awaits nothing.
             What::Qp(qp) if qp.here.is_some() => Cost::default(),
-            What::Qp(qp) => queues(qp.sq.len + qp.rq.len + qp.core_bytes),
+            What::Qp(qp) => queues(qp.sq.len + qp.rq.map_or(0, |rq| rq.len) + qp.core_bytes),
+            What::Srq(srq) => queues(srq.slice.len + EngineSrq::bytes()),
             What::Cq(cq) => queues(cq.slice.len + cores * size_of::<CompletionQueue>()),
             What::Ah(_) => queues(0),
             // An invalidation waits for no memory (DESIGN I9), so not in line either.

@@ -104,7 +104,7 @@ impl Control {
         let room = self.quota.limits.bytes_awaiting_grace.bytes() as usize / 2;
         let order: [&[Kind]; 3] = [
             &[Kind::Qp],
-            &[Kind::Cq, Kind::Mr, Kind::Ah],
+            &[Kind::Srq, Kind::Cq, Kind::Mr, Kind::Ah],
             &[Kind::Channel, Kind::Pd],
         ];
         let batch = order

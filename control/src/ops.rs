@@ -17,7 +17,7 @@ use crate::{
     leave::Departure,
     mapper::Done,
     modify::Modify,
-    objects::{AhCreation, CqCreation, Key, Mapping},
+    objects::{AhCreation, CqCreation, Key, Mapping, SrqCreation},
     refusal::{Refusal, Verb},
     session::Reply,
 };
@@ -31,6 +31,10 @@ pub enum Work {
     Map(Mapping),
     /// Cores take in a CQ.
     CreateCq(CqCreation),
+    /// A core takes in an SRQ.
+    CreateSrq(SrqCreation),
+    /// A core arms the limit of an SRQ.
+    ArmSrq(Key, u32),
     /// An address handle waits for its neighbour.
     CreateAh(Box<AhCreation>),
     /// A QP is being changed.
@@ -257,6 +261,14 @@ impl Control {
             Work::Map(_) | Work::CreateAh(_) => self.ops.put_back(number, op),
             Work::CreateCq(creation) => {
                 let reply = self.cq_installed(conn, creation);
+                self.answer(conn, Ok(reply));
+            }
+            Work::CreateSrq(creation) => {
+                let reply = self.srq_installed(conn, creation);
+                self.answer(conn, Ok(reply));
+            }
+            Work::ArmSrq(key, limit) => {
+                let reply = self.srq_armed(key, limit);
                 self.answer(conn, Ok(reply));
             }
             Work::Modify(modify) => {

@@ -32,6 +32,7 @@ impl Quota {
             Kind::Cq | Kind::Channel => limits.cqs,
             Kind::Qp => limits.qps,
             Kind::Ah => limits.ahs,
+            Kind::Srq => limits.srqs,
         }
     }
 

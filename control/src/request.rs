@@ -1,8 +1,8 @@
 //! From packets to requests. Total: whatever came in is a request or a refusal that says what was wrong.
 
 use rnic_abi::{
-    ABI_VERSION, CONTROL_MAGIC, CreateAh, CreateCq, CreateQp, DeregMr, DeviceArg, Empty, GidArg, HandleArg,
-    Hello, MAX_PACKET, McastArg, ModifyQp, Op, RegMr, RequestHeader,
+    ABI_VERSION, CONTROL_MAGIC, CreateAh, CreateCq, CreateQp, CreateSrq, DeregMr, DeviceArg, Empty, GidArg,
+    HandleArg, Hello, MAX_PACKET, McastArg, ModifyQp, ModifySrq, Op, RegMr, RequestHeader,
 };
 use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -132,7 +132,9 @@ bodies! {
     GidArg {}
     RegMr {}
     CreateCq { reserved }
-    CreateQp { reserved }
+    CreateQp {}
+    CreateSrq { reserved }
+    ModifySrq {}
     CreateAh { ah_attr.reserved }
     McastArg { reserved }
 }

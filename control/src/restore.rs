@@ -19,7 +19,7 @@ pub(crate) use clients::RestoredClient;
 
 use crate::{
     handover::{object_line, session_line},
-    objects::{Ah, Channel, Cq, Id, IdKind, Key, Kind, Mr, Numbers, Object, Pd, Qp, Space, Table, What},
+    objects::{Ah, Channel, Cq, Id, IdKind, Key, Kind, Mr, Numbers, Object, Pd, Qp, Space, Srq, Table, What},
     region_alloc::Slice,
     session::Session,
     session_record::SessionRecord,
@@ -266,6 +266,22 @@ impl Restored {
                     failed: record.failed,
                 })
             }
+            Kind::Srq => {
+                if !record.depth.is_power_of_two() || record.stride == 0 || record.stride > record.depth {
+                    let must = "1 to the units of a ring whose depth is a power of two";
+                    return Err(self.wrong(slot, "stride", record.stride, must));
+                }
+                What::Srq(Srq {
+                    number,
+                    pd: depends[0],
+                    core: qp.core as usize,
+                    slice: slices[0],
+                    depth: record.depth,
+                    stride: record.stride,
+                    limit: record.limit,
+                    failed: record.failed,
+                })
+            }
             Kind::Ah => {
                 let Some(av) = qp.av() else {
                     return Err(self.wrong(slot, "qp.has_av", 0u8, "set in an AH"));
@@ -281,7 +297,8 @@ impl Restored {
                 core: qp.core as usize,
                 here: None,
                 sq: slices[0],
-                rq: slices[1],
+                rq: (record.depends[3].generation == 0).then_some(slices[1]),
+                srq: (record.depends[3].generation != 0).then_some(depends[3]),
                 core_bytes: qp.core_bytes as usize,
                 state: qp.state,
                 av: qp.av(),
@@ -313,6 +330,7 @@ pub(crate) fn number_of(kind: Kind, number: u32) -> Option<Id> {
         Kind::Cq => (IdKind::Number(view::Kind::Cq), number),
         Kind::Qp => (IdKind::Number(view::Kind::Qp), number),
         Kind::Ah => (IdKind::Number(view::Kind::Ah), number),
+        Kind::Srq => (IdKind::Number(view::Kind::Srq), number),
         Kind::Channel => return None,
     })
 }

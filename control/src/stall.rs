@@ -177,6 +177,7 @@ impl Control {
     fn stops_on(&self, destroy: &Destroy, core: usize) -> bool {
         let of_core = |what: &What| match what {
             What::Qp(qp) => qp.core == core,
+            What::Srq(srq) => srq.core == core,
             What::Cq(_) => true,
             _ => false,
         };
@@ -193,6 +194,7 @@ fn name_of(kind: Kind) -> &'static str {
         Kind::Cq => "cqs",
         Kind::Qp => "qps",
         Kind::Ah => "ahs",
+        Kind::Srq => "srqs",
     }
 }
 

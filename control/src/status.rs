@@ -30,6 +30,8 @@ pub struct Status {
     pub qps: usize,
     /// Address handles.
     pub ahs: usize,
+    /// Shared receive queues.
+    pub srqs: usize,
     /// Bytes of destroyed objects, departed clients and replaced views that poll cores may still look at.
     pub bytes_awaiting_grace: usize,
     /// What that never exceeds: `limits.bytes_awaiting_grace`, unless one object that may be made is larger.
@@ -242,6 +244,7 @@ impl Control {
             cqs: counts[Kind::Cq as usize],
             qps: counts[Kind::Qp as usize],
             ahs: counts[Kind::Ah as usize],
+            srqs: counts[Kind::Srq as usize],
             bytes_awaiting_grace: self.bytes_awaiting_grace(),
             bytes_awaiting_grace_bound: self.grace_bound(),
             mapped_bytes_awaiting_grace: self.mapped_awaiting_grace(),

@@ -27,7 +27,7 @@ const SLOT_BYTES: usize = 1 << 34;
 /// Number spaces: those of the daemon, and one of each client.
 const SPACES: u32 = 1 << 16;
 /// Objects of all clients.
-const OBJECTS: u32 = 6 << SLOT_BITS;
+const OBJECTS: u32 = 7 << SLOT_BITS;
 /// Connections, those that have not said hello included.
 const SESSIONS: u32 = 1 << 17;
 /// Clients.
@@ -243,7 +243,7 @@ record! {
     #[derive(Copy, Clone, Debug, PartialEq, Eq)]
     pub struct ObjectRecord {
         pub kind: Kind,
-        /// A CQ that has overflowed.
+        /// A CQ that has overflowed, an SRQ whose ring was forged.
         pub failed: bool,
         /// Where it stands in the table.
         pub key: KeyRecord,
@@ -256,16 +256,19 @@ record! {
         pub reported: u32,
         pub born: Moment,
         pub error: ErrorRecord,
-        /// PD number, key, CQ number, QPN or AH number; zero for a channel.
+        /// PD number, key, QPN, or number of a CQ, AH or SRQ; zero for a channel.
         pub number: u32,
-        /// Entries of a CQ's sub-rings.
+        /// Entries of a CQ's sub-rings, units of an SRQ.
         pub depth: u32,
-        /// What it depends on: PD and both CQs of a QP, the PD of an MR or AH, the channel of a CQ.
-        pub depends: [KeyRecord; 3],
+        /// Units of each receive of an SRQ, and what its limit is armed with.
+        pub stride: u32,
+        pub limit: u32,
+        /// What it depends on: PD, both CQs and SRQ of a QP, the PD of an MR, AH or SRQ, the channel of a CQ.
+        pub depends: [KeyRecord; 4],
         /// Bytes of an MR.
         pub length: u64,
         pub mr: MrPart,
-        /// Both queues of a QP, or a CQ.
+        /// Both queues of a QP, a CQ, or an SRQ.
         pub slices: [SliceRecord; 2],
         pub qp: QpPart,
     }
@@ -302,7 +305,7 @@ impl QpPart {
 impl ObjectRecord {
     /// What is to be kept of an object that stands at `key`.
     pub fn of(key: Key, client: u32, object: &Object) -> Self {
-        let mut depends = [KeyRecord::default(); 3];
+        let mut depends = [KeyRecord::default(); 4];
         for (to, from) in depends.iter_mut().zip(object.depends_on()) {
             *to = from.record();
         }
@@ -319,6 +322,8 @@ impl ObjectRecord {
             error: ErrorRecord::of(object.last_error),
             number: 0,
             depth: 0,
+            stride: 0,
+            limit: 0,
             depends,
             length: 0,
             mr: MrPart::default(),
@@ -342,7 +347,7 @@ impl ObjectRecord {
             }
             What::Qp(qp) => {
                 record.number = qp.qpn;
-                record.slices = [slice(&qp.sq), slice(&qp.rq)];
+                record.slices = [slice(&qp.sq), qp.rq.as_ref().map(slice).unwrap_or_default()];
                 record.qp = QpPart {
                     state: qp.state,
                     dest_qpn: qp.dest_qpn,
@@ -352,6 +357,12 @@ impl ObjectRecord {
                     ..QpPart::default()
                 };
                 record.qp.take_av(qp.av.as_ref());
+            }
+            What::Srq(srq) => {
+                (record.number, record.depth, record.failed) = (srq.number, srq.depth, srq.failed);
+                (record.stride, record.limit) = (srq.stride, srq.limit);
+                record.slices[0] = slice(&srq.slice);
+                record.qp.core = srq.core as u32;
             }
             What::Ah(ah) => {
                 record.number = ah.number;
@@ -382,7 +393,7 @@ impl ObjectRecord {
         )?;
         let needs = match self.kind {
             Kind::Pd | Kind::Channel | Kind::Cq => 0,
-            Kind::Mr | Kind::Ah => 1,
+            Kind::Mr | Kind::Ah | Kind::Srq => 1,
             Kind::Qp => 3,
         };
         let has = self.depends.iter().take_while(|key| key.generation != 0).count();

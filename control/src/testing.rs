@@ -244,10 +244,11 @@ impl TestDaemon {
                 cqs,
                 qps,
                 ahs,
+                srqs,
                 bytes_awaiting_grace,
                 ..
             } = self.status();
-            (clients, pds, mrs, cqs, qps, ahs, bytes_awaiting_grace) == (0, 0, 0, 0, 0, 0, 0)
+            (clients, pds, mrs, cqs, qps, ahs, srqs, bytes_awaiting_grace) == (0, 0, 0, 0, 0, 0, 0, 0)
         });
     }
 }

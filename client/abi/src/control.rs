@@ -81,6 +81,14 @@ ops! {
     QueryAh = 23, "query_ah";
     /// [`HandleArg`] → [`Empty`].
     DestroyAh = 24, "destroy_ah";
+    /// [`CreateSrq`] → [`CreateSrqReply`].
+    CreateSrq = 30, "create_srq";
+    /// [`ModifySrq`] → [`Empty`].
+    ModifySrq = 31, "modify_srq";
+    /// [`HandleArg`] → [`QuerySrqReply`].
+    QuerySrq = 32, "query_srq";
+    /// [`HandleArg`] → [`DestroyReply`].
+    DestroySrq = 33, "destroy_srq";
     /// [`McastArg`] → [`Empty`].
     AttachMcast = 40, "attach_mcast";
     /// [`McastArg`] → [`Empty`].
@@ -308,6 +316,57 @@ wire_struct! {
         rq_units: u32,
         /// Not zero: every send WQE is signalled.
         sq_sig_all: u32,
+        /// SRQ it draws its receives from, or zero; then it has a receive queue of its own.
+        srq: u32,
+    }
+    /// An SRQ to be made.
+    CreateSrq {
+        /// Protection domain of the memory its receives name.
+        pd: u32,
+        /// Receives wanted; more may be made.
+        max_wr: u32,
+        /// Entries of a receive, at most.
+        max_sge: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// The SRQ made. Its ring is one of WQEs of `stride` units each, whose unit count says so, however few their entries
+    /// need. Nobody is told of what is posted.
+    CreateSrqReply {
+        /// Handle.
+        handle: u32,
+        /// Number.
+        srqn: u32,
+        /// Where its ring stands in the region.
+        offset: u64,
+        /// Units of the ring.
+        depth: u32,
+        /// Units of each receive.
+        stride: u32,
+        /// Receives it holds.
+        max_wr: u32,
+        /// Entries of each.
+        max_sge: u32,
+    }
+    /// Changes an SRQ.
+    ModifySrq {
+        /// The SRQ.
+        handle: u32,
+        /// [`srq_mask`].
+        mask: u32,
+        /// Receives wanted.
+        max_wr: u32,
+        /// SRQ_LIMIT_REACHED comes, once, when fewer receives are posted: at once if they are already. 0 for never.
+        srq_limit: u32,
+    }
+    /// Attributes of an SRQ.
+    QuerySrqReply {
+        /// Receives it holds.
+        max_wr: u32,
+        /// Entries of each.
+        max_sge: u32,
+        /// The limit, or 0 when it is not armed (any more).
+        srq_limit: u32,
         /// Zero.
         reserved: u32,
     }
@@ -467,6 +526,14 @@ pub const INVALIDATABLE: u32 = 1 << 30;
 /// no packet handled from now on touches the memory, but one in progress still may; the handle is valid, and the
 /// request is to be repeated (in either form) to end it.
 pub const DEREG_NONBLOCK: u32 = 1;
+
+/// Bits of [`ModifySrq::mask`]: those of `enum ibv_srq_attr_mask`.
+pub mod srq_mask {
+    /// `max_wr`. An SRQ cannot be resized: EOPNOTSUPP.
+    pub const MAX_WR: u32 = 1;
+    /// `srq_limit`.
+    pub const LIMIT: u32 = 2;
+}
 
 /// Bits of [`QpAttrs`] masks: `enum ibv_qp_attr_mask`.
 pub mod qp_mask {

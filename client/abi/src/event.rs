@@ -19,8 +19,7 @@ pub const IN_RING: u32 = 1 << 31;
 /// Lowest of the 12 bits of [`EventSlot::pending`] that hold the generation of the object's handle.
 pub const GENERATION_SHIFT: u32 = 16;
 
-/// Bits of [`EventSlot::pending`], one a kind. Those of SRQs, and LAST_WQE_REACHED, are there for the day there are SRQs:
-/// nothing raises them yet.
+/// Bits of [`EventSlot::pending`], one a kind.
 pub mod event_kind {
     /// The QP went to the error state.
     pub const QP_FATAL: u32 = 1 << 0;
@@ -32,11 +31,11 @@ pub mod event_kind {
     pub const COMM_EST: u32 = 1 << 3;
     /// The send queue is drained (SQD).
     pub const SQ_DRAINED: u32 = 1 << 4;
-    /// A QP on an SRQ took its last WQE. Not raised yet.
+    /// A QP on an SRQ is in the error state and takes no further receive.
     pub const LAST_WQE_REACHED: u32 = 1 << 5;
-    /// The SRQ fell below its limit. Not raised yet.
+    /// Fewer receives are posted to the SRQ than its limit, which is not armed any more.
     pub const SRQ_LIMIT_REACHED: u32 = 1 << 6;
-    /// The SRQ failed. Not raised yet.
+    /// The SRQ failed: its ring's indices or a unit count were forged.
     pub const SRQ_ERR: u32 = 1 << 7;
     /// A completion queue overflowed.
     pub const CQ_ERR: u32 = 1 << 8;
@@ -78,7 +77,7 @@ pub struct EventSlot {
     pub pending: u32,
     /// Handle of the object that now has the slot.
     pub handle: u32,
-    /// QPN, CQ number or port number.
+    /// QPN, SRQ number, CQ number or port number.
     pub number: u32,
     /// Of a port: counts the changes of its state, even while it is up and odd while it is down, so that the
     /// client ends at the true state.

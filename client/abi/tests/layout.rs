@@ -102,12 +102,18 @@ fn control_packets_are_what_they_were() {
         CreateCq { device @ 0, depth @ 4, channel @ 8, reserved @ 12 } size 16 align 4
         CreateCqReply { handle @ 0, depth @ 4, subrings @ 8, reserved @ 12, offset @ 16 } size 24 align 8
         CreateQp {
-            pd @ 0, send_cq @ 4, recv_cq @ 8, qp_type @ 12, sq_units @ 16, rq_units @ 20, sq_sig_all @ 24, reserved @ 28,
+            pd @ 0, send_cq @ 4, recv_cq @ 8, qp_type @ 12, sq_units @ 16, rq_units @ 20, sq_sig_all @ 24, srq @ 28,
         } size 32 align 4
         CreateQpReply {
             handle @ 0, qpn @ 4, sq_offset @ 8, rq_offset @ 16, sq_depth @ 24, rq_depth @ 28, doorbell_block @ 32,
             reserved @ 36,
         } size 40 align 8
+        CreateSrq { pd @ 0, max_wr @ 4, max_sge @ 8, reserved @ 12 } size 16 align 4
+        CreateSrqReply {
+            handle @ 0, srqn @ 4, offset @ 8, depth @ 16, stride @ 20, max_wr @ 24, max_sge @ 28,
+        } size 32 align 8
+        ModifySrq { handle @ 0, mask @ 4, max_wr @ 8, srq_limit @ 12 } size 16 align 4
+        QuerySrqReply { max_wr @ 0, max_sge @ 4, srq_limit @ 8, reserved @ 12 } size 16 align 4
         Av {
             dgid @ 0, flow_label @ 16, sgid_index @ 20, hop_limit @ 21, traffic_class @ 22, reserved @ 23,
         } size 24 align 4
@@ -155,6 +161,10 @@ fn operations_keep_their_numbers() {
         (22, "create_ah"),
         (23, "query_ah"),
         (24, "destroy_ah"),
+        (30, "create_srq"),
+        (31, "modify_srq"),
+        (32, "query_srq"),
+        (33, "destroy_srq"),
         (40, "attach_mcast"),
         (41, "detach_mcast"),
     ];

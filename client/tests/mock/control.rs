@@ -220,6 +220,9 @@ fn handle(
             };
             done(reply.as_bytes())
         }
+        Op::CreateSrq | Op::ModifySrq | Op::QuerySrq | Op::DestroySrq => {
+            refuse(Errno::OPNOTSUPP, "this daemon in miniature has no SRQs")
+        }
         Op::DeallocPd | Op::DeregMr | Op::DestroyCompChannel | Op::DestroyAh => {
             destroy(client, get::<HandleArg>(body)?.handle)?;
             done(&[])

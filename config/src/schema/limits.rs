@@ -52,6 +52,9 @@ pub struct PerClient {
     /// Address handles. 1 to 65536. Default 1024.
     #[schemars(range(min = 1, max = 65536))]
     pub ahs: u32,
+    /// Shared receive queues. 1 to 65536. Default 256.
+    #[schemars(range(min = 1, max = 65536))]
+    pub srqs: u32,
     /// Memory registered in all of its memory regions. 4KiB to 16TiB. Default 8GiB.
     pub registered_memory: ByteSize,
     /// Shared memory of its queues, made by the daemon. 64KiB to 1TiB. Default 256MiB.
@@ -74,6 +77,7 @@ impl Default for PerClient {
             mrs: 4096,
             pds: 64,
             ahs: 1024,
+            srqs: 256,
             registered_memory: ByteSize::gib(8),
             queue_memory: ByteSize::mib(256),
             wr_depth: 8192,

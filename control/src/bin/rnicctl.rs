@@ -303,6 +303,7 @@ fn status(status: &Status) -> String {
         cqs,
         qps,
         ahs,
+        srqs,
         bytes_awaiting_grace,
         bytes_awaiting_grace_bound,
         mapped_bytes_awaiting_grace,
@@ -312,7 +313,9 @@ fn status(status: &Status) -> String {
         cores,
         ports,
     } = status;
-    let mut text = format!("clients {clients}   PDs {pds}   MRs {mrs}   CQs {cqs}   QPs {qps}   AHs {ahs}\n");
+    let mut text = format!(
+        "clients {clients}   PDs {pds}   MRs {mrs}   CQs {cqs}   QPs {qps}   SRQs {srqs}   AHs {ahs}\n"
+    );
     text += &format!(
         "awaiting grace: {bytes_awaiting_grace} bytes of at most {bytes_awaiting_grace_bound}, and of memory regions \
          {mapped_bytes_awaiting_grace} of at most {mapped_bytes_awaiting_grace_bound}; the oldest for \

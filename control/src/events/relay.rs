@@ -46,6 +46,12 @@ impl Control {
         match &mut object.what {
             What::Qp(qp) if event.kinds & QP_FAILED != 0 => qp.state = QpState::Err,
             What::Cq(cq) if event.kinds & event_kind::CQ_ERR != 0 => cq.failed = true,
+            What::Srq(srq) => {
+                srq.failed |= event.kinds & event_kind::SRQ_ERR != 0;
+                if event.kinds & event_kind::SRQ_LIMIT_REACHED != 0 {
+                    srq.limit = 0;
+                }
+            }
             _ => {}
         }
         let handle = object.handle;

@@ -8,6 +8,7 @@ mod mr;
 mod numbers;
 mod pd;
 mod qp;
+mod srq;
 mod table;
 
 use std::fmt;
@@ -27,6 +28,7 @@ pub use mr::{Mapping, Mr};
 pub use numbers::{Cursor, Number, Numbers, Space};
 pub use pd::Pd;
 pub use qp::Qp;
+pub use srq::{Srq, SrqCreation};
 pub use table::{Id, IdKind, Key, Table};
 
 /// A kind of object.
@@ -45,13 +47,23 @@ pub enum Kind {
     Qp,
     /// Address handle.
     Ah,
+    /// Shared receive queue.
+    Srq,
 }
 
 impl Kind {
     /// Kinds there are.
     pub const COUNT: usize = Self::ALL.len();
     /// All of them.
-    pub const ALL: [Kind; 6] = [Kind::Pd, Kind::Mr, Kind::Channel, Kind::Cq, Kind::Qp, Kind::Ah];
+    pub const ALL: [Kind; 7] = [
+        Kind::Pd,
+        Kind::Mr,
+        Kind::Channel,
+        Kind::Cq,
+        Kind::Qp,
+        Kind::Ah,
+        Kind::Srq,
+    ];
 
     /// Several of them, in messages.
     pub const fn plural(self) -> &'static str {
@@ -62,6 +74,7 @@ impl Kind {
             Kind::Cq => "CQs",
             Kind::Qp => "QPs",
             Kind::Ah => "AHs",
+            Kind::Srq => "SRQs",
         }
     }
 
@@ -73,6 +86,7 @@ impl Kind {
             Kind::Cq | Kind::Channel => "cqs",
             Kind::Qp => "qps",
             Kind::Ah => "ahs",
+            Kind::Srq => "srqs",
         }
     }
 }
@@ -86,6 +100,7 @@ impl fmt::Display for Kind {
             Kind::Cq => "CQ",
             Kind::Qp => "QP",
             Kind::Ah => "AH",
+            Kind::Srq => "SRQ",
         })
     }
 }
@@ -121,6 +136,7 @@ pub enum What {
     Cq(Cq),
     Qp(Box<Qp>),
     Ah(Ah),
+    Srq(Srq),
 }
 
 impl Object {
@@ -147,17 +163,19 @@ impl Object {
             What::Cq(_) => Kind::Cq,
             What::Qp(_) => Kind::Qp,
             What::Ah(_) => Kind::Ah,
+            What::Srq(_) => Kind::Srq,
         }
     }
 
     /// The objects it depends on.
     pub fn depends_on(&self) -> impl Iterator<Item = Key> {
         let keys = match &self.what {
-            What::Pd(_) | What::Channel(_) => [None; 3],
-            What::Mr(mr) => [Some(mr.pd), None, None],
-            What::Ah(ah) => [Some(ah.pd), None, None],
-            What::Cq(cq) => [cq.channel, None, None],
-            What::Qp(qp) => [Some(qp.pd), Some(qp.send_cq), Some(qp.recv_cq)],
+            What::Pd(_) | What::Channel(_) => [None; 4],
+            What::Mr(mr) => [Some(mr.pd), None, None, None],
+            What::Ah(ah) => [Some(ah.pd), None, None, None],
+            What::Srq(srq) => [Some(srq.pd), None, None, None],
+            What::Cq(cq) => [cq.channel, None, None, None],
+            What::Qp(qp) => [Some(qp.pd), Some(qp.send_cq), Some(qp.recv_cq), qp.srq],
         };
         keys.into_iter().flatten()
     }

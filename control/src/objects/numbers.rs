@@ -29,6 +29,7 @@ pub enum Space {
     Cqs,
     Qpns,
     Ahs,
+    Srqs,
     /// Of one client.
     Handles,
 }
@@ -227,6 +228,21 @@ impl Numbers {
         })
     }
 
+    /// The next slot for which `suits`. Those before it go to the end of the line: nobody has seen them.
+    pub fn take_where(&mut self, suits: impl Fn(u32) -> bool) -> Option<Number> {
+        let mut others = Vec::new();
+        let taken = loop {
+            match self.take() {
+                Some(number) if !suits(number.slot) => others.push(number.slot),
+                taken => break taken,
+            }
+        };
+        for slot in others {
+            self.give(slot);
+        }
+        taken
+    }
+
     /// Room for as many slots again.
     fn grow(&mut self) -> Result<(), ArenaError> {
         let room = self.slots.len() * 2;
@@ -303,6 +319,20 @@ mod tests {
         assert_eq!(numbers.take().unwrap().slot, others[2].slot);
         assert_eq!(numbers.take(), None);
         assert_eq!(numbers.used(), 64);
+    }
+
+    #[test]
+    fn a_slot_that_suits_is_found_wherever_it_stands_in_line() {
+        let mut numbers = fresh(2, 2 + 64);
+        let even = |slot: u32| slot.is_multiple_of(2);
+        let mut taken: Vec<u32> = (0..32).map(|_| numbers.take_where(even).unwrap().slot).collect();
+        taken.sort_unstable();
+        assert_eq!(taken, (1..33).map(|n| 2 * n).collect::<Vec<_>>());
+        assert_eq!(numbers.take_where(even), None);
+        assert_eq!(numbers.used(), 32, "those that did not suit are free");
+        numbers.give(6);
+        assert_eq!(numbers.take_where(even).map(|number| number.slot), Some(6));
+        assert!((0..32).all(|_| numbers.take().is_some()));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use rnic_abi::{Av, CreateQp, CreateQpReply, Handle, RingIndices, work_queue_size};
 use rnic_engine::{
     command::Path,
-    core::{self, QpInit},
+    core::{self, QpInit, Receives},
     view,
 };
 use rnic_transport::{QpState, QpType};
@@ -39,8 +39,10 @@ pub struct Qp {
     pub here: Option<Box<core::Qp>>,
     /// Its send queue.
     pub sq: Slice,
-    /// Its receive queue.
-    pub rq: Slice,
+    /// Its receive queue, if it draws from no SRQ.
+    pub rq: Option<Slice>,
+    /// The SRQ it draws from, on the same core.
+    pub srq: Option<Key>,
     /// What its core keeps for it, in bytes.
     pub core_bytes: usize,
     /// The state it was last told to be in. Its core may have moved it to ERR since.
@@ -88,17 +90,18 @@ impl Control {
             )));
         };
         let sq_depth = self.work_queue_depth("sq_units", arg.sq_units)?;
-        let rq_depth = self.work_queue_depth("rq_units", arg.rq_units)?;
+        // With an SRQ it has no receive queue, whatever size it asks for (10.2.9).
+        let rq_depth = match arg.srq {
+            0 => self.work_queue_depth("rq_units", arg.rq_units)?,
+            _ => 0,
+        };
         let mut held = Vec::new();
         let made = self.hold_for_qp(conn, arg, &mut held).and_then(|device| {
-            let [pd, send_cq, recv_cq] = held[..] else {
-                return Err(Refusal::invalid("create_qp"));
-            };
             self.make_qp(
                 conn,
                 device,
                 qp_type,
-                [pd, send_cq, recv_cq],
+                &held,
                 [sq_depth, rq_depth],
                 arg.sq_sig_all != 0,
             )
@@ -121,7 +124,7 @@ impl Control {
         }
     }
 
-    /// Holds PD and CQs, all of one device.
+    /// Holds PD, CQs and perhaps an SRQ, all of one device.
     fn hold_for_qp(&mut self, conn: u32, arg: &CreateQp, held: &mut Vec<Key>) -> Verb<u32> {
         let (pd, device) = self.hold(conn, Kind::Pd, arg.pd, "pd")?;
         held.push(pd);
@@ -141,37 +144,77 @@ impl Control {
                 return Err(Refusal::invalid(format!("{field} belongs to {cq}, pd to {pd}")));
             }
         }
+        if arg.srq != 0 {
+            let (srq, of) = self.hold(conn, Kind::Srq, arg.srq, "srq")?;
+            held.push(srq);
+            if matches!(self.objects.peek(srq).map(|o| &o.what), Some(What::Srq(srq)) if srq.failed) {
+                return Err(Refusal::invalid(format!(
+                    "srq is {:#x}, whose ring was found broken (SRQ_ERR); make another SRQ",
+                    arg.srq
+                )));
+            }
+            if of != device {
+                return Err(Refusal::invalid("srq belongs to another device than pd"));
+            }
+        }
         Ok(device)
     }
 
-    /// Makes a QP in RESET. It stays with the control thread for now, but for its number, which is its core's.
+    /// Makes a QP in RESET of what [`Control::hold_for_qp`] holds. It stays with the control thread for now, but for its number, which is its core's.
     fn make_qp(
         &mut self,
         conn: u32,
         device: u32,
         qp_type: QpType,
-        [pd, send_cq, recv_cq]: [Key; 3],
+        held: &[Key],
         [sq_depth, rq_depth]: [u32; 2],
         sig_all: bool,
     ) -> Verb<Reply> {
+        let [pd, send_cq, recv_cq, ref srq @ ..] = *held else {
+            return Err(Refusal::invalid("create_qp"));
+        };
+        let srq = srq.first().copied();
         let pd_number = self.number_of(pd);
         let (send_number, recv_number) = (self.number_of(send_cq), self.number_of(recv_cq));
         let full =
             || Refusal::exhausted("no QP number is free in the daemon (limits.qps); destroy QPs first");
-        let Number { slot, generation } = self.numbers.qpns.take().ok_or_else(full)?;
+        let shared = srq.and_then(|key| match &self.objects.peek(key)?.what {
+            What::Srq(srq) => Some((srq.core, srq.slot(), srq.pd)),
+            _ => None,
+        });
+        let number = match shared {
+            // Its low bits say which core it is of: that of its SRQ.
+            Some((core, ..)) => {
+                let publisher = self.engine.publisher();
+                let owner = |slot| usize::from(publisher.owner(view::number(slot, 1)));
+                self.numbers.qpns.take_where(|slot| owner(slot) == core)
+            }
+            None => self.numbers.qpns.take(),
+        };
+        let Number { slot, generation } = number.ok_or_else(full)?;
         let qpn = view::number(slot, generation);
         let core = usize::from(self.engine.publisher().owner(qpn));
         let placed = self.place_qp(conn, sq_depth, rq_depth);
         let (handle, sq, rq) = placed.inspect_err(|_| self.numbers.qpns.give(slot))?;
         let client = self.client_mut(conn)?;
         let region = client.region.clone();
-        for queue in [sq, rq] {
+        for queue in [Some(sq), rq].into_iter().flatten() {
             region.copy_in(queue.offset, &[0; size_of::<RingIndices>()]);
         }
         // No core looks at the send queue yet: the first post must ring.
         region.write(sq.offset + RingIndices::NEED_KICK, &1u32);
         client.events.install(&region, handle, qpn);
         let client = client.index;
+        let receives = match (shared, rq) {
+            (Some((_, srq, pd)), _) => Receives::Shared {
+                srq,
+                pd: self.number_of(pd),
+            },
+            (None, rq) => Receives::Own {
+                offset: rq.map_or(0, |rq| rq.offset as u64),
+                depth: rq_depth,
+            },
+        };
         let made = self.engine.make_qp(QpInit {
             qpn,
             handle: handle.0,
@@ -182,8 +225,7 @@ impl Control {
             region,
             sq_offset: sq.offset as u64,
             sq_depth,
-            rq_offset: rq.offset as u64,
-            rq_depth,
+            receives,
             sig_all,
             qp_type,
             port: device as u16,
@@ -192,8 +234,9 @@ impl Control {
         let engine_qp = match made {
             Ok(qp) => qp,
             Err(error) => {
-                self.give_queue_space(conn, sq);
-                self.give_queue_space(conn, rq);
+                for queue in [Some(sq), rq].into_iter().flatten() {
+                    self.give_queue_space(conn, queue);
+                }
                 self.give_handle(conn, handle);
                 self.numbers.qpns.give(slot);
                 return Err(Refusal::invalid(format!("create_qp: {error}")));
@@ -203,7 +246,7 @@ impl Control {
             handle: handle.0,
             qpn,
             sq_offset: sq.offset as u64,
-            rq_offset: rq.offset as u64,
+            rq_offset: rq.map_or(0, |rq| rq.offset as u64),
             sq_depth,
             rq_depth,
             doorbell_block: core as u32,
@@ -220,6 +263,7 @@ impl Control {
             here: Some(engine_qp),
             sq,
             rq,
+            srq,
             state: QpState::Reset,
             av: None,
             gid: None,
@@ -233,21 +277,25 @@ impl Control {
         Ok(Reply::new(&reply))
     }
 
-    fn place_qp(&mut self, conn: u32, sq_depth: u32, rq_depth: u32) -> Verb<(Handle, Slice, Slice)> {
+    /// A handle and room for both queues, if it has both.
+    fn place_qp(&mut self, conn: u32, sq_depth: u32, rq_depth: u32) -> Verb<(Handle, Slice, Option<Slice>)> {
         let handle = self.take_handle(conn)?;
         let sq = self.take_queue_space(conn, work_queue_size(sq_depth));
         let sq = sq.inspect_err(|_| self.give_handle(conn, handle))?;
+        if rq_depth == 0 {
+            return Ok((handle, sq, None));
+        }
         let rq = self
             .take_queue_space(conn, work_queue_size(rq_depth))
             .inspect_err(|_| {
                 self.give_queue_space(conn, sq);
                 self.give_handle(conn, handle);
             })?;
-        Ok((handle, sq, rq))
+        Ok((handle, sq, Some(rq)))
     }
 
     /// What cores know a PD or CQ by that is held.
-    fn number_of(&self, key: Key) -> u32 {
+    pub(super) fn number_of(&self, key: Key) -> u32 {
         match self.objects.peek(key).map(|object| &object.what) {
             Some(What::Pd(pd)) => pd.number,
             Some(What::Cq(cq)) => cq.slot(),

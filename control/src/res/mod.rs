@@ -24,7 +24,7 @@ const PAGE: usize = 256;
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ResKind {
-    /// Queue pairs: `qpn`, `state`, `core`, `dest_qpn`, `sq_psn`, `rq_psn`, `path_mtu`, `pdn`, `send_cqn`, `recv_cqn`,
+    /// Queue pairs: `qpn`, `state`, `core`, `dest_qpn`, `sq_psn`, `rq_psn`, `path_mtu`, `pdn`, `send_cqn`, `recv_cqn`, `srqn`,
     /// `sent_messages`, `received_packets`, `dropped_packets`, `retries`.
     Qp,
     /// Completion queues: `cqn`, `state` (`ok` or `error`), `depth`.
@@ -34,7 +34,7 @@ pub enum ResKind {
     Mr,
     /// Protection domains: `pdn`.
     Pd,
-    /// Shared receive queues: this rnicd makes none, so there are none to show.
+    /// Shared receive queues: `srqn`, `state` (`ok` or `error`), `core`, `max_wr`, `limit` (0 when it is not armed), `pdn`.
     Srq,
     /// Address handles: `ahn`, `dgid`, `pdn`.
     Ah,
@@ -107,6 +107,7 @@ impl Control {
                 Kind::Cq => &mut sum.cq,
                 Kind::Qp => &mut sum.qp,
                 Kind::Ah => &mut sum.ah,
+                Kind::Srq => &mut sum.srq,
             } += 1;
         }
         all
@@ -121,12 +122,7 @@ impl Control {
             ResKind::Pd => Kind::Pd,
             ResKind::Ah => Kind::Ah,
             ResKind::Channel => Kind::Channel,
-            ResKind::Srq => {
-                return Some(ok(&ResPage {
-                    objects: vec![],
-                    next: None,
-                }));
-            }
+            ResKind::Srq => Kind::Srq,
             ResKind::Client => return Some(ok(&self.clients(query))),
         };
         let (keys, next) = self.page(kind, query);
@@ -183,6 +179,7 @@ impl Control {
         let number = |key: Key| match &self.objects.peek(key)?.what {
             What::Pd(pd) => Some(pd.number),
             What::Cq(cq) => Some(cq.number),
+            What::Srq(srq) => Some(srq.number),
             _ => None,
         };
         let own = match &object.what {
@@ -204,6 +201,14 @@ impl Control {
                 "pdn": number(mr.pd),
             }),
             What::Ah(ah) => json!({"ahn": ah.number, "dgid": gid_text(ah.av.dgid), "pdn": number(ah.pd)}),
+            What::Srq(srq) => json!({
+                "srqn": srq.number,
+                "state": if srq.failed { "error" } else { "ok" },
+                "core": srq.core,
+                "max_wr": srq.max_wr(),
+                "limit": srq.limit,
+                "pdn": number(srq.pd),
+            }),
             What::Qp(qp) => {
                 let status = status?;
                 json!({
@@ -217,6 +222,7 @@ impl Control {
                     "pdn": number(qp.pd),
                     "send_cqn": number(qp.send_cq),
                     "recv_cqn": number(qp.recv_cq),
+                    "srqn": qp.srq.and_then(number),
                     "sent_messages": status.sent_messages,
                     "received_packets": status.received_packets,
                     "dropped_packets": status.dropped_packets,

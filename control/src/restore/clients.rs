@@ -132,12 +132,12 @@ impl Restored {
         if Handle(record.handle).slot() >= client.record.layout().slots {
             return Err(wrong("handle", record.handle.into(), "one of its client's"));
         }
-        if kind == Kind::Qp && record.qp.core >= client.record.layout().cores {
+        if matches!(kind, Kind::Qp | Kind::Srq) && record.qp.core >= client.record.layout().cores {
             return Err(wrong("qp.core", record.qp.core.into(), "a poll core there is"));
         }
         let queues = match kind {
-            Kind::Qp => &record.slices[..],
-            Kind::Cq => &record.slices[..1],
+            Kind::Qp if record.depends[3].generation == 0 => &record.slices[..],
+            Kind::Qp | Kind::Cq | Kind::Srq => &record.slices[..1],
             Kind::Pd | Kind::Mr | Kind::Channel | Kind::Ah => &[],
         };
         for queue in queues {

@@ -28,6 +28,7 @@ fn slots_of(record: &ObjectRecord) -> [Option<Taken>; 2] {
         Kind::Cq => (Space::Cqs, number),
         Kind::Qp => (Space::Qpns, number),
         Kind::Ah => (Space::Ahs, number),
+        Kind::Srq => (Space::Srqs, number),
         Kind::Channel => return [Some(handle), None],
     };
     [Some(handle), Some((space, 0, view::slot_of(number)))]

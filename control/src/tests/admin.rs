@@ -62,7 +62,7 @@ fn what_a_request_has_beyond_its_fields_is_an_error() {
 }
 
 /// All objects of a kind, page by page, and how many pages they took.
-fn resources(daemon: &TestDaemon, kind: ResKind, pid: Option<i32>) -> (Vec<serde_json::Value>, usize) {
+pub fn resources(daemon: &TestDaemon, kind: ResKind, pid: Option<i32>) -> (Vec<serde_json::Value>, usize) {
     let (mut all, mut pages, mut after) = (Vec::new(), 0, 0);
     loop {
         let query = ResQuery {

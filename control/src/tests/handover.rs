@@ -34,6 +34,7 @@ use crate::{
     socket,
     testing::*,
     tests::hostile::{forge_tail, ring, ring_queue},
+    tests::srq::{create as create_srq, limit, qp_on},
 };
 
 const CORES: u16 = 2;
@@ -132,6 +133,12 @@ fn populate(socket: &Path) -> Appliance {
         }
     }
     known.eventful = qps[3].handle;
+    // An SRQ whose limit is armed, with a receive and a QP on it.
+    let srq = create_srq(a, pd, 16, 1).unwrap();
+    let tail = a.context().region.u32(srq.offset as usize + RingIndices::TAIL);
+    tail.unwrap().store(1, Ordering::Release);
+    limit(a, srq.handle, srq_mask::LIMIT, 1).unwrap();
+    qp_on(a, pd, other, srq.handle).unwrap();
     for (client, pd) in [(&mut *a, pd), (&mut *b, their_pd)] {
         let file = sealed_memfd(64 << 10);
         let arg = RegMr {
@@ -237,7 +244,7 @@ fn dumped(dir: &Path) -> Image {
         registry: std::array::from_fn(|_| next()),
         engine: EngineImage {
             boot_epoch: lines("epoch")[0].parse().unwrap(),
-            cores: (0..CORES).map(|_| [next(), next(), next()]).collect(),
+            cores: (0..CORES).map(|_| std::array::from_fn(|_| next())).collect(),
             mrs: next(),
             ahs: next(),
             inventory: lines("engine"),
@@ -447,6 +454,7 @@ fn a_fresh_process_rebuilds_the_whole_appliance_and_finishes_what_was_under_way(
         "kind: Cq",
         "kind: Qp",
         "kind: Ah",
+        "kind: Srq",
         "state: Reset",
         "state: Init",
         "state: Rts",
@@ -514,7 +522,7 @@ fn a_byte_changed_in_any_arena_is_refused_with_its_place_or_taken_over_without_h
         seed
     };
     let (mut refused, mut taken) = (0, 0);
-    for round in 0..13 * 8 {
+    for round in 0..15 * 8 {
         let file = round % whole.len();
         let path = dir.path().join(file.to_string());
         let mut bytes = whole[file].clone();

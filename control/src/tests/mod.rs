@@ -19,6 +19,7 @@ mod neighbours;
 mod random;
 mod restore;
 mod session;
+mod srq;
 mod strangers;
 mod verbs;
 mod wire;

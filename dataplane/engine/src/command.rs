@@ -8,7 +8,7 @@ use rnic_qsbr::spsc::INLINE;
 use rnic_transport::{Cause, ModifyError, QpAttr, QpAttrMask, QpState};
 
 use crate::{
-    core::{ClientDoorbells, CompletionQueue, PortPart, Qp},
+    core::{ClientDoorbells, CompletionQueue, PortPart, Qp, Srq},
     frame::Frame,
     retire::Retired,
 };
@@ -48,6 +48,29 @@ pub enum Command {
     RemoveCq {
         /// Slot of the CQ.
         cq: u32,
+        /// For the answer.
+        token: Token,
+    },
+    /// Take a shared receive queue. Answered by `Done`.
+    AddSrq {
+        /// The SRQ; its slot is below `Limits::srqs`.
+        srq: Box<Srq>,
+        /// For the answer.
+        token: Token,
+    },
+    /// Give it up; no QP uses it any more. Answered by `Removed`.
+    RemoveSrq {
+        /// Slot of the SRQ.
+        slot: u32,
+        /// For the answer.
+        token: Token,
+    },
+    /// Arm the limit of an SRQ: SRQ_LIMIT_REACHED is raised once fewer WQEs are posted. Answered by `Done`.
+    ArmSrq {
+        /// Slot of the SRQ.
+        slot: u32,
+        /// WQEs; 0 disarms it.
+        limit: u32,
         /// For the answer.
         token: Token,
     },
@@ -308,7 +331,7 @@ pub struct ObjectEvent {
     pub handle: u32,
     /// Bits of [`rnic_abi::event_kind`].
     pub kinds: u32,
-    /// QPN or CQ slot.
+    /// QPN, CQ slot or number of an SRQ.
     pub number: u32,
     /// Cause of the first.
     pub cause: Cause,

@@ -19,7 +19,7 @@ use crate::{
     command::{Command, Message, Sent},
     core::{
         COMMANDS, CompletionQueue, Core, CoreArenas, CoreInit, CoreStatus, CqInit, Idle, InitError, MESSAGES,
-        Qp, QpInit, Shared,
+        Qp, QpInit, Shared, Srq, SrqInit,
     },
     grace::{Garbage, VIEWS_KEPT},
     mem::{AhTable, McastTable, MrTable, PortAddresses},
@@ -45,6 +45,8 @@ pub struct Limits {
     pub qps: u32,
     /// Slots of CQs.
     pub cqs: u32,
+    /// Slots of SRQs.
+    pub srqs: u32,
     /// Slots of MRs, at most 2^18.
     pub mrs: u32,
     /// Slots of AHs, at most 2^18.
@@ -146,7 +148,7 @@ impl Engine {
         check_sizes(&config)?;
         let (count, limits, boot_epoch) = (config.cores.len() as u32, config.limits, boot_epoch());
         let arenas = (0..count)
-            .map(|core| CoreArenas::create(core, boot_epoch, limits.qps, limits.cqs))
+            .map(|core| CoreArenas::create(core, boot_epoch, &limits))
             .collect::<Result<_, _>>()?;
         let mrs = MrTable::create(boot_epoch, limits.mrs)?;
         let ahs = AhTable::create(boot_epoch, limits.ahs)?;
@@ -258,6 +260,14 @@ impl Engine {
         match self.arenas.get(init.subring as usize) {
             Some(arenas) => CompletionQueue::new(init, arenas),
             None => Err(InitError::NoCore(init.subring)),
+        }
+    }
+
+    /// An SRQ for core `init.core`: hand it over by [`Command::AddSrq`].
+    pub fn make_srq(&self, init: SrqInit) -> Result<Box<Srq>, InitError> {
+        match self.arenas.get(init.core as usize) {
+            Some(arenas) => Srq::new(init, arenas),
+            None => Err(InitError::NoCore(init.core)),
         }
     }
 

@@ -17,6 +17,7 @@ pub(crate) fn bury(what: Retired) {
     match what {
         Retired::Qp(qp) => kept::bury(qp),
         Retired::Cq(cq) => kept::bury(cq),
+        Retired::Srq(srq) => kept::bury(srq),
         Retired::Client(client) => kept::bury(client),
         // Its parts are closed as they are dropped; nothing but its core ever knew where it was.
         Retired::Port(port) => drop(port),

@@ -6,7 +6,7 @@
 //! its place already: an answered command has nothing left on its core.
 use rnic_qsbr::{Linked, RetireCache, RetireCollector, retire_channel};
 
-use crate::core::{ClientDoorbells, CompletionQueue, PortPart, Qp};
+use crate::core::{ClientDoorbells, CompletionQueue, PortPart, Qp, Srq};
 
 /// Pages of each core.
 const PAGES: usize = 32;
@@ -25,6 +25,8 @@ pub enum Retired {
     Qp(Box<Qp>),
     /// A completion queue.
     Cq(Box<CompletionQueue>),
+    /// A shared receive queue.
+    Srq(Box<Srq>),
     /// A client's doorbells.
     Client(Box<ClientDoorbells>),
     /// A core's part of a port, or the empty one in whose place it came.
@@ -37,6 +39,7 @@ impl Retired {
         match self {
             Retired::Qp(qp) => qp.bytes(),
             Retired::Cq(_) => size_of::<CompletionQueue>(),
+            Retired::Srq(_) => Srq::bytes(),
             Retired::Client(client) => client.bytes(),
             Retired::Port(_) => size_of::<PortPart>(),
         }
@@ -46,6 +49,7 @@ impl Retired {
         match self {
             Retired::Qp(qp) => &mut qp.link,
             Retired::Cq(cq) => &mut cq.link,
+            Retired::Srq(srq) => &mut srq.link,
             Retired::Client(client) => &mut client.link,
             Retired::Port(port) => &mut port.link,
         }

@@ -139,6 +139,7 @@ fn no_event_is_lost_while_the_control_thread_hears_nothing_and_its_queue_is_full
     let limits = Limits {
         qps: QPS + 2,
         cqs: QPS + 2,
+        srqs: 1,
         ..Rig::config(1, vec![], Idle::Spin).limits
     };
     let config = EngineConfig {

@@ -243,6 +243,7 @@ fn config(ports: Vec<OpenPort>) -> EngineConfig {
         clients: 1,
         qps: 4,
         cqs: 4,
+        srqs: 4,
         mrs: 4,
         ahs: 4,
     };

@@ -255,6 +255,11 @@ impl RcQp {
         self
     }
 
+    /// Whether it draws its receive WQEs from an SRQ.
+    pub const fn uses_srq(&self) -> bool {
+        self.uses_srq
+    }
+
     /// The same under other limits.
     #[must_use]
     pub const fn with_limits(mut self, limits: Limits) -> Self {

@@ -83,6 +83,26 @@ impl Core {
                 self.env.touched.retain(|c| *c != cq);
                 return self.give_up(what.map(Retired::Cq), token);
             }
+            Command::AddSrq { srq, token } => {
+                let slot = srq.slot();
+                if let Some(old) = self.env.srqs[slot as usize].replace(srq) {
+                    self.retire(Retired::Srq(old));
+                }
+                self.look_at_srq(slot);
+                Message::Done { token }
+            }
+            Command::RemoveSrq { slot, token } => {
+                let what = self.env.srqs.get_mut(slot as usize).and_then(Option::take);
+                self.env.eventful_srqs.retain(|s| *s != slot);
+                return self.give_up(what.map(Retired::Srq), token);
+            }
+            Command::ArmSrq { slot, limit, token } => {
+                if let Some(Some(srq)) = self.env.srqs.get_mut(slot as usize) {
+                    srq.arm(limit);
+                }
+                self.look_at_srq(slot);
+                Message::Done { token }
+            }
             Command::AddQp {
                 slot,
                 qp,
@@ -172,6 +192,17 @@ impl Core {
             Some(what) => Sent::GivenUp { token, what },
             None => Sent::Message(Message::Removed { token, found: false }),
         })
+    }
+
+    /// Lists an SRQ that has events to be told.
+    fn look_at_srq(&mut self, slot: u32) {
+        if let Some(Some(srq)) = self.env.srqs.get_mut(slot as usize)
+            && srq.is_eventful()
+            && !srq.listed
+        {
+            srq.listed = true;
+            self.env.eventful_srqs.push(slot);
+        }
     }
 
     fn bind_doorbell(&mut self, qp: &Qp, slot: u32) {

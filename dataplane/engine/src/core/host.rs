@@ -15,9 +15,10 @@ use rnic_transport::{
 
 use super::{
     cq::CompletionQueue,
-    queue::{QueueError, RECV_UNITS, RecvQueue, SendQueue, Unit},
+    queue::{AcceptedRecv, QueueError, RECV_UNITS, RecvQueue, SendQueue, Unit},
     records::{Cursor, Identity, Pending, Placed, QpCounters},
     shared::CoreCounters,
+    srq::Srq,
 };
 use crate::mem::{AhTable, McastTable, MrTable, PortAddresses, RemoteRange};
 
@@ -32,8 +33,31 @@ pub(super) struct Env {
     pub cqs: Vec<Option<Box<CompletionQueue>>>,
     /// CQs with fresh completions or an error, each once.
     pub touched: Vec<u32>,
+    pub srqs: Vec<Option<Box<Srq>>>,
+    /// SRQs with events to be told, each once.
+    pub eventful_srqs: Vec<u32>,
     pub counters: CoreCounters,
     pub crc: Crc,
+}
+
+impl Env {
+    /// Claims a receive WQE of the SRQ at `slot`.
+    #[inline]
+    fn take_shared(
+        &mut self,
+        slot: u32,
+        current: &mut [Unit; RECV_UNITS],
+    ) -> Result<Option<AcceptedRecv>, QueueError> {
+        let srq = self.srqs.get_mut(slot as usize).and_then(Option::as_mut);
+        // There is one as long as there are QPs on it.
+        let srq = srq.ok_or(QueueError::Forged)?;
+        let taken = srq.take(current);
+        if srq.is_eventful() && !srq.listed {
+            srq.listed = true;
+            self.eventful_srqs.push(slot);
+        }
+        taken
+    }
 }
 
 /// The payload of a packet: checked ranges, of a frame or of the sender's memory.
@@ -96,7 +120,8 @@ pub(super) struct QpHost<'a> {
     pub env: &'a mut Env,
     pub id: &'a Identity,
     pub sq: &'a SendQueue,
-    pub rq: &'a RecvQueue,
+    /// None when it draws from an SRQ.
+    pub rq: Option<&'a RecvQueue>,
     /// The receive WQE in progress.
     pub recv: &'a mut [Unit; RECV_UNITS],
     pub recv_cursor: &'a mut Cursor,
@@ -141,7 +166,11 @@ impl Host for QpHost<'_> {
 
     #[inline]
     fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError> {
-        match self.rq.take(self.recv_cursor, self.recv) {
+        let taken = match self.rq {
+            Some(rq) => rq.take(self.recv_cursor, self.recv),
+            None => self.env.take_shared(self.id.srq, self.recv),
+        };
+        match taken {
             Ok(wqe) => Ok(wqe.map(|w| RecvWqe {
                 wr_id: w.wr_id,
                 capacity: w.capacity,
@@ -154,7 +183,13 @@ impl Host for QpHost<'_> {
 
     #[inline]
     fn scatter_recv(&mut self, _wqe: &RecvWqe, offset: u32, payload: Gathered<'_>) -> Result<(), KeyError> {
-        let targets = RecvQueue::segments(self.recv, &self.env.mrs, self.id.pd, offset, payload.len as u32)?;
+        let targets = RecvQueue::segments(
+            self.recv,
+            &self.env.mrs,
+            self.id.recv_pd,
+            offset,
+            payload.len as u32,
+        )?;
         payload.copy_to(&targets);
         Ok(())
     }

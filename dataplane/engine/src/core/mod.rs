@@ -14,6 +14,7 @@ mod records;
 mod run;
 mod service;
 mod shared;
+mod srq;
 mod timer;
 mod transmit;
 
@@ -22,11 +23,12 @@ pub use doorbell::ClientDoorbells;
 pub use host::abi_cause;
 pub use idle::Idle;
 pub use port::PortPart;
-pub use qp::{Qp, QpInit};
+pub use qp::{Qp, QpInit, Receives};
 pub use queue::InitError;
-pub use records::CoreArenas;
 pub(crate) use records::Found;
+pub use records::{CORE_FILES, CoreArenas};
 pub use shared::{CoreCounters, CoreStatus};
+pub use srq::{Srq, SrqInit};
 
 pub(crate) use run::{Core, CoreInit};
 pub(crate) use shared::{COMMANDS, ControlWake, MESSAGES, Shared};

@@ -10,7 +10,9 @@ use rnic_wire::{Ecn, FrameTemplate, Ipv4, Ipv6, Link, MacAddr, Mtu, Net, VlanTag
 use super::{
     host::{Env, QpHost},
     queue::{Accepted, InitError, QueueError, RECV_UNITS, RecvQueue, Ring, SendQueue, Unit},
-    records::{BadWr, CoreArenas, Cursor, Identity, PathRecord, Pending, Placed, QpCounters, QpRecord},
+    records::{
+        BadWr, CoreArenas, Cursor, Identity, NO_SRQ, PathRecord, Pending, Placed, QpCounters, QpRecord,
+    },
 };
 use crate::{
     arena::{ArenaBox, ArenaError, ArenaSlice},
@@ -40,10 +42,8 @@ pub struct QpInit {
     pub sq_offset: u64,
     /// Units of the send queue, a power of two.
     pub sq_depth: u32,
-    /// Where the receive queue stands.
-    pub rq_offset: u64,
-    /// Units of the receive queue, a power of two.
-    pub rq_depth: u32,
+    /// Where the receive WQEs come from.
+    pub receives: Receives,
     /// Every send WQE is signalled.
     pub sig_all: bool,
     /// Service type.
@@ -63,12 +63,32 @@ impl QpInit {
     }
 }
 
+/// Where a QP has its receive WQEs from.
+#[derive(Copy, Clone, Debug)]
+pub enum Receives {
+    /// Its own receive queue.
+    Own {
+        /// Where it stands in the client's region.
+        offset: u64,
+        /// Units, a power of two.
+        depth: u32,
+    },
+    /// A shared receive queue on the same core.
+    Shared {
+        /// Its slot.
+        srq: u32,
+        /// Its protection domain.
+        pd: u32,
+    },
+}
+
 /// A queue pair: its record, and what is rebuilt from it.
 pub struct Qp {
     pub(super) rec: ArenaBox<QpRecord>,
     pub(super) records: ArenaSlice<SendWr>,
     pub(super) sq: SendQueue,
-    pub(super) rq: RecvQueue,
+    /// None when it draws from an SRQ.
+    pub(super) rq: Option<RecvQueue>,
     pub(super) path: Option<Path>,
     pub(super) template: Option<FrameTemplate>,
     /// Stands in the core's list of QPs with events.
@@ -90,16 +110,27 @@ impl Qp {
             depth: init.sq_depth,
             next: 0,
         };
-        let rq = Cursor {
-            offset: init.rq_offset,
-            depth: init.rq_depth,
+        let send_ring = Ring::new(&init.region, &sq)?;
+        let mut rq = Cursor {
+            offset: 0,
+            depth: 0,
             next: 0,
         };
-        let (send_ring, recv_ring) = (Ring::new(&init.region, &sq)?, Ring::new(&init.region, &rq)?);
+        let (recv_ring, srq, recv_pd) = match init.receives {
+            Receives::Own { offset, depth } => {
+                (rq.offset, rq.depth) = (offset, depth);
+                (Some(Ring::new(&init.region, &rq)?), NO_SRQ, init.pd)
+            }
+            Receives::Shared { srq, pd } => (None, srq, pd),
+        };
+        let mut rc = init.transport();
+        if recv_ring.is_none() {
+            rc = rc.with_srq();
+        }
         let records = arenas.rings.put(sq.depth as usize, SendWr::default())?;
         let units = arenas.rings.put(sq.depth as usize, Unit::ZERO)?;
         let rec = arenas.qps.put(QpRecord {
-            rc: init.transport(),
+            rc,
             id: Identity {
                 qpn: init.qpn,
                 handle: init.handle,
@@ -107,6 +138,8 @@ impl Qp {
                 pd: init.pd,
                 send_cq: init.send_cq,
                 recv_cq: init.recv_cq,
+                srq,
+                recv_pd,
                 sig_all: init.sig_all,
                 port: init.port,
             },
@@ -123,12 +156,17 @@ impl Qp {
             path: PathRecord::default(),
             recv: [Unit::ZERO; RECV_UNITS],
         })?;
-        let (sq, rq) = (SendQueue::new(send_ring, units), RecvQueue::new(recv_ring));
+        let (sq, rq) = (SendQueue::new(send_ring, units), recv_ring.map(RecvQueue::new));
         Ok(Box::new(Qp::over(rec, records, sq, rq)))
     }
 
     /// The QP of a record.
-    fn over(rec: ArenaBox<QpRecord>, records: ArenaSlice<SendWr>, sq: SendQueue, rq: RecvQueue) -> Self {
+    fn over(
+        rec: ArenaBox<QpRecord>,
+        records: ArenaSlice<SendWr>,
+        sq: SendQueue,
+        rq: Option<RecvQueue>,
+    ) -> Self {
         let path = rec.path.path();
         Qp {
             records,
@@ -166,7 +204,10 @@ impl Qp {
             place(BadField { field, value, must })
         };
         let send_ring = Ring::new(region, &rec.sq).map_err(|_| misplaced("sq.offset", &rec.sq))?;
-        let recv_ring = Ring::new(region, &rec.rq).map_err(|_| misplaced("rq.offset", &rec.rq))?;
+        let recv_ring = match rec.id.srq {
+            NO_SRQ => Some(Ring::new(region, &rec.rq).map_err(|_| misplaced("rq.offset", &rec.rq))?),
+            _ => None,
+        };
         let depth = rec.sq.depth as usize;
         let records = arenas.rings.claim(rec.sends, depth, slot)?;
         let units = arenas.rings.claim(rec.units, depth, slot)?;
@@ -174,7 +215,7 @@ impl Qp {
             rec,
             records,
             SendQueue::new(send_ring, units),
-            RecvQueue::new(recv_ring),
+            recv_ring.map(RecvQueue::new),
         );
         qp.check().map_err(place)?;
         Ok(Box::new(qp))
@@ -188,6 +229,20 @@ impl Qp {
             "id.qpn",
             rec.id.qpn,
             "the number in rc.qpn",
+        )?;
+        let shares = rec.id.srq != NO_SRQ;
+        BadField::unless(
+            rec.rc.uses_srq() == shares,
+            "id.srq",
+            rec.id.srq,
+            "an SRQ where rc.uses_srq is set, else none",
+        )?;
+        let own_pd = shares || rec.id.recv_pd == rec.id.pd;
+        BadField::unless(
+            own_pd,
+            "id.recv_pd",
+            rec.id.recv_pd,
+            "its own where it has no SRQ",
         )?;
         let port = rec.path.path().map_or(0, |path| path.port);
         for (field, port) in [("path.port", port), ("id.port", rec.id.port)] {
@@ -270,7 +325,7 @@ impl Qp {
             env,
             id: &rec.id,
             sq: &self.sq,
-            rq: &self.rq,
+            rq: self.rq.as_ref(),
             recv: &mut rec.recv,
             recv_cursor: &mut rec.rq,
             pending: &mut rec.pending,
@@ -329,10 +384,10 @@ impl Qp {
         self.sq.release(&self.rec.sq)
     }
 
-    /// The same for the receive queue, which a QP in error flushes.
+    /// The same for its receive queue, if it has one, which a QP in error flushes.
     #[inline]
     pub(super) fn release_recv(&self) -> bool {
-        self.rq.release(&self.rec.rq)
+        self.rq.as_ref().is_none_or(|rq| rq.release(&self.rec.rq))
     }
 
     /// Whether it is in the error state.
@@ -361,7 +416,9 @@ impl Qp {
     /// Forgets what was posted, as RESET demands.
     pub(super) fn forget_queues(&mut self) {
         self.discard_send();
-        self.rq.discard(&mut self.rec.rq);
+        if let Some(rq) = &self.rq {
+            rq.discard(&mut self.rec.rq);
+        }
         self.rec.bad = BadWr::default();
         self.rec.cause = Cause::default();
     }

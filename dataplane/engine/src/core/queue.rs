@@ -406,6 +406,53 @@ impl RecvQueue {
         RecvQueue { ring }
     }
 
+    /// Units posted and not yet taken.
+    #[inline]
+    pub fn available(&self, cursor: &Cursor) -> Result<u32, QueueError> {
+        self.ring.available(cursor)
+    }
+
+    /// As [`RecvQueue::take`], of a ring each of whose WQEs has `stride` units, however few its entries need.
+    #[inline]
+    pub fn take_strided(
+        &self,
+        cursor: &mut Cursor,
+        current: &mut [Unit; RECV_UNITS],
+        stride: u32,
+    ) -> Result<Option<AcceptedRecv>, QueueError> {
+        let available = self.ring.available(cursor)?;
+        if available == 0 {
+            return Ok(None);
+        }
+        self.ring.copy_unit(cursor.next, &mut current[0]);
+        let wqe = current[0].head();
+        if u32::from(wqe.units) != stride || stride > available {
+            return Err(QueueError::Forged);
+        }
+        for i in 1..stride.min(RECV_UNITS as u32) {
+            self.ring
+                .copy_unit(cursor.next.wrapping_add(i), &mut current[i as usize]);
+        }
+        self.ring.take(cursor, stride);
+        let needed = Wqe::units_for_sges(wqe.num_sge.into());
+        let plain = wqe.flags == 0 && wqe.opcode == 0 && needed <= stride;
+        // The copy is a WQE like any other.
+        let wqe = Wqe {
+            units: needed as u8,
+            ..wqe
+        };
+        current[0] = zerocopy::transmute!(wqe);
+        total_length(&wqe, |i| current[i as usize])
+            .filter(|_| plain)
+            .map(|capacity| {
+                Some(AcceptedRecv {
+                    wr_id: wqe.wr_id,
+                    capacity,
+                })
+            })
+            .ok_or(QueueError::Malformed { wr_id: wqe.wr_id })
+    }
+
     /// Copies the next WQE to `current`; one is in progress at a time.
     #[inline]
     pub fn take(

@@ -17,17 +17,21 @@ use crate::{
 /// Bytes of variable parts one core may have: address space, not memory.
 const RINGS: usize = 1 << 36;
 
+/// Files of the arenas of one core.
+pub const CORE_FILES: usize = 4;
+
 /// The arenas of one core. Owned by the control thread; the core holds owners of records.
 pub struct CoreArenas {
     pub(crate) qps: SlotArena<QpRecord>,
     pub(crate) cqs: SlotArena<CqRecord>,
+    pub(crate) srqs: SlotArena<SrqRecord>,
     /// Send records and private WQE copies.
     pub(crate) rings: RangeArena,
 }
 
 /// Names of the arenas of a core, in the order in which they are handed over.
-pub(crate) fn ids(core: u32, epoch: u64) -> [ArenaId; 3] {
-    ["qps", "cqs", "rings"].map(|kind| ArenaId {
+pub(crate) fn ids(core: u32, epoch: u64) -> [ArenaId; CORE_FILES] {
+    ["qps", "cqs", "srqs", "rings"].map(|kind| ArenaId {
         kind,
         owner: core,
         epoch,
@@ -38,6 +42,7 @@ pub(crate) fn ids(core: u32, epoch: u64) -> [ArenaId; 3] {
 pub(crate) struct Found {
     pub qps: Vec<ArenaBox<QpRecord>>,
     pub cqs: Vec<ArenaBox<CqRecord>>,
+    pub srqs: Vec<ArenaBox<SrqRecord>>,
 }
 
 impl CoreArenas {
@@ -45,24 +50,33 @@ impl CoreArenas {
     pub(crate) fn open(
         core: u32,
         epoch: u64,
-        [qps, cqs, rings]: [OwnedFd; 3],
+        [qps, cqs, srqs, rings]: [OwnedFd; CORE_FILES],
         limits: &Limits,
     ) -> Result<(Self, Found), ArenaError> {
-        let [qp, cq, ring] = ids(core, epoch);
+        let [qp, cq, srq, ring] = ids(core, epoch);
         let (qps, found_qps) = SlotArena::open(qp, qps, limits.qps)?;
         let (cqs, found_cqs) = SlotArena::open(cq, cqs, limits.cqs)?;
+        let (srqs, found_srqs) = SlotArena::open(srq, srqs, limits.srqs)?;
         let rings = RangeArena::open(ring, rings, RINGS)?;
         let found = Found {
             qps: found_qps,
             cqs: found_cqs,
+            srqs: found_srqs,
         };
-        Ok((CoreArenas { qps, cqs, rings }, found))
+        let arenas = CoreArenas {
+            qps,
+            cqs,
+            srqs,
+            rings,
+        };
+        Ok((arenas, found))
     }
 
     /// From now on everything stays when its owners are dropped.
     pub(crate) fn seal(&self) {
         self.qps.seal();
         self.cqs.seal();
+        self.srqs.seal();
         self.rings.seal();
     }
 
@@ -70,28 +84,34 @@ impl CoreArenas {
     pub(crate) fn unseal(&self) {
         self.qps.unseal();
         self.cqs.unseal();
+        self.srqs.unseal();
         self.rings.unseal();
     }
 
     /// The files, in the order of [`ids`].
-    pub(crate) fn files(&self) -> io::Result<[OwnedFd; 3]> {
+    pub(crate) fn files(&self) -> io::Result<[OwnedFd; CORE_FILES]> {
         Ok([
             self.qps.fd().try_clone_to_owned()?,
             self.cqs.fd().try_clone_to_owned()?,
+            self.srqs.fd().try_clone_to_owned()?,
             self.rings.fd().try_clone_to_owned()?,
         ])
     }
 
-    /// Empty arenas for `qps` QPs and `cqs` CQs.
-    pub(crate) fn create(core: u32, epoch: u64, qps: u32, cqs: u32) -> Result<Self, ArenaError> {
-        let [qp, cq, ring] = ids(core, epoch);
+    /// Empty arenas for as many objects as there may be.
+    pub(crate) fn create(core: u32, epoch: u64, limits: &Limits) -> Result<Self, ArenaError> {
+        let [qp, cq, srq, ring] = ids(core, epoch);
         Ok(CoreArenas {
-            qps: SlotArena::create(qp, qps)?,
-            cqs: SlotArena::create(cq, cqs)?,
+            qps: SlotArena::create(qp, limits.qps)?,
+            cqs: SlotArena::create(cq, limits.cqs)?,
+            srqs: SlotArena::create(srq, limits.srqs)?,
             rings: RangeArena::create(ring, RINGS)?,
         })
     }
 }
+
+/// Of a QP with a receive queue of its own.
+pub(crate) const NO_SRQ: u32 = u32::MAX;
 
 record! {
     /// Who a QP is.
@@ -103,6 +123,10 @@ record! {
         pub pd: u32,
         pub send_cq: u32,
         pub recv_cq: u32,
+        /// Slot of the SRQ it draws receive WQEs from, on the same core, or [`NO_SRQ`].
+        pub srq: u32,
+        /// Protection domain of the memory that receive WQEs name: that of the SRQ, if it is on one.
+        pub recv_pd: u32,
         pub sig_all: bool,
         /// The port of its device.
         pub port: u16,
@@ -279,10 +303,36 @@ record! {
     }
 }
 
+impl QpRecord {
+    /// Slot of the SRQ it draws from, if it does.
+    pub fn srq(&self) -> Option<u32> {
+        (self.id.srq != NO_SRQ).then_some(self.id.srq)
+    }
+}
+
 impl Record for Unit {
     fn invalid(_bytes: &[u8]) -> Option<FieldPath> {
         // Sixty-four bytes, whatever they are: a client wrote them. They are checked as a WQE.
         None
+    }
+}
+
+record! {
+    /// An SRQ: what of it outlives the process.
+    #[derive(Copy, Clone, Debug)]
+    pub(crate) struct SrqRecord {
+        pub number: u32,
+        pub handle: u32,
+        pub client: u32,
+        pub pd: u32,
+        pub ring: Cursor,
+        /// Units of each WQE.
+        pub stride: u32,
+        /// SRQ_LIMIT_REACHED is due once fewer WQEs are posted; 0 when it is not armed.
+        pub limit: u32,
+        /// Its ring was forged: no WQE is taken from it any more.
+        pub failed: bool,
+        pub pending: Pending,
     }
 }
 

@@ -86,7 +86,11 @@ impl Core {
     /// Allocates everything the core will ever need. Not on the poll thread's hot path: before the section.
     pub fn new(init: CoreInit) -> Self {
         let Limits {
-            clients, qps, cqs, ..
+            clients,
+            qps,
+            cqs,
+            srqs,
+            ..
         } = init.limits;
         let now = now();
         let qsbr = init.participant.qsbr().clone();
@@ -106,6 +110,8 @@ impl Core {
                 qsbr,
                 cqs: empty(cqs),
                 touched: Vec::with_capacity(cqs as usize),
+                srqs: (0..srqs).map(|_| None).collect(),
+                eventful_srqs: Vec::with_capacity(srqs as usize),
                 counters: CoreCounters::default(),
                 crc: Crc::detect(),
             },
@@ -220,7 +226,8 @@ impl Core {
     pub(crate) fn describe(&self) -> Vec<String> {
         let cqs = self.env.cqs.iter().flatten().map(|cq| cq.describe());
         let qps = self.qps.iter().flatten().map(|qp| qp.describe());
-        cqs.chain(qps).collect()
+        let srqs = self.env.srqs.iter().flatten().map(|srq| srq.describe());
+        cqs.chain(srqs).chain(qps).collect()
     }
 
     /// Shows counters and cycles to the control thread.

@@ -1,4 +1,5 @@
 //! Serving the QPs that have something to do: doorbells, send queues, timers, events.
+use rnic_abi::event_kind;
 use rnic_qsbr::spsc::Consumer;
 use rnic_transport::{Cause, Check, QpType, SendFlags, SendWr, WrOpcode};
 
@@ -290,7 +291,7 @@ impl Core {
                 let event = ObjectEvent {
                     client: cq.client(),
                     handle: cq.handle(),
-                    kinds: rnic_abi::event_kind::CQ_ERR,
+                    kinds: event_kind::CQ_ERR,
                     number: cq.number(),
                     cause: Cause::of(Check::CqOverflow),
                 };
@@ -303,6 +304,19 @@ impl Core {
             }
             cq.listed = false;
             self.env.touched.swap_remove(i);
+        }
+        while let Some(&slot) = self.env.eventful_srqs.last() {
+            if !self.messages.has_room(RESERVED + 1) {
+                break;
+            }
+            self.env.eventful_srqs.pop();
+            if let Some(Some(srq)) = self.env.srqs.get_mut(slot as usize) {
+                srq.listed = false;
+                let event = srq.take_event();
+                // Cannot fail: room was seen.
+                let _ = self.messages.push(Sent::Message(Message::Event(event)));
+                self.control_called = true;
+            }
         }
         while let Some(&slot) = self.eventful.front() {
             if !self.messages.has_room(RESERVED + 1) {
@@ -333,9 +347,16 @@ impl Core {
             kinds, number, cause, ..
         } in told.into_iter().rev()
         {
-            if kinds == rnic_abi::event_kind::CQ_ERR {
+            if kinds == event_kind::CQ_ERR {
                 if let Some(Some(cq)) = self.env.cqs.get_mut(number as usize) {
                     cq.error_untold();
+                }
+                continue;
+            }
+            if kinds & (event_kind::SRQ_ERR | event_kind::SRQ_LIMIT_REACHED) != 0 {
+                let srq = self.env.srqs.get_mut(slot_of(number) as usize);
+                if let Some(srq) = srq.and_then(Option::as_mut).filter(|srq| srq.number() == number) {
+                    srq.event_untold(kinds, cause);
                 }
                 continue;
             }
@@ -422,6 +443,7 @@ mod tests {
             clients: 1,
             qps: QPS,
             cqs: 1,
+            srqs: 1,
             mrs: 1,
             ahs: 1,
         };

@@ -15,7 +15,7 @@ use super::{Engine, EngineConfig, StartError, check_sizes};
 use crate::{
     arena::ArenaError,
     command::{Command, Message, Token},
-    core::{CompletionQueue, Core, CoreArenas, Found, Qp},
+    core::{CORE_FILES, CompletionQueue, Core, CoreArenas, Found, Qp, Srq},
     mem::{AhEntry, AhTable, ClientMem, MrRecord, MrTable},
     nonblocking::might_block,
     view::{Kind, Leaf, generation_of, slot_of},
@@ -26,8 +26,8 @@ use crate::{
 pub struct EngineImage {
     /// Boot epoch of the daemon that made it. The next one goes on under the same: clients see no other.
     pub boot_epoch: u64,
-    /// By core: the files of its QPs, its CQs and of their variable parts.
-    pub cores: Vec<[OwnedFd; 3]>,
+    /// By core: the files of its QPs, CQs and SRQs, and of the variable parts of QPs.
+    pub cores: Vec<[OwnedFd; CORE_FILES]>,
     /// Memory regions.
     pub mrs: OwnedFd,
     /// Address handles.
@@ -47,6 +47,7 @@ pub struct Inheritance {
 #[allow(clippy::vec_box, reason = "they travel in these boxes")]
 struct Objects {
     cqs: Vec<Box<CompletionQueue>>,
+    srqs: Vec<Box<Srq>>,
     qps: Vec<Box<Qp>>,
 }
 
@@ -223,10 +224,15 @@ impl Engine {
         might_block();
         let mut sent = 0;
         let mut leaves = Vec::new();
-        for (core, Objects { cqs, qps }) in rebuilt.cores.into_iter().enumerate() {
+        for (core, Objects { cqs, srqs, qps }) in rebuilt.cores.into_iter().enumerate() {
             for queue in cqs {
                 let (cq, token) = (queue.number(), own_token(sent));
                 self.submit(core, Command::AddCq { cq, queue, token });
+                sent += 1;
+            }
+            for srq in srqs {
+                let token = own_token(sent);
+                self.submit(core, Command::AddSrq { srq, token });
                 sent += 1;
             }
             for qp in qps {
@@ -270,7 +276,7 @@ impl Engine {
     ) -> Result<Objects, ResumeError> {
         let arenas = &self.arenas[core];
         let region = |client| regions.region(client).ok_or(ResumeError::NoRegion { client });
-        let (mut cqs, mut qps) = (Vec::new(), Vec::new());
+        let (mut cqs, mut srqs, mut qps) = (Vec::new(), Vec::new(), Vec::new());
         let mut seen = BTreeSet::new();
         for rec in found.cqs {
             let wrong = |field, value: u32, must| {
@@ -292,8 +298,32 @@ impl Engine {
             let mem = region(rec.client)?;
             cqs.push(CompletionQueue::resume(rec, arenas.cqs.id(), mem, channel)?);
         }
+        let mut shared = BTreeSet::new();
+        for rec in found.srqs {
+            let slot = slot_of(rec.number);
+            if slot >= self.limits.srqs || !shared.insert(slot) {
+                let error = BadField {
+                    field: "number",
+                    value: rec.number.into(),
+                    must: "of a slot below limits.srqs, and no other SRQ's",
+                };
+                let (arena, slot) = (arenas.srqs.id(), rec.slot());
+                return Err(ArenaError::Contradiction { arena, slot, error }.into());
+            }
+            let mem = region(rec.client)?;
+            srqs.push(Srq::resume(rec, arenas.srqs.id(), &mem)?);
+        }
         seen.clear();
         for rec in found.qps {
+            if let Some(srq) = rec.srq().filter(|srq| !shared.contains(srq)) {
+                let error = BadField {
+                    field: "id.srq",
+                    value: srq.into(),
+                    must: "the slot of an SRQ of the same core",
+                };
+                let (arena, slot) = (arenas.qps.id(), rec.slot());
+                return Err(ArenaError::Contradiction { arena, slot, error }.into());
+            }
             let qpn = rec.id.qpn;
             let known = (2..self.limits.qps).contains(&slot_of(qpn)) && generation_of(qpn).is_some();
             if !known || usize::from(self.publisher.owner(qpn)) != core || !seen.insert(slot_of(qpn)) {
@@ -308,7 +338,7 @@ impl Engine {
             let mem = region(rec.id.client)?;
             qps.push(Qp::resume(rec, arenas, &mem)?);
         }
-        Ok(Objects { cqs, qps })
+        Ok(Objects { cqs, srqs, qps })
     }
 
     /// Waits until `count` own tokens from `first` on were answered.
@@ -334,6 +364,8 @@ impl Rebuilt {
         let cqs = self.cores.iter().flat_map(|core| &core.cqs);
         let qps = self.cores.iter().flat_map(|core| &core.qps);
         let mut lines: Vec<String> = cqs.map(|cq| cq.describe()).collect();
+        let srqs = self.cores.iter().flat_map(|core| &core.srqs);
+        lines.extend(srqs.map(|srq| srq.describe()));
         lines.extend(qps.map(|qp| qp.describe()));
         lines.extend(self.mrs.iter().map(describe_mr));
         lines.extend(self.ahs.iter().map(describe_ah));
@@ -348,7 +380,8 @@ impl Inheritance {
         let all = self.cores.iter();
         all.flat_map(|found| {
             let cqs = found.cqs.iter().map(|cq| cq.client);
-            cqs.chain(found.qps.iter().map(|qp| qp.id.client))
+            let srqs = found.srqs.iter().map(|srq| srq.client);
+            cqs.chain(srqs).chain(found.qps.iter().map(|qp| qp.id.client))
         })
         .collect()
     }

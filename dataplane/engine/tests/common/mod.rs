@@ -14,7 +14,7 @@ use rnic_abi::{Cqe, Handle, RegionLayout, RingIndices, Sge, Wqe, protocol};
 use rnic_engine::{
     CoreConfig, Engine, EngineConfig, Limits,
     command::{Command, Message, ObjectEvent, Path, QpChange, QpStatus, Token},
-    core::{ClientDoorbells, CqInit, Idle, QpInit},
+    core::{ClientDoorbells, CqInit, Idle, QpInit, Receives, SrqInit},
     mem::{ClientMem, FaultCell, MrDescriptor, MrTable},
     port::OpenPort,
     view::{Kind, Leaf, number, slot_of},
@@ -45,11 +45,24 @@ pub struct Rig {
     /// Port of their device.
     pub port: u16,
     pub qps: Vec<ClientQp>,
+    pub srqs: Vec<ClientSrq>,
     pub events: Vec<ObjectEvent>,
     pub frames: usize,
     answers: Vec<Message>,
     next_token: u64,
     wakes: Vec<UnixDatagram>,
+}
+
+/// The client's side of an SRQ.
+#[derive(Copy, Clone)]
+pub struct ClientSrq {
+    pub number: u32,
+    pub handle: u32,
+    pub core: usize,
+    pub offset: u64,
+    pub pd: u32,
+    pub stride: u32,
+    tail: u32,
 }
 
 /// The client's side of one QP and of its CQ.
@@ -111,6 +124,7 @@ impl Rig {
             clients: 4,
             qps: 64,
             cqs: 64,
+            srqs: 8,
             mrs: 64,
             ahs: 64,
         };
@@ -139,6 +153,7 @@ impl Rig {
             qp_type: QpType::Rc,
             port: 0,
             qps: Vec::new(),
+            srqs: Vec::new(),
             events: Vec::new(),
             frames: 0,
             answers: Vec::new(),
@@ -232,8 +247,81 @@ impl Rig {
         });
     }
 
+    /// Makes an SRQ on a core, of a protection domain.
+    pub fn create_srq(&mut self, slot: u32, core: u32, pd: u32, stride: u32) -> usize {
+        self.find_srq(slot, core, pd, stride);
+        let srq = self.srqs[self.srqs.len() - 1];
+        let init = SrqInit {
+            number: srq.number,
+            core,
+            handle: srq.handle,
+            client: 0,
+            pd,
+            region: self.region.clone(),
+            offset: srq.offset,
+            depth: DEPTH,
+            stride,
+        };
+        let made = self.engine.make_srq(init).unwrap();
+        let token = self.token();
+        self.engine
+            .submit(core as usize, Command::AddSrq { srq: made, token });
+        self.answer(token);
+        self.srqs.len() - 1
+    }
+
+    /// The client's side of an SRQ that [`Rig::create_srq`] made: what the client itself knows.
+    pub fn find_srq(&mut self, slot: u32, core: u32, pd: u32, stride: u32) {
+        // Behind what the QP of the same count has.
+        let offset = self.layout.queues as u64 + self.srqs.len() as u64 * (256 << 10) + (192 << 10);
+        let tail = self.region.u32(offset as usize + RingIndices::TAIL).unwrap();
+        self.srqs.push(ClientSrq {
+            number: number(slot, 1),
+            handle: Handle::new(60 + slot, 1).0,
+            core: core as usize,
+            offset,
+            pd,
+            stride,
+            tail: tail.load(Ordering::Acquire),
+        });
+    }
+
+    pub fn arm_srq(&mut self, srq: usize, limit: u32) {
+        let token = self.token();
+        let ClientSrq { core, number, .. } = self.srqs[srq];
+        let slot = slot_of(number);
+        self.engine.submit(core, Command::ArmSrq { slot, limit, token });
+        self.answer(token);
+    }
+
+    /// Posts a receive of one unit's entries.
+    pub fn post_srq_recv(&mut self, srq: usize, wr_id: u64, sges: &[Sge]) {
+        let mut wqe = Wqe {
+            wr_id,
+            units: self.srqs[srq].stride as u8,
+            num_sge: sges.len() as u8,
+            ..Wqe::default()
+        };
+        wqe.sges[..sges.len()].copy_from_slice(sges);
+        self.post_srq_wqe(srq, wqe);
+    }
+
+    pub fn post_srq_wqe(&mut self, srq: usize, wqe: Wqe) {
+        let q = &mut self.srqs[srq];
+        let at = q.offset as usize + rnic_abi::RING_ENTRIES + (q.tail & (DEPTH - 1)) as usize * 64;
+        assert!(self.region.write(at, &wqe));
+        q.tail = q.tail.wrapping_add(q.stride);
+        let tail = self.region.u32(q.offset as usize + RingIndices::TAIL).unwrap();
+        tail.store(q.tail, Ordering::Release);
+    }
+
     /// Makes a QP with a CQ of its own, published, in RESET.
     pub fn create_qp(&mut self, slot: u32) -> usize {
+        self.create_qp_on(slot, None)
+    }
+
+    /// The same, on an SRQ.
+    pub fn create_qp_on(&mut self, slot: u32, srq: Option<usize>) -> usize {
         let cores = self.engine.core_count() as u32;
         let index = self.qps.len() as u64;
         let base = self.layout.queues as u64 + index * (256 << 10);
@@ -265,8 +353,16 @@ impl Rig {
             region: self.region.clone(),
             sq_offset: sq,
             sq_depth: DEPTH,
-            rq_offset: rq,
-            rq_depth: DEPTH,
+            receives: match srq {
+                Some(srq) => Receives::Shared {
+                    srq: slot_of(self.srqs[srq].number),
+                    pd: self.srqs[srq].pd,
+                },
+                None => Receives::Own {
+                    offset: rq,
+                    depth: DEPTH,
+                },
+            },
             sig_all: true,
             qp_type: self.qp_type,
             port: self.port,
