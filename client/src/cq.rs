@@ -11,7 +11,7 @@ use rnic_abi::{
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::context::Context;
-use crate::queue::{QpQueues, WorkQueue};
+use crate::queue::{QpQueues, Receives};
 use crate::session::Session;
 use crate::wake::deadline;
 use crate::{CompChannel, Completion, Error, Result};
@@ -206,11 +206,7 @@ impl CqInner {
                 self.corrupt.store(true, Ordering::Relaxed);
             } else if tail != *head {
                 while tail != *head && count < out.len() {
-                    let mut cqe = Cqe::new_zeroed();
-                    let entry = (*head & (self.depth - 1)) as usize * size_of::<Cqe>();
-                    self.session
-                        .region
-                        .read(ring + RING_ENTRIES + entry, cqe.as_mut_bytes());
+                    let cqe = self.entry(ring, *head);
                     *head = head.wrapping_add(1);
                     if touched.as_ref().is_none_or(|(handle, _)| *handle != cqe.handle) {
                         // Completions of QPs that were destroyed find no QP and are dropped.
@@ -219,7 +215,7 @@ impl CqInner {
                     let Some((_, Touched(queues))) = &touched else {
                         continue;
                     };
-                    if let Some(wr_id) = queues.side(&cqe).retire(cqe.wr_id) {
+                    if let Some(wr_id) = queues.retire(&cqe) {
                         out[count] = Completion::new(&cqe, wr_id);
                         count += 1;
                     }
@@ -253,12 +249,44 @@ impl CqInner {
         }
     }
 
-    /// Completions of this QP are dropped from now on.
+    /// Completions of this QP are dropped from now on. The daemon makes no more.
     pub fn detach(&self, handle: u32) {
         let mut state = self.lock();
+        if let Some(queues) = find(&state.qps, handle)
+            && let Receives::Shared(srq) = &queues.recv
+        {
+            // What it has received and nobody has polled: the SRQ lives on, and needs the room.
+            self.each_waiting(&state.heads, |cqe| {
+                if cqe.handle == handle && cqe.flags & cqe_flags::RECV != 0 {
+                    queues.retire(cqe);
+                }
+            });
+            srq.0.settle();
+        }
         if let Ok(at) = state.qps.binary_search_by_key(&handle, |(handle, _)| *handle) {
             state.qps.remove(at);
         }
+    }
+
+    /// Looks at every completion that waits.
+    fn each_waiting(&self, heads: &[u32], mut look: impl FnMut(&Cqe)) {
+        for (i, head) in (0..).zip(heads) {
+            let ring = self.offset + cq_subring_offset(self.depth, i);
+            let tail = self.session.region.u32(ring + RingIndices::TAIL);
+            for at in 0..protocol::available(tail, *head, self.depth).unwrap_or(0) {
+                look(&self.entry(ring, head.wrapping_add(at)));
+            }
+        }
+    }
+
+    /// The completion at an index of a sub-ring.
+    fn entry(&self, ring: usize, index: u32) -> Cqe {
+        let mut cqe = Cqe::new_zeroed();
+        let entry = (index & (self.depth - 1)) as usize * size_of::<Cqe>();
+        self.session
+            .region
+            .read(ring + RING_ENTRIES + entry, cqe.as_mut_bytes());
+        cqe
     }
 
     /// Runs `f` while nothing is polled.
@@ -306,16 +334,5 @@ struct Touched<'q>(&'q QpQueues);
 impl Drop for Touched<'_> {
     fn drop(&mut self) {
         self.0.settle();
-    }
-}
-
-impl QpQueues {
-    /// The queue a completion belongs to.
-    fn side(&self, cqe: &Cqe) -> &WorkQueue {
-        if cqe.flags & cqe_flags::RECV == 0 {
-            &self.send
-        } else {
-            &self.recv
-        }
     }
 }

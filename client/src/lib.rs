@@ -76,6 +76,7 @@ mod queue;
 mod session;
 #[allow(unsafe_code)]
 mod shm;
+mod srq;
 mod wake;
 
 pub use access::{Access, Mtu, PortState, QpState, QpType};
@@ -94,3 +95,4 @@ pub use mr::{Mr, MrSlice, RemoteAddr, RemoteMr};
 pub use pd::Pd;
 pub use qp::{Qp, QpAttr};
 pub use qp_config::QpConfig;
+pub use srq::{Srq, SrqAttr, SrqBatch, SrqRecv};

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use rnic_abi::{Empty, HandleArg, Op};
 
-use crate::{Access, AddressVector, Ah, Completion, Context, Error, Mr, MrSlice, Qp, QpConfig, Result};
+use crate::{Access, AddressVector, Ah, Completion, Context, Error, Mr, MrSlice, Qp, QpConfig, Result, Srq};
 
 /// A protection domain: QPs use the memory regions of their own domain only. Cheap to clone; any thread. Freed
 /// when the last clone, region and QP of it are gone.
@@ -41,6 +41,11 @@ impl Pd {
     /// meanwhile; when it was asked for and nobody has answered, EHOSTUNREACH.
     pub fn create_ah_now(&self, vector: &AddressVector) -> Result<Ah> {
         Ah::create(self, vector, Ah::AT_ONCE)
+    }
+
+    /// Makes a shared receive queue for at least `max_wr` receives of up to `max_sge` scatter/gather entries.
+    pub fn create_srq(&self, max_wr: u32, max_sge: u32) -> Result<Srq> {
+        Srq::create(self, max_wr, max_sge)
     }
 
     /// Makes an address handle back to the sender of a datagram, from where it was received: `received` begins with the

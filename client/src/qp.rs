@@ -8,11 +8,11 @@ use rnic_abi::{
     qp_mask, work_queue_size,
 };
 
-use crate::queue::{Doorbell, QpQueues, WorkQueue};
+use crate::queue::{Doorbell, QpQueues, Receives, WorkQueue};
 use crate::session::Session;
 use crate::{
     Batch, Cause, ConnectOptions, Cq, Endpoint, Error, Gid, Mtu, Pd, QpConfig, QpState, QpType, RecvBatch,
-    Result,
+    Result, Srq,
 };
 
 /// A queue pair. Any thread; each of its two queues has a lock.
@@ -71,6 +71,11 @@ impl Qp {
                 "the CQ belongs to another context than the PD".into(),
             ));
         }
+        if config.srq.as_ref().is_some_and(|srq| !srq.0.is_of(session)) {
+            return Err(Error::InvalidArgument(
+                "the SRQ belongs to another context than the PD".into(),
+            ));
+        }
         let (sq_units, rq_units) = config.units()?;
         let body = CreateQp {
             pd: pd.0.handle,
@@ -80,7 +85,7 @@ impl Qp {
             sq_units,
             rq_units,
             sq_sig_all: config.sq_sig_all.into(),
-            reserved: 0,
+            srq: config.srq.as_ref().map_or(0, |srq| srq.0.handle()),
         };
         let reply: CreateQpReply = session.control.request(Op::CreateQp, &body)?;
         let queues = Arc::new(Self::queues(session, &config, &reply)?);
@@ -117,7 +122,15 @@ impl Qp {
         };
         Ok(QpQueues {
             send: queue("send", reply.sq_offset, reply.sq_depth, config.send_limits())?,
-            recv: queue("receive", reply.rq_offset, reply.rq_depth, config.recv_limits())?,
+            recv: match &config.srq {
+                Some(srq) => Receives::Shared(srq.clone()),
+                None => Receives::Own(queue(
+                    "receive",
+                    reply.rq_offset,
+                    reply.rq_depth,
+                    config.recv_limits(),
+                )?),
+            },
         })
     }
 
@@ -146,10 +159,22 @@ impl Qp {
         &self.recv_cq
     }
 
-    /// Units of 64 bytes of the send and of the receive queue; a request takes one and more when it has more
-    /// than two scatter/gather entries or 32 inline bytes.
+    /// Units of 64 bytes of the send and of the receive queue (0 of a QP on an SRQ); a request takes one and more
+    /// when it has more than two scatter/gather entries or 32 inline bytes.
     pub fn depths(&self) -> (u32, u32) {
-        (self.queues.send.depth(), self.queues.recv.depth())
+        let recv = match &self.queues.recv {
+            Receives::Own(queue) => queue.depth(),
+            Receives::Shared(_) => 0,
+        };
+        (self.queues.send.depth(), recv)
+    }
+
+    /// The SRQ it draws its receives from, if it does.
+    pub fn srq(&self) -> Option<&Srq> {
+        match &self.queues.recv {
+            Receives::Own(_) => None,
+            Receives::Shared(srq) => Some(srq),
+        }
     }
 
     /// PSN that a connection of this QP starts with.
@@ -174,19 +199,26 @@ impl Qp {
         batch.post()
     }
 
-    /// Starts a batch of receives. See [`RecvBatch`] for what it holds.
-    pub fn recv_batch(&self) -> RecvBatch<'_> {
-        let writer = self.queues.recv.writer(&self.pd.context().session, &self.pd);
+    /// Starts a batch of receives. See [`RecvBatch`] for what it holds. An error on a QP that draws from an SRQ:
+    /// receives are posted there.
+    pub fn recv_batch(&self) -> Result<RecvBatch<'_>> {
+        let Receives::Own(queue) = &self.queues.recv else {
+            return Err(Error::InvalidArgument(format!(
+                "QP {:#x} draws its receives from an SRQ; post them there",
+                self.qpn
+            )));
+        };
+        let writer = queue.writer(&self.pd.context().session, &self.pd);
         let not_ready = match self.last_state() {
             QpState::Reset => Some("receives can be posted from INIT on"),
             _ => None,
         };
-        RecvBatch::new(writer, self.not_ready(not_ready))
+        Ok(RecvBatch::new(writer, self.not_ready(not_ready)))
     }
 
     /// Builds a batch of receives and posts it; tells how many there were.
     pub fn post_recv(&self, build: impl FnOnce(&mut RecvBatch<'_>)) -> Result<usize> {
-        let mut batch = self.recv_batch();
+        let mut batch = self.recv_batch()?;
         build(&mut batch);
         batch.post()
     }
@@ -272,7 +304,10 @@ impl Qp {
     pub fn reset(&self) -> Result<()> {
         self.modify(QpState::Reset, 0, QpAttrs::default())?;
         self.send_cq.0.paused(|| self.queues.send.retire_all());
-        self.recv_cq.0.paused(|| self.queues.recv.retire_all());
+        match &self.queues.recv {
+            Receives::Own(queue) => self.recv_cq.0.paused(|| queue.retire_all()),
+            Receives::Shared(_) => {}
+        }
         self.queues.settle();
         Ok(())
     }
@@ -314,6 +349,10 @@ impl Qp {
         let groups = std::mem::take(&mut *self.groups.lock().unwrap_or_else(PoisonError::into_inner));
         for group in groups {
             self.mcast(Op::DetachMcast, group)?;
+        }
+        if self.srq().is_some() {
+            // The receive of a message under way completes, and is not lost to the SRQ.
+            let _ = self.fail();
         }
         let result = self.session().destroy(Op::DestroyQp, self.handle);
         self.send_cq.0.detach(self.handle);

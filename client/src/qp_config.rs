@@ -2,7 +2,7 @@
 use rnic_abi::{MAX_INLINE, MAX_SGE, Wqe};
 
 use crate::queue::Limits;
-use crate::{Cq, Error, QpType, Result};
+use crate::{Cq, Error, QpType, Result, Srq};
 
 /// What a QP is made with; each limit can be set by the method of its name.
 #[derive(Clone, Debug)]
@@ -15,6 +15,7 @@ pub struct QpConfig {
     pub(crate) max_inline: u32,
     pub(crate) sq_sig_all: bool,
     pub(crate) qp_type: QpType,
+    pub(crate) srq: Option<Srq>,
 }
 
 impl QpConfig {
@@ -29,6 +30,7 @@ impl QpConfig {
             max_inline: 0,
             sq_sig_all: false,
             qp_type: QpType::Rc,
+            srq: None,
         }
     }
 
@@ -65,6 +67,12 @@ impl QpConfig {
     /// Makes every send signalled.
     pub fn sq_sig_all(mut self, all: bool) -> Self {
         self.sq_sig_all = all;
+        self
+    }
+
+    /// Draws its receives from `srq`, which may be of another protection domain, and has no receive queue of its own.
+    pub fn srq(mut self, srq: &Srq) -> Self {
+        self.srq = Some(srq.clone());
         self
     }
 

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rnic_abi::{
-    MAX_SGE, RING_ENTRIES, RingIndices, SGES_IN_HEAD, SGES_PER_UNIT, Sge, WQE_UNIT, Wqe, wqe_flags,
+    Cqe, MAX_SGE, RING_ENTRIES, RingIndices, SGES_IN_HEAD, SGES_PER_UNIT, Sge, WQE_UNIT, Wqe, cqe_flags,
+    wqe_flags,
 };
 use zerocopy::IntoBytes;
 
 use crate::mr::Region;
 use crate::session::Session;
-use crate::{Ah, Error, MrSlice, Pd, Result};
+use crate::{Ah, Error, MrSlice, Pd, Result, Srq};
 
 /// Longest message (IBTA 9.7.2).
 const MAX_MESSAGE: u64 = 1 << 31;
@@ -23,14 +24,33 @@ const MAX_MESSAGE: u64 = 1 << 31;
 #[derive(Debug)]
 pub(crate) struct QpQueues {
     pub send: WorkQueue,
-    pub recv: WorkQueue,
+    pub recv: Receives,
+}
+
+/// Where the receives of a QP are.
+#[derive(Debug)]
+pub(crate) enum Receives {
+    Own(WorkQueue),
+    Shared(Srq),
 }
 
 impl QpQueues {
+    /// What a completion retires: the application's number of it.
+    pub fn retire(&self, cqe: &Cqe) -> Option<u64> {
+        match &self.recv {
+            _ if cqe.flags & cqe_flags::RECV == 0 => self.send.retire(cqe.wr_id),
+            Receives::Own(queue) => queue.retire(cqe.wr_id),
+            Receives::Shared(srq) => srq.0.retire(cqe.wr_id),
+        }
+    }
+
     /// Frees what was retired, unless someone is posting, who will do it.
     pub fn settle(&self) {
         self.send.settle();
-        self.recv.settle();
+        match &self.recv {
+            Receives::Own(queue) => queue.settle(),
+            Receives::Shared(srq) => srq.0.settle(),
+        }
     }
 }
 
@@ -278,29 +298,11 @@ impl Writer<'_> {
     }
 
     fn try_append(&mut self, head: &mut Wqe, local: &[MrSlice]) -> Result<()> {
-        let limit = self.queue.limits.max_sge.min(MAX_SGE);
-        if local.len() > limit {
-            return Err(Error::InvalidArgument(format!(
-                "{} scatter/gather entries on QP {:#x}, whose {} queue was made for {limit}",
-                local.len(),
-                self.queue.qpn,
-                self.queue.name
-            )));
-        }
-        if local.iter().map(|slice| slice.len() as u64).sum::<u64>() > MAX_MESSAGE {
-            return Err(Error::InvalidArgument("a message of more than 2 GiB".into()));
-        }
-        if local.iter().any(|slice| !slice.region().is_of(self.pd)) {
-            return Err(Error::InvalidArgument(format!(
-                "the memory region belongs to another protection domain than QP {:#x}",
-                self.queue.qpn
-            )));
-        }
-        let sge = |slice: &MrSlice| Sge {
-            addr: slice.addr(),
-            length: slice.len() as u32,
-            lkey: slice.lkey(),
-        };
+        let queue = self.queue;
+        let limit = queue.limits.max_sge.min(MAX_SGE);
+        check_slices(local, limit, self.pd, || {
+            format!("the {} queue of QP {:#x}", queue.name, queue.qpn)
+        })?;
         let (in_head, rest) = local.split_at(local.len().min(SGES_IN_HEAD));
         for (to, slice) in head.sges.iter_mut().zip(in_head) {
             *to = sge(slice);
@@ -399,6 +401,42 @@ impl Writer<'_> {
 
     fn producer(&mut self) -> &mut Producer {
         self.producer.as_mut().expect("held until the writer is dropped")
+    }
+}
+
+/// Checks what a work request on `queue` names: at most `limit` slices, of one protection domain, not too long.
+pub(crate) fn check_slices(
+    local: &[MrSlice],
+    limit: usize,
+    pd: &Pd,
+    queue: impl Fn() -> String,
+) -> Result<()> {
+    let refused = |why| Err(Error::InvalidArgument(why));
+    if local.len() > limit {
+        let count = local.len();
+        return refused(format!(
+            "{count} scatter/gather entries on {}, which was made for {limit}",
+            queue()
+        ));
+    }
+    if local.iter().map(|slice| slice.len() as u64).sum::<u64>() > MAX_MESSAGE {
+        return refused("a message of more than 2 GiB".into());
+    }
+    if local.iter().any(|slice| !slice.region().is_of(pd)) {
+        return refused(format!(
+            "the memory region belongs to another protection domain than {}",
+            queue()
+        ));
+    }
+    Ok(())
+}
+
+/// The entry for a slice.
+pub(crate) fn sge(slice: &MrSlice) -> Sge {
+    Sge {
+        addr: slice.addr(),
+        length: slice.len() as u32,
+        lkey: slice.lkey(),
     }
 }
 

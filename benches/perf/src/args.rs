@@ -70,6 +70,9 @@ pub struct Args {
     /// Exponent of the local ACK timeout, 4.096 us x 2^u.
     #[arg(short = 'u', long, default_value_t = 14, value_parser = clap::value_parser!(u8).range(0..=31))]
     pub timeout: u8,
+    /// The server's QPs share one receive queue (send only).
+    #[arg(long)]
+    pub use_srq: bool,
     /// Check the bytes of what arrives. Slower, for SEND of several sizes much so: each receive needs its own place.
     #[arg(long)]
     pub verify: bool,
@@ -183,6 +186,7 @@ pub struct Plan {
     pub qps: u32,
     pub tx_depth: u32,
     pub verify: bool,
+    pub use_srq: bool,
 }
 
 impl Plan {
@@ -219,6 +223,10 @@ impl Plan {
             self.connection != Connection::Ud || self.max_size() <= Self::MAX_DATAGRAM,
             "a datagram has at most {} bytes, and no more than the path MTU",
             Self::MAX_DATAGRAM
+        );
+        ensure!(
+            self.op == Op::Send || !self.use_srq,
+            "only SEND takes receives; leave out --use-srq"
         );
         ensure!(
             self.metric == Metric::Bw || self.qps == 1,
@@ -261,6 +269,7 @@ impl Args {
             qps: self.qps,
             tx_depth: self.tx_depth,
             verify: self.verify,
+            use_srq: self.use_srq,
         };
         plan.check()?;
         Ok(plan)

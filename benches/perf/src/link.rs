@@ -3,7 +3,7 @@ use anyhow::{Context as _, Result, ensure};
 use rnic::exchange::Exchange;
 use rnic::{
     Access, AddressVector, Ah, Batch, ConnectOptions, Context, Cq, Endpoint, Mr, MrSlice, Mtu, Qp, QpConfig,
-    RemoteAddr, RemoteMr, Wr, op,
+    RemoteAddr, RemoteMr, Srq, Wr, op,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
@@ -22,6 +22,8 @@ pub struct Link {
     targets: Vec<(Ah, u32)>,
     /// All queues complete here.
     pub cq: Cq,
+    /// What all QPs draw their receives from, if they share them.
+    pub srq: Option<Srq>,
     /// First QP's.
     pub local: Endpoint,
     pub remote: Endpoint,
@@ -67,10 +69,17 @@ impl Link {
             timeout: args.timeout,
             ..ConnectOptions::default()
         };
-        let config = QpConfig::new(&cq, &cq)
+        let srq = plan
+            .use_srq
+            .then(|| pd.create_srq(receives * plan.qps, 1))
+            .transpose()?;
+        let mut config = QpConfig::new(&cq, &cq)
             .max_send_wr(plan.tx_depth)
             .max_recv_wr(receives)
             .qp_type(plan.connection.qp_type());
+        if let Some(srq) = &srq {
+            config = config.srq(srq);
+        }
         let qps = (0..plan.qps)
             .map(|_| pd.create_qp(config.clone()).context("making a QP"))
             .collect::<Result<Vec<_>>>()?;
@@ -106,6 +115,7 @@ impl Link {
         let link = Link {
             targets,
             cq,
+            srq,
             local: ours.endpoints[0],
             remote: theirs.endpoints[0],
             mtu,
@@ -134,6 +144,12 @@ impl Link {
     /// What QP `qp` sends from and READs into.
     pub fn own(&self, qp: usize) -> MrSlice {
         self.own.slice(qp * self.area..(qp + 1) * self.area)
+    }
+
+    /// Which of the QPs this is.
+    pub fn index_of(&self, qpn: u32) -> Result<usize> {
+        let found = self.qps.iter().position(|qp| qp.qpn() == qpn);
+        found.with_context(|| format!("a completion of QP {qpn:#x}, which is not ours"))
     }
 
     /// What QP `qp` receives into and its peer reaches.
@@ -172,17 +188,25 @@ impl Link {
         self.open_to_peer(qp).load_u64(0, Ordering::Acquire)
     }
 
-    /// Posts `count` receives on QP `qp`, of which the first is the `from`-th ever.
+    /// Posts `count` receives for QP `qp`, or whoever shares them, of which the first is the `from`-th ever.
     pub fn receive(&self, run: &Run, qp: usize, from: u64, count: u64) -> rnic::Result<()> {
         let area = self.open_to_peer(qp);
-        self.qps[qp].post_recv(|batch| {
-            for n in from..from + count {
-                let place = run.receive_place(n);
-                batch
-                    .recv(area.slice(place..place + run.stride()))
-                    .wr_id(tag(qp, n));
-            }
-        })?;
+        let receives = (from..from + count).map(|n| {
+            let place = run.receive_place(n);
+            (area.slice(place..place + run.stride()), tag(qp, n))
+        });
+        match &self.srq {
+            Some(srq) => srq.post_recv(|batch| {
+                receives.for_each(|(local, tag)| {
+                    batch.recv(local).wr_id(tag);
+                });
+            }),
+            None => self.qps[qp].post_recv(|batch| {
+                receives.for_each(|(local, tag)| {
+                    batch.recv(local).wr_id(tag);
+                });
+            }),
+        }?;
         Ok(())
     }
 

@@ -95,11 +95,15 @@ fn take(link: &Link, run: &Run, work: &mut Work, timeout: Option<Duration>) -> R
     let count = link.cq.spin(&mut out, timeout)?;
     let mut first = 0;
     while first < count {
-        // A run of completions of one QP is posted anew with one doorbell.
-        let (qp, from) = untag(out[first].ok()?.wr_id);
+        // A run of completions of one QP is posted anew with one doorbell; shared receives complete in any order.
+        let (area, from) = untag(out[first].ok()?.wr_id);
         let mut next = first;
-        while next < count && untag(out[next].wr_id).0 == qp {
+        while next < count && untag(out[next].wr_id).0 == area && (next == first || link.srq.is_none()) {
             let completion = out[next].ok()?;
+            let qp = match link.srq {
+                Some(_) => link.index_of(completion.qpn)?,
+                None => area,
+            };
             if let Some(pattern) = &work.pattern {
                 let message = work.received[qp];
                 let place = run.receive_place(untag(completion.wr_id).1);
@@ -107,13 +111,13 @@ fn take(link: &Link, run: &Run, work: &mut Work, timeout: Option<Duration>) -> R
                 let skips = if run.unreliable { run.slots } else { 1 };
                 let right = completion.byte_len as usize == run.grh + run.size
                     && (message..message + skips)
-                        .any(|n| pattern.is_at(&link.open_to_peer(qp), place + run.grh, n % run.slots));
+                        .any(|n| pattern.is_at(&link.open_to_peer(area), place + run.grh, n % run.slots));
                 work.corrupt += u64::from(!right);
             }
             work.received[qp] += 1;
             next += 1;
         }
-        link.receive(run, qp, from + run.receives, (next - first) as u64)?;
+        link.receive(run, area, from + run.receives, (next - first) as u64)?;
         first = next;
     }
     Ok(count > 0)
