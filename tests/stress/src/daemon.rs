@@ -74,7 +74,7 @@ impl Plan {
              eal: {{ memory: none, memory_size: 128MiB }}\n\
              cores: {{ poll: auto, count: {cores}, pin: false, idle: {{ policy: {idle}, max_sleep: 1ms }} }}\n\
              limits:\n  clients: {clients}\n  qps: {qps}\n  bytes_awaiting_grace: 1MiB\n\
-             \x20 per_client: {{ qps: {qps_per_client}, cqs: 8, mrs: 8, pds: 4, ahs: 8, registered_memory: 64MiB, \
+             \x20 per_client: {{ qps: {qps_per_client}, cqs: 8, mrs: 8, pds: 4, ahs: 8, srqs: 8, registered_memory: 64MiB, \
              queue_memory: 8MiB, wr_depth: 1024, cq_depth: 1024, bytes_awaiting_grace: 512KiB }}\n\
              ports:\n"
         );

@@ -296,6 +296,7 @@ impl Worker {
         self.links.retain(|link| link.ends.iter().any(Option::is_some));
         self.pds[side].clear();
         self.ahs[side].clear();
+        self.srqs[side].clear();
         self.regions[side].clear();
         self.dead_keys[side].clear();
         Ok(())

@@ -19,6 +19,7 @@ mod process;
 mod qp;
 mod run;
 mod session;
+mod shared;
 mod traffic;
 mod unplug;
 mod worker;

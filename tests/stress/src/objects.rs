@@ -4,15 +4,16 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use rnic_abi::{
-    Av, CreateAh, CreateAhReply, CreateCq, CreateCqReply, DEREG_NONBLOCK, DeregMr, DeviceArg, Empty,
-    HandleArg, HandleReply, Op, RegMr, RegMrReply, ah_flags,
+    Av, CreateAh, CreateAhReply, CreateCq, CreateCqReply, CreateQp, CreateQpReply, CreateSrq, CreateSrqReply,
+    DEREG_NONBLOCK, DeregMr, DestroyReply, DeviceArg, Empty, HandleArg, HandleReply, Op, RegMr, RegMrReply,
+    ah_flags,
 };
 use rnic_tests::raw::{Memory, memfd, punch};
 use rustix::fs::SealFlags;
 
 use crate::link::{End, LANE, Link, Region};
 use crate::session::{AGAIN, Answer};
-use crate::worker::{PATIENCE, Pd, Worker, gid};
+use crate::worker::{PATIENCE, Pd, Srq, Worker, gid};
 
 /// Nobody answers for an address.
 pub(crate) const UNREACHABLE: i32 = rustix::io::Errno::HOSTUNREACH.raw_os_error();
@@ -81,6 +82,81 @@ impl Worker {
         let arg = HandleArg { handle, reserved: 0 };
         let answer = self.sessions[side].request::<Empty>(Op::DestroyAh, &arg, &[]);
         self.unmake("AHs destroyed", false, answer)?;
+        self.use_pd(side, pd, -1);
+        Ok(())
+    }
+
+    /// Makes a shared receive queue, with a QP on it or without, or destroys one.
+    pub(crate) fn change_srqs(&mut self, side: usize) -> Result<()> {
+        if self.rng.below(2) == 0
+            && let Some(index) = self.pick(self.srqs[side].len())
+        {
+            return self.drop_srq(side, index);
+        }
+        let cqs = self.sorted_cqs(side);
+        let (Some(pd), Some(cq)) = (self.pick(self.pds[side].len()), self.pick(cqs.len())) else {
+            return Ok(());
+        };
+        let (pd, cq) = (self.pds[side][pd].handle, cqs[cq]);
+        let arg = CreateSrq {
+            pd,
+            max_wr: 1 + self.rng.below(64) as u32,
+            max_sge: self.rng.below(9) as u32,
+            reserved: 0,
+        };
+        let session = &mut self.sessions[side];
+        session.graves.close(&session.region)?;
+        let answer = session.request::<CreateSrqReply>(Op::CreateSrq, &arg, &[]);
+        let Some(made) = self.make(side, "SRQs made", answer)? else {
+            return Ok(());
+        };
+        self.use_pd(side, pd, 1);
+        let arg = CreateQp {
+            pd,
+            send_cq: cq,
+            recv_cq: cq,
+            qp_type: 2,
+            sq_units: 1,
+            srq: made.handle,
+            ..CreateQp::default()
+        };
+        let mut qp = None;
+        if self.rng.below(2) == 0 {
+            let answer = self.sessions[side].request::<CreateQpReply>(Op::CreateQp, &arg, &[]);
+            qp = self
+                .make(side, "QPs made on SRQs", answer)?
+                .map(|made| made.handle);
+        }
+        if qp.is_some() {
+            self.use_pd(side, pd, 1);
+            if let Some(cq) = self.sessions[side].cqs.get_mut(&cq) {
+                cq.users += 2;
+            }
+        }
+        let handle = made.handle;
+        self.srqs[side].push(Srq { handle, pd, qp, cq });
+        Ok(())
+    }
+
+    /// Destroys an SRQ; as long as there is a QP on it, that must not work.
+    pub(crate) fn drop_srq(&mut self, side: usize, index: usize) -> Result<()> {
+        let Srq { handle, pd, qp, cq } = self.srqs[side].swap_remove(index);
+        let destroy = |worker: &mut Worker, op, handle| {
+            let arg = HandleArg { handle, reserved: 0 };
+            worker.sessions[side].request::<DestroyReply>(op, &arg, &[])
+        };
+        if let Some(qp) = qp {
+            let answer = destroy(self, Op::DestroySrq, handle);
+            self.unmake("SRQs destroyed", true, answer)?;
+            let answer = destroy(self, Op::DestroyQp, qp);
+            self.unmake("QPs on SRQs destroyed", false, answer)?;
+            self.use_pd(side, pd, -1);
+            if let Some(cq) = self.sessions[side].cqs.get_mut(&cq) {
+                cq.users -= 2;
+            }
+        }
+        let answer = destroy(self, Op::DestroySrq, handle);
+        self.unmake("SRQs destroyed", false, answer)?;
         self.use_pd(side, pd, -1);
         Ok(())
     }

@@ -35,7 +35,7 @@ pub struct Run {
     /// Clients that are processes, some of which are killed.
     #[arg(long, default_value_t = 3)]
     pub processes: usize,
-    /// Clients that use the library.
+    /// Clients that use the library, and as many that share receive queues.
     #[arg(long, default_value_t = 1)]
     pub library: usize,
     /// Milliseconds between two kills, on average; 0 kills nobody.

@@ -37,7 +37,7 @@ struct Summary {
 pub fn run(options: &Run) -> Result<()> {
     let seed = options::seed(options.seed);
     eprintln!("rnic-stress: seed {seed} (RNIC_STRESS_SEED={seed} repeats its choices)");
-    let clients = options.threads + options.processes + options.library;
+    let clients = options.threads + options.processes + 2 * options.library;
     let plan = Plan {
         cores: options.cores,
         idle: options.idle.clone(),
@@ -100,6 +100,7 @@ fn stress(options: &Run, seed: u64, plan: &Plan, appliance: &Appliance) -> Resul
             let socket = &socket;
             let seed = [seed, 1000 + index as u64];
             threads.push(scope.spawn(move || noting(stop, crate::library::run(socket, &seed, stop))));
+            threads.push(scope.spawn(move || noting(stop, crate::shared::run(socket, &seed, stop))));
         }
         if options.unplug_every > 0 {
             let seed = [seed, 3000];

@@ -52,6 +52,15 @@ pub(crate) struct Pd {
     pub users: u32,
 }
 
+/// A shared receive queue, and a QP in RESET on it, which also has a CQ.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Srq {
+    pub handle: u32,
+    pub pd: u32,
+    pub qp: Option<u32>,
+    pub cq: u32,
+}
+
 /// Ports of a client's two sessions.
 #[derive(Copy, Clone, Debug)]
 pub enum Home {
@@ -90,6 +99,8 @@ pub struct Worker {
     pub(crate) pds: [Vec<Pd>; 2],
     /// Address handles, each with its PD.
     pub(crate) ahs: [Vec<(u32, u32)>; 2],
+    /// Shared receive queues, each with its PD and a QP on it.
+    pub(crate) srqs: [Vec<Srq>; 2],
     pub(crate) regions: [Vec<Region>; 2],
     pub(crate) links: Vec<Link>,
     /// Keys that were deregistered lately.
@@ -116,6 +127,7 @@ impl Worker {
             fates: Default::default(),
             pds: Default::default(),
             ahs: Default::default(),
+            srqs: Default::default(),
             regions: Default::default(),
             links: Vec::new(),
             dead_keys: Default::default(),
@@ -148,7 +160,7 @@ impl Worker {
             91..93 => self.punch(side)?,
             93..96 => self.settle_one()?,
             96 => self.overflow(side)?,
-            97 => self.change_ahs(side)?,
+            97 => self.change_srqs(side)?,
             98 if self.rng.below(8) == 0 => self.start_over()?,
             99 => self.change_ahs(side)?,
             _ => std::thread::sleep(Duration::from_micros(self.rng.below(2000) as u64)),
@@ -313,6 +325,9 @@ impl Worker {
             }
         }
         self.links.retain(|link| link.ends.iter().any(Option::is_some));
+        while !self.srqs[side].is_empty() {
+            self.drop_srq(side, 0)?;
+        }
         let handles: Vec<u32> = self.sessions[side].cqs.keys().copied().collect();
         for handle in handles {
             self.destroy_cq(side, handle)?;
