@@ -121,6 +121,7 @@ fn rnicd_tells_systemd_serves_rnicctl_and_stops_on_sigterm_and_sigint() {
             "pds",
             "ports",
             "qps",
+            "srqs",
         ];
         assert_eq!(keys, wanted);
         assert_eq!(
