@@ -332,6 +332,14 @@ impl Control {
         })
     }
 
+    /// A handle, and queue space behind it; both or neither.
+    pub(crate) fn take_place(&mut self, conn: u32, len: usize) -> Verb<(Handle, Slice)> {
+        let handle = self.take_handle(conn)?;
+        let slice = self.take_queue_space(conn, len);
+        let slice = slice.inspect_err(|_| self.give_handle(conn, handle))?;
+        Ok((handle, slice))
+    }
+
     /// Takes back queue space; large parts go back to the kernel.
     pub(crate) fn give_queue_space(&mut self, conn: u32, slice: Slice) {
         let Ok(client) = self.client_mut(conn) else { return };

@@ -56,6 +56,21 @@ impl Control {
         });
     }
 
+    /// Has its core take a QP in as it is, if it has not got it; on behalf of a request.
+    fn install(&mut self, number: u64, key: Key) {
+        let Some(qp) = self.qp_mut(key) else { return };
+        let (core, slot, here) = (qp.core, qp.slot(), qp.here.take());
+        if let Some(qp) = here {
+            let change = None;
+            self.command(number, core, |token| Command::AddQp {
+                slot,
+                qp,
+                change,
+                token,
+            });
+        }
+    }
+
     /// Puts a QP that its core has taken in into the next publication. False when it is published already.
     pub(crate) fn publish_qp(&mut self, key: Key) -> bool {
         let Some(qp) = self.qp_mut(key).filter(|qp| qp.here.is_none()) else {
@@ -77,16 +92,8 @@ impl Control {
         if qp.here.is_some() && qp.state == QpState::Reset {
             return None;
         }
-        let (core, slot, here) = (qp.core, qp.slot(), qp.here.take());
-        if let Some(qp) = here {
-            let change = None;
-            self.command(number, core, |token| Command::AddQp {
-                slot,
-                qp,
-                change,
-                token,
-            });
-        }
+        let (core, slot) = (qp.core, qp.slot());
+        self.install(number, key);
         self.command(number, core, |token| Command::FailQp { slot, cause, token });
         Some((core, slot))
     }
@@ -138,17 +145,9 @@ impl Control {
     pub(crate) fn install_all(&mut self) {
         let keys: Vec<Key> = self.objects.iter().map(|(key, _)| key).collect();
         for key in keys {
-            let Some(qp) = self.qp_mut(key) else { continue };
-            let (core, slot, here) = (qp.core, qp.slot(), qp.here.take());
-            if let Some(qp) = here {
+            if self.qp_mut(key).is_some_and(|qp| qp.here.is_some()) {
                 let number = self.begin(NOBODY, Work::Fail);
-                let change = None;
-                self.command(number, core, |token| Command::AddQp {
-                    slot,
-                    qp,
-                    change,
-                    token,
-                });
+                self.install(number, key);
             }
         }
     }

@@ -81,12 +81,7 @@ impl Control {
         });
         let full = || Refusal::exhausted("no CQ number is free in the daemon; destroy CQs first");
         let Number { slot, generation } = self.numbers.cqs.take().ok_or_else(full)?;
-        let placed = self.take_handle(conn).and_then(|handle| {
-            let slice = self.take_queue_space(conn, completion_queue_size(depth, cores));
-            slice
-                .map(|slice| (handle, slice))
-                .inspect_err(|_| self.give_handle(conn, handle))
-        });
+        let placed = self.take_place(conn, completion_queue_size(depth, cores));
         let (handle, slice) = placed.inspect_err(|_| self.numbers.cqs.give(slot))?;
         let client = self.client_mut(conn)?;
         let (region, index) = (client.region.clone(), client.index);

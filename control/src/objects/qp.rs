@@ -279,9 +279,7 @@ impl Control {
 
     /// A handle and room for both queues, if it has both.
     fn place_qp(&mut self, conn: u32, sq_depth: u32, rq_depth: u32) -> Verb<(Handle, Slice, Option<Slice>)> {
-        let handle = self.take_handle(conn)?;
-        let sq = self.take_queue_space(conn, work_queue_size(sq_depth));
-        let sq = sq.inspect_err(|_| self.give_handle(conn, handle))?;
+        let (handle, sq) = self.take_place(conn, work_queue_size(sq_depth))?;
         if rq_depth == 0 {
             return Ok((handle, sq, None));
         }

@@ -102,13 +102,9 @@ impl Control {
         let Number { slot, generation } = self.numbers.srqs.take().ok_or_else(full)?;
         // Spread over the cores, as QPs are.
         let core = slot as usize % self.engine.core_count();
-        let placed = self.answers(core).and_then(|()| self.take_handle(conn));
-        let placed = placed.and_then(|handle| {
-            let slice = self.take_queue_space(conn, work_queue_size(depth));
-            slice
-                .map(|slice| (handle, slice))
-                .inspect_err(|_| self.give_handle(conn, handle))
-        });
+        let placed = self
+            .answers(core)
+            .and_then(|()| self.take_place(conn, work_queue_size(depth)));
         let (handle, slice) = placed.inspect_err(|_| self.numbers.srqs.give(slot))?;
         let client = self.client_mut(conn)?;
         let (region, index) = (client.region.clone(), client.index);
