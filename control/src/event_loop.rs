@@ -45,13 +45,14 @@ impl Control {
             return false;
         }
         self.now = Instant::now();
-        if self.follow_up.gives_way() {
+        let mut came = self.serve(conn);
+        if !came && self.follow_up.gives_way() {
             let given = self.now;
             rustix::thread::sched_yield();
             self.now = Instant::now();
             self.follow_up.came_back(self.now - given);
+            came = self.serve(conn);
         }
-        let came = self.serve(conn);
         self.follow_up.learn(came);
         came
     }

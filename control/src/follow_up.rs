@@ -2,9 +2,11 @@
 //!
 //! A client that makes one object after another, while nobody else asks for anything, sends its next request the moment
 //! it has an answer. Often it is there before the control thread would sleep, and then asking for that one socket saves
-//! asking for all: a third of the system calls of a request. If the client shares the CPU with the control thread, it has
-//! to be given the CPU first; giving way costs less than a sleep and a wake. Whoever gets the CPU may keep it for
-//! milliseconds, though, while others ask in vain; so the control thread gives way only as long as it is soon back.
+//! asking for all: a third of the system calls of a request. A client that shares the CPU with the control thread needs the
+//! CPU first. Mostly the scheduler gives it the moment it is woken by its answer. When it has not, and nothing is there, the
+//! control thread gives way, which costs less than a sleep and a wake, and is preempted the more readily by the next one it
+//! wakes. Whoever gets the CPU may keep it for milliseconds, though, while others ask in vain; so the control thread gives
+//! way only as long as it is soon back.
 
 use std::time::Duration;
 
@@ -56,7 +58,7 @@ impl FollowUp {
         conn
     }
 
-    /// Before that socket is looked at: whether to give the CPU to whoever waits for it.
+    /// When there was nothing: whether to give the CPU to whoever waits for it, and look again.
     pub fn gives_way(&mut self) -> bool {
         if self.own_way > 0 {
             self.own_way -= 1;
