@@ -175,7 +175,7 @@ pub struct Cause {
 }
 
 /// Names of [`Cause::check`], by number, for people.
-pub const CHECK_NAMES: [&str; 26] = [
+pub const CHECK_NAMES: [&str; 28] = [
     "none",
     "no such key, or no longer valid",
     "access not granted by the region",
@@ -202,6 +202,8 @@ pub const CHECK_NAMES: [&str; 26] = [
     "device or port removed",
     "atomic not of 8 bytes at a multiple of 8",
     "no such address handle",
+    "no such XRC SRQ, or another than the message began with",
+    "XRC SRQ of another XRC domain",
 ];
 
 /// Where a send or receive queue stands: [`RingIndices`], then `depth` units.

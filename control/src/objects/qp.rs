@@ -83,7 +83,7 @@ impl Control {
     pub(crate) fn create_qp(&mut self, conn: u32, arg: &CreateQp) -> Verb<Outcome> {
         self.check_present_for(conn, arg.pd)?;
         self.allow(conn, Kind::Qp)?;
-        let Some(qp_type) = QpType::from_verbs(arg.qp_type) else {
+        let Some(qp_type) = QpType::from_verbs(arg.qp_type).filter(|qp_type| !qp_type.is_xrc()) else {
             return Err(Refusal::unsupported(format!(
                 "qp_type is {}; this rnicd makes RC (2), UC (3) and UD (4)",
                 arg.qp_type

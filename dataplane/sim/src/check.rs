@@ -29,6 +29,8 @@ pub(crate) struct Checker {
     /// Operations before this one are done.
     next_op: usize,
     next_recv: u64,
+    /// The XRC SRQ of each operation that uses a receive WQE; 0 on RC.
+    srqns: Vec<u32>,
     /// Send requests that failed, and its status.
     pub failed: Option<(usize, WcStatus)>,
     pub recv_failed: Option<WcStatus>,
@@ -45,6 +47,7 @@ impl Checker {
             effects_of(op, injected, &mut expected);
             through.push(expected.len());
         }
+        let receives = plan.ops.iter().filter(|op| op.recv.is_some());
         Checker {
             expected,
             through,
@@ -53,6 +56,7 @@ impl Checker {
             seen_recvs: 0,
             next_op: 0,
             next_recv: RECV_ID,
+            srqns: receives.map(|op| op.srqn).collect(),
             failed: None,
             recv_failed: None,
             flushed: 0,
@@ -95,6 +99,7 @@ impl Checker {
     /// Receive completions come in order, each once, and none succeeds after an error.
     fn check_recvs(&mut self, host: &SimHost) -> Verdict {
         while let Some(completion) = host.completions.get(self.seen_recvs) {
+            let srqn = host.completed_to[self.seen_recvs];
             self.seen_recvs += 1;
             if completion.queue != Queue::Recv {
                 continue;
@@ -103,6 +108,14 @@ impl Checker {
                 return Err(format!(
                     "receive completion {} instead of {}",
                     completion.wr_id, self.next_recv
+                ));
+            }
+            if completion.status == WcStatus::Success
+                && self.srqns.get((self.next_recv - RECV_ID) as usize) != Some(&srqn)
+            {
+                return Err(format!(
+                    "receive {} completed to XRC SRQ {srqn:#x}",
+                    completion.wr_id
                 ));
             }
             self.next_recv += 1;
@@ -252,6 +265,7 @@ pub(crate) fn outcome_of(kind: Injected) -> (WcStatus, Option<WcStatus>, Option<
     match kind {
         Injected::BadKey | Injected::BadRange => (WcStatus::RemAccessErr, None, Some(EventKind::QpAccessErr)),
         Injected::Unaligned => (WcStatus::RemInvReqErr, None, Some(EventKind::QpReqErr)),
+        Injected::NoSrq | Injected::OtherDomain => (WcStatus::RemInvReqErr, None, Some(EventKind::QpReqErr)),
         Injected::TooLong => (
             WcStatus::RemInvReqErr,
             Some(WcStatus::LocLenErr),

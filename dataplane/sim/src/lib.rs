@@ -23,9 +23,9 @@ mod scenario;
 mod unreliable;
 mod watch;
 
-pub use memory::{Effect, Region, SimHost};
+pub use memory::{Effect, Region, SimHost, SimSrq};
 pub use network::{Faults, Network};
-pub use node::{GRH_BYTE, Node, Packet, QKEY, connect, connect_as, connect_at, default_attr};
+pub use node::{GRH_BYTE, Node, Packet, QKEY, connect, connect_as, connect_at, connect_xrc, default_attr};
 pub use rng::Rng;
 pub use run::{Outcome, run, run_with};
 pub use scenario::{Injected, Op, Plan, Recv, Scenario};

@@ -67,6 +67,17 @@ pub enum Effect {
     },
 }
 
+/// An XRC SRQ.
+#[derive(Clone, Debug)]
+pub struct SimSrq {
+    /// Its number.
+    pub number: u32,
+    /// Its XRC domain.
+    pub xrcd: u32,
+    /// Receive WQEs not taken yet.
+    pub queue: VecDeque<RecvWqe>,
+}
+
 /// The surroundings of one QP.
 #[derive(Default, Debug)]
 pub struct SimHost {
@@ -74,6 +85,12 @@ pub struct SimHost {
     pub regions: Vec<Region>,
     /// Receive WQEs not taken yet; `data` indexes `recv_bufs`.
     pub recv_queue: VecDeque<RecvWqe>,
+    /// XRC SRQs.
+    pub srqs: Vec<SimSrq>,
+    /// The XRC SRQ named last.
+    named: Option<usize>,
+    /// Number of the XRC SRQ that each completion went to, 0 where there was none.
+    pub completed_to: Vec<u32>,
     /// Buffers of receive WQEs.
     pub recv_bufs: Vec<Vec<u8>>,
     /// Buffers of send WQEs: gathered by SEND and WRITE, filled by READ and atomics; `SendWr::data` indexes them.
@@ -125,13 +142,34 @@ impl SimHost {
 
     /// Posts a receive WQE of `capacity` bytes.
     pub fn post_recv(&mut self, wr_id: u64, capacity: u32) {
+        let wqe = self.recv_wqe(wr_id, capacity);
+        self.recv_queue.push_back(wqe);
+    }
+
+    /// Makes an XRC SRQ.
+    pub fn add_srq(&mut self, number: u32, xrcd: u32) {
+        let queue = VecDeque::new();
+        self.srqs.push(SimSrq { number, xrcd, queue });
+    }
+
+    /// Posts a receive WQE to an XRC SRQ.
+    ///
+    /// # Panics
+    /// When there is none of that number.
+    pub fn post_srq_recv(&mut self, srqn: u32, wr_id: u64, capacity: u32) {
+        let wqe = self.recv_wqe(wr_id, capacity);
+        let srq = self.srqs.iter_mut().find(|srq| srq.number == srqn);
+        srq.expect("it was added").queue.push_back(wqe);
+    }
+
+    fn recv_wqe(&mut self, wr_id: u64, capacity: u32) -> RecvWqe {
         let data = self.recv_bufs.len() as u32;
         self.recv_bufs.push(vec![0; capacity as usize]);
-        self.recv_queue.push_back(RecvWqe {
+        RecvWqe {
             wr_id,
             capacity,
             data,
-        });
+        }
     }
 
     /// Adds a send buffer and returns its token.
@@ -217,11 +255,19 @@ impl Host for SimHost {
         Ok(original)
     }
 
+    fn xrc_srq(&mut self, srqn: u32) -> Option<u32> {
+        self.named = self.srqs.iter().position(|srq| srq.number == srqn);
+        self.named.map(|at| self.srqs[at].xrcd)
+    }
+
     fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError> {
         if self.forged_recv {
             return Err(RecvError { wr_id: None });
         }
-        Ok(self.recv_queue.pop_front())
+        Ok(match self.named {
+            Some(at) => self.srqs[at].queue.pop_front(),
+            None => self.recv_queue.pop_front(),
+        })
     }
 
     fn scatter_recv(&mut self, wqe: &RecvWqe, offset: u32, payload: &[u8]) -> Result<(), KeyError> {
@@ -299,6 +345,8 @@ impl Host for SimHost {
             });
         }
         self.completions.push(*completion);
+        let srq = self.named.and_then(|at| self.srqs.get(at));
+        self.completed_to.push(srq.map_or(0, |srq| srq.number));
         Ok(())
     }
 

@@ -127,11 +127,11 @@ impl Node {
         use QpAttrMask as M;
         let connected = M::AV | M::PATH_MTU | M::DEST_QPN | M::RQ_PSN;
         let (own, receive) = match self.qp.qp_type() {
-            QpType::Rc => (
+            QpType::Rc | QpType::XrcTgt => (
                 M::ACCESS_FLAGS,
                 connected | M::MAX_DEST_RD_ATOMIC | M::MIN_RNR_TIMER,
             ),
-            QpType::Uc => (M::ACCESS_FLAGS, connected),
+            QpType::Uc | QpType::XrcIni => (M::ACCESS_FLAGS, connected),
             QpType::Ud => (M::QKEY, M::NONE),
         };
         let setup = M::STATE | M::PKEY_INDEX | M::PORT | own;
@@ -156,7 +156,10 @@ impl Node {
     pub fn to_rts(&mut self, attr: &QpAttr) -> Result<(), ModifyError> {
         use QpAttrMask as M;
         let send = match self.qp.qp_type() {
-            QpType::Rc => M::SQ_PSN | M::TIMEOUT | M::RETRY_CNT | M::RNR_RETRY | M::MAX_QP_RD_ATOMIC,
+            QpType::Rc | QpType::XrcIni => {
+                M::SQ_PSN | M::TIMEOUT | M::RETRY_CNT | M::RNR_RETRY | M::MAX_QP_RD_ATOMIC
+            }
+            QpType::XrcTgt => M::SQ_PSN | M::TIMEOUT,
             QpType::Uc | QpType::Ud => M::SQ_PSN,
         };
         self.modify(
@@ -266,7 +269,7 @@ impl Node {
             Source::Send {
                 data, offset, len, ..
             } => self.host.gather(data, offset, len),
-            Source::Remote { rkey, addr, len } => self.host.read_remote(rkey, addr, len),
+            Source::Remote { rkey, addr, len, .. } => self.host.read_remote(rkey, addr, len),
         };
         match payload {
             Ok(payload) => Some(Packet::new(&emit.headers, payload)),
@@ -322,7 +325,24 @@ pub fn connect_at(mtu: Mtu, psns: [u32; 2], adjust: impl Fn(&mut QpAttr)) -> (No
 /// # Panics
 /// When the attributes are not acceptable.
 pub fn connect_as(qp_type: QpType, mtu: Mtu, psns: [u32; 2], adjust: impl Fn(&mut QpAttr)) -> (Node, Node) {
-    let side = |qpn: u32, peer: u32, sq_psn: u32, rq_psn: u32| {
+    let qp = |qpn| match qp_type {
+        QpType::Ud => RcQp::new_ud(qpn, mtu),
+        _ => RcQp::new(qpn).with_type(qp_type),
+    };
+    join([qp(0x11), qp(0x22)], mtu, psns, adjust)
+}
+
+/// As [`connect_at`]: an XRC initiator, and an XRC target of domain `xrcd`.
+///
+/// # Panics
+/// When the attributes are not acceptable.
+pub fn connect_xrc(xrcd: u32, mtu: Mtu, psns: [u32; 2], adjust: impl Fn(&mut QpAttr)) -> (Node, Node) {
+    let from = RcQp::new(0x11).with_type(QpType::XrcIni);
+    join([from, RcQp::new_xrc_tgt(0x22, xrcd)], mtu, psns, adjust)
+}
+
+fn join(qps: [RcQp; 2], mtu: Mtu, psns: [u32; 2], adjust: impl Fn(&mut QpAttr)) -> (Node, Node) {
+    let side = |qp: RcQp, peer: u32, sq_psn: u32, rq_psn: u32| {
         let mut attr = QpAttr {
             path_mtu: mtu,
             qkey: QKEY,
@@ -332,18 +352,15 @@ pub fn connect_as(qp_type: QpType, mtu: Mtu, psns: [u32; 2], adjust: impl Fn(&mu
             ..default_attr()
         };
         adjust(&mut attr);
-        let qp = match qp_type {
-            QpType::Ud => RcQp::new_ud(qpn, mtu),
-            _ => RcQp::new(qpn).with_type(qp_type),
-        };
         let mut node = Node::new(qp, 64);
         node.to_rtr(&attr).expect("attributes are legal");
         node.to_rts(&attr).expect("attributes are legal");
         node
     };
+    let [a, b] = qps;
     (
-        side(0x11, 0x22, psns[0], psns[1]),
-        side(0x22, 0x11, psns[1], psns[0]),
+        side(a, b.qpn(), psns[0], psns[1]),
+        side(b, a.qpn(), psns[1], psns[0]),
     )
 }
 

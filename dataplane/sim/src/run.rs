@@ -1,17 +1,18 @@
 //! Plays one scenario in virtual time.
 
 use crate::check::{Checker, RECV_ID, Verdict, outcome_of};
+use crate::memory::SimSrq;
 use crate::network::Network;
-use crate::node::{Node, connect_at};
+use crate::node::{Node, connect_at, connect_xrc};
 use crate::rng::Rng;
 use crate::scenario::{
-    ATOMIC_BASE, ATOMIC_KEY, INVALIDATE_KEY, Injected, READ_BASE, READ_KEY, Scenario, WRITE_BASE, WRITE_KEY,
-    bytes_of, is_rd_atomic,
+    ATOMIC_BASE, ATOMIC_KEY, FOREIGN_SRQ, INVALIDATE_KEY, Injected, READ_BASE, READ_KEY, Recv, SRQS,
+    Scenario, WRITE_BASE, WRITE_KEY, XRCD, bytes_of, is_rd_atomic,
 };
 use crate::watch::Watch;
 use rnic_transport::{
-    Access, EventKind, PostError, QpAttr, QpAttrMask, QpState, RcQp, Received, SendWr, Time, WcStatus,
-    WrOpcode,
+    Access, EventKind, PostError, QpAttr, QpAttrMask, QpState, RcQp, Received, RecvWqe, SendWr, Time,
+    WcStatus, WrOpcode,
 };
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -83,14 +84,33 @@ pub fn run_with(scenario: &Scenario, adjust: impl Fn(&mut RcQp)) -> Result<Outco
 
 impl<'a> World<'a> {
     fn new(scenario: &'a Scenario, adjust: impl Fn(&mut RcQp)) -> Self {
-        let (a, b) = connect_at(scenario.mtu, scenario.psns, |attr| {
+        let attributes = |attr: &mut QpAttr| {
             attr.timeout = scenario.timeout;
             attr.retry_cnt = scenario.retry_cnt;
             attr.rnr_retry = scenario.rnr_retry;
             attr.min_rnr_timer = scenario.min_rnr_timer;
             attr.max_rd_atomic = scenario.max_rd_atomic;
             attr.max_dest_rd_atomic = scenario.max_rd_atomic;
-        });
+        };
+        let (a, mut b) = if scenario.xrc {
+            connect_xrc(XRCD, scenario.mtu, scenario.psns, attributes)
+        } else {
+            connect_at(scenario.mtu, scenario.psns, attributes)
+        };
+        if scenario.xrc {
+            SRQS.iter().for_each(|srqn| b.host.add_srq(*srqn, XRCD));
+            // Buffers of receive WQEs are those of the plan.
+            let wqe = RecvWqe {
+                wr_id: RECV_ID - 1,
+                capacity: 1 << 16,
+                data: u32::MAX,
+            };
+            b.host.srqs.extend([SimSrq {
+                number: FOREIGN_SRQ,
+                xrcd: XRCD + 1,
+                queue: [wqe].into(),
+            }]);
+        }
         let mut nodes = [a, b];
         for (node, plan) in nodes.iter_mut().zip(&scenario.plans) {
             node.qp = node.qp.with_limits(scenario.limits);
@@ -242,8 +262,13 @@ impl<'a> World<'a> {
     fn post_recv(&mut self, side: usize) {
         let number = self.recvs_posted[side];
         self.recvs_posted[side] += 1;
-        let capacity = self.scenario.plans[side].recvs[number].capacity;
-        self.nodes[side].host.post_recv(RECV_ID + number as u64, capacity);
+        let Recv { capacity, srqn, .. } = self.scenario.plans[side].recvs[number];
+        let (host, wr_id) = (&mut self.nodes[side].host, RECV_ID + number as u64);
+        if self.scenario.xrc {
+            host.post_srq_recv(srqn, wr_id, capacity);
+        } else {
+            host.post_recv(wr_id, capacity);
+        }
     }
 
     fn post_send(&mut self, side: usize) -> Verdict {
@@ -260,6 +285,7 @@ impl<'a> World<'a> {
             swap: op.operands.1,
             length: op.data.len() as u32,
             data: number as u32,
+            remote_srqn: op.srqn,
             ..SendWr::default()
         };
         match self.nodes[side].post(wr) {
@@ -400,7 +426,11 @@ impl<'a> World<'a> {
             ));
         }
         let in_error = node.qp.state() == QpState::Err;
-        if in_error && self.checkers[1 - side].recvs_completed() != self.recvs_posted[side] {
+        // What is posted to XRC SRQs is nobody's to flush.
+        if in_error
+            && !self.scenario.xrc
+            && self.checkers[1 - side].recvs_completed() != self.recvs_posted[side]
+        {
             return Err("receive WQEs were not flushed".into());
         }
         let erred = checker.failed.is_some() || checker.flushed > 0 || !error_events.is_empty();

@@ -14,6 +14,12 @@ pub(crate) const READ_KEY: u32 = 0x200;
 pub(crate) const ATOMIC_KEY: u32 = 0x300;
 /// First of the keys that SENDs with invalidate name.
 pub(crate) const INVALIDATE_KEY: u32 = 0x1000;
+/// XRC SRQs of the target's domain, and the domain.
+pub(crate) const SRQS: [u32; 3] = [0x51, 0xFF_FF51, 0x61];
+pub(crate) const XRCD: u32 = 7;
+/// One of another domain, and a number that names none.
+pub(crate) const FOREIGN_SRQ: u32 = 0x71;
+const NO_SRQ: u32 = 0x81;
 /// A key that names nothing.
 const NO_KEY: u32 = 0xDEAD;
 /// Bytes of the region that READs come from.
@@ -38,6 +44,10 @@ pub enum Injected {
     TooLong,
     /// A SEND with invalidate of an unknown key.
     BadInvalidate,
+    /// An XRC SRQ that there is not.
+    NoSrq,
+    /// An XRC SRQ of another domain.
+    OtherDomain,
     /// The payload cannot be read.
     LocalSend,
     /// The target of a READ or atomic cannot be written.
@@ -69,6 +79,8 @@ pub struct Op {
     pub at: u64,
     /// The receive WQE it uses, by number, if it uses one.
     pub recv: Option<usize>,
+    /// The XRC SRQ it is for; 0 on RC.
+    pub srqn: u32,
 }
 
 /// A receive WQE to be posted.
@@ -78,6 +90,8 @@ pub struct Recv {
     pub capacity: u32,
     /// When, in nanoseconds.
     pub at: u64,
+    /// The XRC SRQ it is posted to; 0 on RC.
+    pub srqn: u32,
 }
 
 /// What one side does.
@@ -102,6 +116,8 @@ pub struct Plan {
 pub struct Scenario {
     /// Where it came from.
     pub seed: u64,
+    /// Side 0 is an XRC initiator and side 1 its target, instead of two RC QPs.
+    pub xrc: bool,
     /// Path MTU.
     pub mtu: Mtu,
     /// The network.
@@ -152,8 +168,11 @@ impl Scenario {
             _ => rng.below(1 << 24) as u32,
         };
         let slow_receiver = rng.chance(300);
+        let srqs = &mut Rng::new(seed ^ 0xA14);
+        let xrc = srqs.chance(200);
         let mut scenario = Scenario {
             seed,
+            xrc,
             mtu,
             faults: faults(rng),
             psns: [first_psn(rng), first_psn(rng)],
@@ -171,8 +190,11 @@ impl Scenario {
         };
         let both = rng.chance(600);
         scenario.plan(rng, 0);
-        if both {
+        if both && !xrc {
             scenario.plan(rng, 1);
+        }
+        if xrc {
+            scenario.choose_srqs(srqs);
         }
         for plan in &mut scenario.plans {
             plan.read_region.resize(READ_REGION as usize, 0);
@@ -261,10 +283,22 @@ impl Scenario {
                 data,
                 at,
                 recv,
+                srqn: 0,
             });
         }
         self.plans[side].words = [before, words];
         self.plans[peer].write_region = write_at - WRITE_BASE;
+    }
+
+    /// Chooses an XRC SRQ for each operation of side 0.
+    fn choose_srqs(&mut self, rng: &mut Rng) {
+        let [plan, peer] = &mut self.plans;
+        for op in &mut plan.ops {
+            op.srqn = rng.pick(&SRQS);
+            if let Some(recv) = op.recv {
+                peer.recvs[recv].srqn = op.srqn;
+            }
+        }
     }
 
     /// A length near a multiple of the MTU.
@@ -307,13 +341,17 @@ impl Scenario {
         };
         let capacity = needed + rng.pick(&[0, 0, 1, 100]);
         let recvs = &mut self.plans[peer].recvs;
-        recvs.push(Recv { capacity, at: *at });
+        recvs.push(Recv {
+            capacity,
+            at: *at,
+            srqn: 0,
+        });
         Some(recvs.len() - 1)
     }
 
     /// Builds an error into one operation of side 0.
     fn inject(&mut self, rng: &mut Rng) {
-        let kind = rng.pick(&[
+        let mut kinds = vec![
             Injected::BadKey,
             Injected::BadRange,
             Injected::Unaligned,
@@ -323,7 +361,11 @@ impl Scenario {
             Injected::LocalRead,
             Injected::LocalRecv,
             Injected::NoReceive,
-        ]);
+        ];
+        if self.xrc {
+            kinds.extend([Injected::NoSrq, Injected::OtherDomain]);
+        }
+        let kind = rng.pick(&kinds);
         let [plan, peer] = &mut self.plans;
         let suits = |op: &Op| {
             let sends = matches!(op.opcode, WrOpcode::Send | WrOpcode::SendImm | WrOpcode::SendInv);
@@ -340,6 +382,7 @@ impl Scenario {
                 Injected::LocalSend => !read && full,
                 Injected::LocalRead => read && full,
                 Injected::NoReceive => op.recv.is_some(),
+                Injected::NoSrq | Injected::OtherDomain => true,
             }
         };
         let candidates: Vec<usize> = (0..plan.ops.len()).filter(|&at| suits(&plan.ops[at])).collect();
@@ -355,6 +398,8 @@ impl Scenario {
             }
             Injected::Unaligned => op.addr += rng.between(1, 7),
             Injected::BadInvalidate => op.value = NO_KEY,
+            Injected::NoSrq => op.srqn = NO_SRQ,
+            Injected::OtherDomain => op.srqn = FOREIGN_SRQ,
             Injected::TooLong => {
                 let recv = op.recv.expect("a SEND uses a receive WQE");
                 peer.recvs[recv].capacity = rng.below(op.data.len() as u64) as u32;
@@ -431,7 +476,8 @@ impl std::fmt::Display for Scenario {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(
             f,
-            "MTU {}, PSNs {:#x?}, timeout {}, retry_cnt {}, rnr_retry {}, min_rnr_timer {}, max_rd_atomic {}, {:?}",
+            "{}, MTU {}, PSNs {:#x?}, timeout {}, retry_cnt {}, rnr_retry {}, min_rnr_timer {}, max_rd_atomic {}, {:?}",
+            if self.xrc { "XRC" } else { "RC" },
             self.mtu,
             self.psns,
             self.timeout,

@@ -88,6 +88,9 @@ impl Watch {
             return wrong("no such PSN");
         };
         let first = self.firsts[at - 1];
+        if packet.headers.xrceth.map_or(0, |xrceth| xrceth.srqn) != op.srqn {
+            return wrong("names another XRC SRQ");
+        }
         if op.flags.contains(SendFlags::FENCE) && psn == first && !psn.is_before(self.sent) {
             let waits = |(at, earlier): (usize, &crate::Op)| {
                 is_rd_atomic(earlier.opcode) && node.host.scattered[at] < earlier.data.len() as u32

@@ -111,6 +111,7 @@ impl RcQp {
             swap_or_add,
             compare,
         });
+        headers.xrceth = self.xrceth(wr);
         self.req.rd_atomics += 1;
         self.advance(psn.next(), true);
         Emit {

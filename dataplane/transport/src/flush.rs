@@ -32,8 +32,9 @@ impl RcQp {
             self.flush_send(ctx);
             left -= 1;
         }
-        self.recv_flushed |= self.uses_srq;
-        while left > 0 && !self.uses_srq {
+        let own_queue = self.qp_type.has_recv_queue() && !self.uses_srq;
+        self.recv_flushed |= !own_queue;
+        while left > 0 && own_queue {
             // A malformed WQE is flushed like any other; a forged ring has nothing to flush.
             let wr_id = match ctx.host.take_recv() {
                 Ok(wqe) => wqe.map(|wqe| wqe.wr_id),

@@ -115,6 +115,12 @@ pub trait Host {
     /// there, towards every other access to this memory by any QP or program. What stood there before.
     fn atomic(&mut self, rkey: u32, addr: u64, op: AtomicOp) -> Result<u64, KeyError>;
 
+    /// Finds the XRC SRQ of this number, for a request to an XRC target QP, and tells its XRC domain; `None` when there is
+    /// none. Until the next call what it has is meant by every other function: its protection domain by those that check
+    /// keys, its WQEs by [`Host::take_recv`], its CQ by [`Host::complete`] for the receive queue. Never called for another
+    /// type of QP.
+    fn xrc_srq(&mut self, srqn: u32) -> Option<u32>;
+
     /// Takes the next receive WQE, copied and validated; `None` when the queue is empty.
     fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError>;
 

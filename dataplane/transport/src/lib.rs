@@ -43,6 +43,7 @@ mod uc;
 mod ud;
 mod unreliable;
 mod work;
+mod xrc;
 
 pub use atomic::AtomicOp;
 pub use attr::{MAX_RD_ATOMIC, ModifyError, QpAttr};

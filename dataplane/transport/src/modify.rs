@@ -100,6 +100,7 @@ impl RcQp {
             // The port's, which no modify gives.
             fresh.attrs.mtu = self.attrs.mtu;
         }
+        fresh.xrcd = self.xrcd;
         *self = RcQp {
             uses_srq: self.uses_srq,
             limits: self.limits,

@@ -8,7 +8,7 @@ use crate::types::{QpState, QpType};
 const fn row(qp_type: QpType, from: QpState, to: QpState) -> Option<(QpAttrMask, QpAttrMask)> {
     use QpAttrMask as M;
     use QpState::{Err, Init, Reset, Rtr, Rts, Sqd, Sqe};
-    use QpType::{Rc, Uc, Ud};
+    use QpType::{Rc, Uc, Ud, XrcIni, XrcTgt};
     let path = M::ALT_PATH.union(M::PATH_MIG_STATE);
     let setup = M::PKEY_INDEX.union(M::PORT);
     let connected = M::AV.union(M::PATH_MTU).union(M::DEST_QPN).union(M::RQ_PSN);
@@ -23,17 +23,19 @@ const fn row(qp_type: QpType, from: QpState, to: QpState) -> Option<(QpAttrMask,
         (_, Reset, Init) => (setup.union(M::ACCESS_FLAGS), M::NONE),
         (Ud, Init, Init) => (M::NONE, setup.union(M::QKEY)),
         (_, Init, Init) => (M::NONE, setup.union(M::ACCESS_FLAGS)),
-        (Rc, Init, Rtr) => (
+        (Rc | XrcTgt, Init, Rtr) => (
             connected.union(M::MAX_DEST_RD_ATOMIC).union(M::MIN_RNR_TIMER),
             M::ALT_PATH.union(M::ACCESS_FLAGS).union(M::PKEY_INDEX),
         ),
-        (Uc, Init, Rtr) => (connected, M::ALT_PATH.union(M::ACCESS_FLAGS).union(M::PKEY_INDEX)),
+        (Uc | XrcIni, Init, Rtr) => (connected, M::ALT_PATH.union(M::ACCESS_FLAGS).union(M::PKEY_INDEX)),
         (Ud, Init, Rtr) => (M::NONE, M::PKEY_INDEX.union(M::QKEY)),
         (Rc, Rtr, Rts) => (M::SQ_PSN.union(retry), live.union(M::MIN_RNR_TIMER)),
+        (XrcIni, Rtr, Rts) => (M::SQ_PSN.union(retry), live),
+        (XrcTgt, Rtr, Rts) => (M::SQ_PSN.union(M::TIMEOUT), live.union(M::MIN_RNR_TIMER)),
         (Uc, Rtr, Rts) => (M::SQ_PSN, live),
         (Ud, Rtr, Rts) => (M::SQ_PSN, M::CUR_STATE.union(M::QKEY)),
-        (Rc, Rts | Sqd, Rts) => (M::NONE, live.union(M::MIN_RNR_TIMER)),
-        (Uc, Rts | Sqd, Rts) => (M::NONE, live),
+        (Rc | XrcTgt, Rts | Sqd, Rts) => (M::NONE, live.union(M::MIN_RNR_TIMER)),
+        (Uc | XrcIni, Rts | Sqd, Rts) => (M::NONE, live),
         (Ud, Rts | Sqd | Sqe, Rts) => (M::NONE, M::CUR_STATE.union(M::QKEY)),
         (Uc, Sqe, Rts) => (M::NONE, M::CUR_STATE.union(M::ACCESS_FLAGS)),
         (_, Rts, Sqd) => (M::NONE, M::EN_SQD_ASYNC_NOTIFY),
@@ -42,6 +44,20 @@ const fn row(qp_type: QpType, from: QpState, to: QpState) -> Option<(QpAttrMask,
             setup
                 .union(M::AV)
                 .union(retry)
+                .union(path)
+                .union(M::ACCESS_FLAGS)
+                .union(M::MIN_RNR_TIMER)
+                .union(M::MAX_DEST_RD_ATOMIC),
+        ),
+        (XrcIni, Sqd, Sqd) => (
+            M::NONE,
+            setup.union(M::AV).union(retry).union(path).union(M::ACCESS_FLAGS),
+        ),
+        (XrcTgt, Sqd, Sqd) => (
+            M::NONE,
+            setup
+                .union(M::AV)
+                .union(M::TIMEOUT)
                 .union(path)
                 .union(M::ACCESS_FLAGS)
                 .union(M::MIN_RNR_TIMER)

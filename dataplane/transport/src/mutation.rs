@@ -82,11 +82,17 @@ pub enum Mutation {
     CompleteUnsignalled,
     /// A READ goes on behind a response that is missing.
     OverlookMissingResponse,
+    /// An XRC target takes XRC SRQs of any domain.
+    SkipXrcDomain,
+    /// An XRC message goes on with another XRC SRQ than it began with.
+    ChangeXrcSrq,
+    /// An XRC initiator names the XRC SRQ of the work request posted before.
+    NameOtherSrq,
 }
 
 impl Mutation {
     /// Every fault.
-    pub const ALL: [Mutation; 38] = [
+    pub const ALL: [Mutation; 41] = [
         Mutation::ReexecuteDuplicateSend,
         Mutation::ReexecuteDuplicateAtomic,
         Mutation::IgnoreDuplicate,
@@ -125,6 +131,9 @@ impl Mutation {
         Mutation::RefusalCompletes,
         Mutation::CompleteUnsignalled,
         Mutation::OverlookMissingResponse,
+        Mutation::SkipXrcDomain,
+        Mutation::ChangeXrcSrq,
+        Mutation::NameOtherSrq,
     ];
 }
 

@@ -59,6 +59,8 @@ pub enum Source {
         addr: u64,
         /// Bytes.
         len: u32,
+        /// On an XRC target QP: number of the XRC SRQ whose protection domain the key has to belong to.
+        srqn: u32,
     },
 }
 
@@ -100,6 +102,8 @@ pub enum DropReason {
     State,
     /// An opcode of another class than the QP's.
     OtherClass,
+    /// A request to an XRC initiator, or a response to an XRC target.
+    OtherHalf,
     /// A reserved opcode, on an unreliable QP.
     ReservedOpcode,
     /// Of a message that is dropped as a whole, since part of it is missing (UC).
@@ -215,6 +219,8 @@ record! {
         pub(crate) attrs: Attrs,
         pub(crate) limits: Limits,
         pub(crate) qpn: u32,
+        /// XRC domain of an XRC target QP.
+        pub(crate) xrcd: u32,
         /// Deliberate fault of tests, by number; zero is none.
         pub(crate) mutation: u8,
     }
@@ -237,6 +243,7 @@ impl RcQp {
             attrs: Attrs::new(),
             limits: Limits::new(1024, 4),
             qpn,
+            xrcd: 0,
             mutation: 0,
         }
     }
@@ -327,18 +334,21 @@ impl RcQp {
             return Received::Dropped(DropReason::OtherClass);
         }
         match self.qp_type {
-            QpType::Rc if opcode.is_response() => self.response(ctx, headers, payload),
+            QpType::Rc | QpType::XrcIni if opcode.is_response() => self.response(ctx, headers, payload),
             QpType::Rc => self.request(ctx, headers, payload),
+            QpType::XrcTgt if opcode.is_request() => self.request(ctx, headers, payload),
+            QpType::XrcIni | QpType::XrcTgt => Received::Dropped(DropReason::OtherHalf),
             QpType::Uc => self.uc_request(ctx, headers, payload),
             QpType::Ud => self.ud_request(ctx, headers, payload),
         }
     }
 
-    /// Takes a packet whose opcode is reserved, but of the QP's own class: in sequence it is an invalid request on RC, and
-    /// dropped on others.
+    /// Takes a packet whose opcode is reserved, but of the QP's own class: in sequence it is an invalid request on RC and
+    /// XRC, and dropped on others.
     pub fn receive_reserved<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, opcode: u8, psn: Psn) -> Received {
         match self.qp_type {
-            QpType::Rc => self.reserved_request(ctx, opcode, psn),
+            QpType::Rc | QpType::XrcTgt => self.reserved_request(ctx, opcode, psn),
+            QpType::XrcIni => Received::Dropped(DropReason::OtherHalf),
             QpType::Uc | QpType::Ud => Received::Dropped(DropReason::ReservedOpcode),
         }
     }
@@ -348,7 +358,7 @@ impl RcQp {
     #[inline]
     pub fn poll_transmit<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
         match self.qp_type {
-            QpType::Rc => {}
+            QpType::Rc | QpType::XrcIni | QpType::XrcTgt => {}
             QpType::Uc => return self.poll_uc(ctx),
             QpType::Ud => return self.poll_ud(ctx),
         }
@@ -399,7 +409,7 @@ impl RcQp {
         self.enter_err(false);
     }
 
-    /// A send WQE that cannot be executed, and whose turn has come: it completes in error, and an RC QP goes to ERR with
+    /// A send WQE that cannot be executed, and whose turn has come: it completes in error, and a reliable QP goes to ERR with
     /// QP_FATAL, an unreliable one to SQE (10.3.1.6).
     pub fn refuse_send<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, wr_id: u64, cause: Cause) {
         let completion = Completion {
@@ -408,7 +418,7 @@ impl RcQp {
             ..self.flushed(wr_id, Queue::Send, WcOpcode::Send)
         };
         self.complete(ctx, &completion);
-        if self.qp_type == QpType::Rc {
+        if self.qp_type.is_reliable() {
             self.fatal(ctx, cause);
         } else if self.state.sends() {
             self.enter_sqe();
@@ -429,6 +439,10 @@ impl RcQp {
     /// Places a completion; a full CQ is fatal to the QP.
     #[inline]
     pub(crate) fn complete<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, completion: &Completion) {
+        if completion.queue == Queue::Recv && !self.name_srq_in_use(ctx) {
+            // With its SRQ went what was posted to it.
+            return;
+        }
         if ctx.host.complete(completion).is_err() && !self.overflowed {
             self.overflowed = true;
             let cause = Cause {

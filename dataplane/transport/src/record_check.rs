@@ -36,9 +36,15 @@ impl RcQp {
             // A QP with a deliberate fault may well be in a state that no other is ever in.
             return Ok(());
         }
-        for (field, number) in [("qpn", self.qpn), ("dest_qpn", self.dest_qpn)] {
+        for (field, number) in [
+            ("qpn", self.qpn),
+            ("dest_qpn", self.dest_qpn),
+            ("resp.srqn", self.resp.srqn),
+        ] {
             BadField::unless(number <= BITS_24, field, number, "24 bits")?;
         }
+        let idle = self.qp_type.has_send_queue() || self.req.head == self.req.tail;
+        BadField::unless(idle, "req.tail", self.req.tail, "at head on an XRC target")?;
         self.attrs.check()?;
         self.limits.check()?;
         self.resp.check(self.state, self.attrs.mtu)?;
@@ -129,7 +135,9 @@ impl Responder {
                 job.sent,
                 "less than packets",
             )?;
-            BadField::unless(job.msn <= BITS_24, "resp.responses.msn", job.msn, "24 bits")?;
+            for (field, value) in [("resp.responses.msn", job.msn), ("resp.responses.srqn", job.srqn)] {
+                BadField::unless(value <= BITS_24, field, value, "24 bits")?;
+            }
             let single = !job.atomic || job.packets == 1;
             BadField::unless(single, "resp.responses.packets", job.packets, "1 of an atomic")?;
         }
@@ -256,6 +264,8 @@ impl SendWr {
 
     fn check(&self, mtu: Mtu) -> Checked {
         psn("sq.first", self.first)?;
+        let srqn = self.remote_srqn;
+        BadField::unless(srqn <= BITS_24, "sq.remote_srqn", srqn, "24 bits")?;
         psn("sq.last", self.last)?;
         BadField::unless(
             self.length <= MAX_MESSAGE,

@@ -4,7 +4,7 @@ use crate::host::{Completion, Host, KeyError};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, RcQp, Received};
 use crate::responder::Answer;
-use crate::types::{Cause, Check, CompletionFlags, Event, EventKind, QpType, Queue, WcOpcode, WcStatus};
+use crate::types::{Cause, Check, CompletionFlags, Event, EventKind, Queue, WcOpcode, WcStatus};
 use rnic_wire::{NakCode, Psn, Syndrome};
 
 /// Why a request is refused: what the peer is told, what completes in error, what event is raised.
@@ -60,7 +60,7 @@ impl RcQp {
         opcode: u8,
         refusal: &Refusal,
     ) -> Received {
-        let answers = self.qp_type == QpType::Rc;
+        let answers = self.qp_type.is_reliable();
         let syndrome = Syndrome::Nak(refusal.nak);
         let cause = Cause {
             psn: psn.get(),

@@ -2,12 +2,13 @@
 //! (9.7.5.1.3, 9.7.5.1.5).
 
 use crate::attr::MAX_RD_ATOMIC;
-use crate::host::{Host, KeyError};
+use crate::host::Host;
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, DropReason, MAX_MESSAGE, MAX_WINDOW, RcQp, Received};
 use crate::record::record;
 use crate::responder::Answer;
 use crate::types::{Access, Cause, Check, CompletionFlags, QpState, Queue, WcOpcode, WcStatus};
+use crate::xrc::named_srq;
 use crate::{Completion, RecvWqe};
 use rnic_wire::{Headers, NakCode, Operation, Psn, Reth, Syndrome};
 
@@ -27,6 +28,8 @@ record! {
         pub sent: u32,
         /// MSN after this request.
         pub msn: u32,
+        /// Of a READ of an XRC target: the XRC SRQ that its request named.
+        pub srqn: u32,
         /// It was answered before: it does not count against `max_dest_rd_atomic`.
         pub again: bool,
         /// An atomic: one response, without `rkey` and `len`.
@@ -43,15 +46,17 @@ impl ResponseJob {
         packets: 0,
         sent: 0,
         msn: 0,
+        srqn: 0,
         again: false,
         atomic: false,
     };
 
-    pub fn read(reth: &Reth, first: Psn, packets: u32, msn: u32) -> Self {
+    pub fn read(reth: &Reth, srqn: u32, first: Psn, packets: u32, msn: u32) -> Self {
         ResponseJob {
             addr_or_original: reth.va,
             rkey: reth.rkey,
             len: reth.dma_len,
+            srqn,
             first,
             packets,
             msn,
@@ -240,16 +245,21 @@ impl RcQp {
         if !sane || packets > room.unsigned_abs() || !self.attrs.access.contains(Access::REMOTE_READ) {
             return REFUSED;
         }
+        if let Err(refusal) = self.find_srq_again(ctx, headers) {
+            self.nak_again(psn, refusal.nak);
+            return Received::Refused(refusal.check);
+        }
         if reth.dma_len > 0
             && let Err(err) =
                 ctx.host
                     .check_remote(reth.rkey, reth.va, u64::from(reth.dma_len), Access::REMOTE_READ)
         {
-            return self.duplicate_read_refused(psn, err);
+            self.nak_again(psn, NakCode::RemoteAccessError);
+            return Received::Refused(err.check());
         }
         let job = ResponseJob {
             again: true,
-            ..ResponseJob::read(&reth, psn, packets, self.resp.msn())
+            ..ResponseJob::read(&reth, named_srq(headers), psn, packets, self.resp.msn())
         };
         if self.resp.responses.replay(job) {
             Received::Duplicate
@@ -258,13 +268,12 @@ impl RcQp {
         }
     }
 
-    /// The key of a repeated READ is no longer valid. A requester still waiting for it is told; but the
+    /// A repeated READ may not be executed any more. A requester still waiting for it is told; but the
     /// packet may as well be an old one from the network, so that this QP lives on.
-    fn duplicate_read_refused(&mut self, psn: Psn, err: KeyError) -> Received {
+    fn nak_again(&mut self, psn: Psn, code: NakCode) {
         if !matches!(self.resp.answer, Answer::Nak { .. }) {
-            self.nak(psn, Syndrome::Nak(NakCode::RemoteAccessError));
+            self.nak(psn, Syndrome::Nak(code));
         }
-        Received::Refused(err.check())
     }
 
     /// The fault of [`Mutation::ReexecuteDuplicateSend`].

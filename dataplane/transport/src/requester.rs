@@ -179,13 +179,16 @@ impl RcQp {
             _ => {}
         }
         let tail = self.req.tail;
-        *ctx.wr(tail) = wr;
+        *ctx.wr(tail) = SendWr {
+            remote_srqn: wr.remote_srqn & Psn::MAX.get(),
+            ..wr
+        };
         self.req.tail = tail.wrapping_add(1);
         self.req.blocked &= self.req.cur != tail;
         Ok(())
     }
 
-    /// The next packet of an RC requester.
+    /// The next packet of a requester of RC or XRC.
     #[inline]
     pub(crate) fn poll_request<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
         let index = loop {
@@ -315,6 +318,7 @@ impl RcQp {
             rkey: wr.rkey,
             dma_len: wr.length - offset,
         });
+        headers.xrceth = self.xrceth(wr);
         self.req.rd_atomics += 1;
         self.advance(wr.last.next(), true);
         Emit {
@@ -345,6 +349,7 @@ impl RcQp {
         let retried = psn == self.req.una && psn != self.req.max;
         bth.ack_req = place.last || number & every == every || fills_window || retried;
         let mut headers = Headers::new(bth);
+        headers.xrceth = self.xrceth(wr);
         if place.first && matches!(wr.opcode, WrOpcode::Write | WrOpcode::WriteImm) {
             headers.reth = Some(Reth {
                 va: wr.remote_addr,

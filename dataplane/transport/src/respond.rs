@@ -57,13 +57,14 @@ impl RcQp {
         let first = job.sent == 0;
         job.sent += 1;
         let last = job.sent == job.packets;
-        let (msn, retransmitted) = (job.msn, job.again);
+        let (msn, srqn, retransmitted) = (job.msn, job.srqn, job.again);
         let source = match len {
             0 => Source::None,
             _ => Source::Remote {
                 rkey: job.rkey,
                 addr: job.addr_or_original.wrapping_add(u64::from(offset)),
                 len,
+                srqn,
             },
         };
         if last {

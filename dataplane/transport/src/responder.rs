@@ -11,6 +11,7 @@ use crate::types::{
     Access, Cause, Check, CompletionFlags, Event, EventKind, QpState, Queue, WcOpcode, WcStatus,
 };
 use crate::work::RecvWqe;
+use crate::xrc::named_srq;
 use rnic_wire::{Headers, MessageKind, NakCode, Operation, Psn, Syndrome};
 use zerocopy::{Immutable, KnownLayout, TryFromBytes};
 
@@ -51,6 +52,8 @@ record! {
         pub(crate) has_wqe: bool,
         /// Bytes of the message that have arrived.
         pub(crate) received: u32,
+        /// The XRC SRQ that the message under way is for, or the last one was (XRC target).
+        pub(crate) srqn: u32,
         /// Announced length of the WRITE under way.
         write_len: u32,
         write_rkey: u32,
@@ -84,6 +87,7 @@ impl Responder {
             established: false,
             has_wqe: false,
             received: 0,
+            srqn: 0,
             write_len: 0,
             write_rkey: 0,
             write_addr: 0,
@@ -181,7 +185,18 @@ impl RcQp {
             };
         }
         self.in_sequence(ctx);
-        let step = match headers.bth.opcode.operation {
+        match self.execute(ctx, headers, payload) {
+            Ok(Outcome::Done) => Received::Accepted,
+            Ok(Outcome::NoReceiveWqe) => self.not_ready(),
+            Err(refusal) => self.refuse(ctx, psn, headers.bth.opcode.to_u8(), &refusal),
+        }
+    }
+
+    /// A request in sequence takes effect, or is refused.
+    #[inline]
+    fn execute<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, headers: &Headers, payload: H::Payload<'_>) -> Step {
+        self.find_srq(ctx, headers)?;
+        match headers.bth.opcode.operation {
             Operation::ReadRequest => self.read_request_in(ctx, headers, payload.len()),
             Operation::CompareSwap | Operation::FetchAdd => {
                 let executed = self.atomic_in(ctx, headers, payload.len());
@@ -191,15 +206,10 @@ impl RcQp {
             _ if headers.bth.opcode.is_write() => self.write_in(ctx, headers, payload),
             // FLUSH and ATOMIC WRITE.
             _ => Err(Refusal::invalid(Check::UnsupportedOpcode)),
-        };
-        match step {
-            Ok(Outcome::Done) => Received::Accepted,
-            Ok(Outcome::NoReceiveWqe) => self.not_ready(),
-            Err(refusal) => self.refuse(ctx, psn, headers.bth.opcode.to_u8(), &refusal),
         }
     }
 
-    /// Takes a reserved opcode of RC's class.
+    /// Takes a reserved opcode of the QP's own class.
     pub(crate) fn reserved_request<H: Host>(
         &mut self,
         ctx: &mut Ctx<'_, H>,
@@ -456,7 +466,7 @@ impl RcQp {
         }
         let first = self.resp.epsn;
         self.respond_from(first, packets, |msn| {
-            ResponseJob::read(&reth, first, packets, msn)
+            ResponseJob::read(&reth, named_srq(headers), first, packets, msn)
         });
         Ok(Outcome::Done)
     }

@@ -3,7 +3,7 @@
 use crate::host::{Completion, Host};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, RcQp};
-use crate::types::{Cause, Check, CompletionFlags, Event, EventKind, QpState, QpType, Queue, Time, WcStatus};
+use crate::types::{Cause, Check, CompletionFlags, Event, EventKind, QpState, Queue, Time, WcStatus};
 use rnic_wire::RnrTimer;
 
 /// `rnr_retry` of this value means for ever.
@@ -154,7 +154,7 @@ impl RcQp {
     pub(crate) fn fail_oldest<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, status: WcStatus, cause: Cause) {
         let wr = *ctx.wr(self.req.head);
         self.req.head = self.req.head.wrapping_add(1);
-        if self.qp_type == QpType::Rc {
+        if self.qp_type.is_reliable() {
             self.enter_err(false);
         } else {
             self.enter_sqe();

@@ -111,6 +111,11 @@ pub enum QpType {
     Uc = 3,
     /// Unreliable datagram.
     Ud = 4,
+    /// The requester of an extended reliable connection (A14): it has no receive queue.
+    XrcIni = 9,
+    /// The responder of an extended reliable connection (A14): it has no queue at all, and its receive WQEs come from the
+    /// XRC SRQs of its domain.
+    XrcTgt = 10,
 }
 
 impl QpType {
@@ -120,6 +125,8 @@ impl QpType {
             2 => QpType::Rc,
             3 => QpType::Uc,
             4 => QpType::Ud,
+            9 => QpType::XrcIni,
+            10 => QpType::XrcTgt,
             _ => return None,
         })
     }
@@ -131,13 +138,42 @@ impl QpType {
             QpType::Rc => Transport::Rc,
             QpType::Uc => Transport::Uc,
             QpType::Ud => Transport::Ud,
+            QpType::XrcIni | QpType::XrcTgt => Transport::Xrc,
         }
+    }
+
+    /// Whether requests are acknowledged, and an error ends the QP.
+    #[inline]
+    pub const fn is_reliable(self) -> bool {
+        self.transport().is_reliable()
+    }
+
+    /// Whether it is one half of an extended reliable connection.
+    #[inline]
+    pub const fn is_xrc(self) -> bool {
+        matches!(self, QpType::XrcIni | QpType::XrcTgt)
+    }
+
+    /// Whether work requests can be posted to its send queue.
+    #[inline]
+    pub const fn has_send_queue(self) -> bool {
+        !matches!(self, QpType::XrcTgt)
+    }
+
+    /// Whether it has a receive queue, or an SRQ in its place.
+    #[inline]
+    pub const fn has_recv_queue(self) -> bool {
+        !self.is_xrc()
     }
 }
 
 impl fmt::Display for QpType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.transport().name())
+        f.write_str(match self {
+            QpType::XrcIni => "XRC_INI",
+            QpType::XrcTgt => "XRC_TGT",
+            other => other.transport().name(),
+        })
     }
 }
 
@@ -311,6 +347,10 @@ pub enum Check {
     Alignment = 24,
     /// No such address handle, or one of another protection domain.
     AddressHandle = 25,
+    /// No XRC SRQ of the number in the XRCETH, or another than the message began with (A14).
+    XrcSrq = 26,
+    /// The XRC SRQ belongs to another XRC domain than the QP (A14).
+    XrcDomain = 27,
 }
 
 record! {

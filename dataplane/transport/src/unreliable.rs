@@ -11,7 +11,8 @@ impl RcQp {
     #[inline]
     pub(crate) fn supports(&self, opcode: WrOpcode) -> bool {
         match self.qp_type {
-            QpType::Rc => true,
+            QpType::Rc | QpType::XrcIni => true,
+            QpType::XrcTgt => false,
             QpType::Uc => matches!(
                 opcode,
                 WrOpcode::Send | WrOpcode::SendImm | WrOpcode::Write | WrOpcode::WriteImm
@@ -23,7 +24,7 @@ impl RcQp {
     /// Whether a work request is out and its completion is not.
     #[inline]
     pub(crate) fn has_sent(&self) -> bool {
-        self.qp_type != QpType::Rc && self.req.head != self.req.cur
+        !self.qp_type.is_reliable() && self.req.head != self.req.cur
     }
 
     /// Completes what is out.

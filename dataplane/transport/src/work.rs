@@ -109,6 +109,8 @@ record! {
         pub length: u32,
         /// The host's own token, by which it finds the buffers.
         pub data: u32,
+        /// Number of the XRC SRQ at the peer that it is for, 24 bits. Of an XRC initiator alone.
+        pub remote_srqn: u32,
         /// Operation.
         pub opcode: WrOpcode,
         /// Flags.

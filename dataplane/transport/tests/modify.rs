@@ -63,6 +63,36 @@ fn table(qp_type: QpType) -> Vec<(QpState, QpState, M, M)> {
             ];
             row(Sqd, Sqd, &[], &drained);
         }
+        QpType::XrcIni | QpType::XrcTgt => {
+            row(Reset, Init, &[M::PKEY_INDEX, M::PORT, M::ACCESS_FLAGS], &[]);
+            row(Init, Init, &[], &[M::PKEY_INDEX, M::PORT, M::ACCESS_FLAGS]);
+            let responds = qp_type == QpType::XrcTgt;
+            let mut connected = vec![M::AV, M::PATH_MTU, M::DEST_QPN, M::RQ_PSN];
+            let mut live = vec![M::CUR_STATE, M::ACCESS_FLAGS, path[0], path[1]];
+            let mut drained = vec![M::PORT, M::AV, M::TIMEOUT, M::ACCESS_FLAGS, M::PKEY_INDEX];
+            drained.extend(path);
+            let mut sends = vec![M::TIMEOUT, M::SQ_PSN];
+            if responds {
+                connected.extend([M::MAX_DEST_RD_ATOMIC, M::MIN_RNR_TIMER]);
+                live.push(M::MIN_RNR_TIMER);
+                drained.extend([M::MAX_DEST_RD_ATOMIC, M::MIN_RNR_TIMER]);
+            } else {
+                let retry = [M::RETRY_CNT, M::RNR_RETRY, M::MAX_QP_RD_ATOMIC];
+                sends.extend(retry);
+                drained.extend(retry);
+            }
+            row(
+                Init,
+                Rtr,
+                &connected,
+                &[M::ALT_PATH, M::ACCESS_FLAGS, M::PKEY_INDEX],
+            );
+            row(Rtr, Rts, &sends, &live);
+            row(Rts, Rts, &[], &live);
+            row(Sqd, Rts, &[], &live);
+            row(Rts, Sqd, &[], &[M::EN_SQD_ASYNC_NOTIFY]);
+            row(Sqd, Sqd, &[], &drained);
+        }
         QpType::Uc => {
             row(Reset, Init, &[M::PKEY_INDEX, M::PORT, M::ACCESS_FLAGS], &[]);
             row(Init, Init, &[], &[M::PKEY_INDEX, M::PORT, M::ACCESS_FLAGS]);
@@ -103,7 +133,7 @@ fn table(qp_type: QpType) -> Vec<(QpState, QpState, M, M)> {
 
 #[test]
 fn every_transition_and_every_attribute_is_judged_as_the_specification_says() {
-    for qp_type in [QpType::Rc, QpType::Uc, QpType::Ud] {
+    for qp_type in [QpType::Rc, QpType::Uc, QpType::Ud, QpType::XrcIni, QpType::XrcTgt] {
         let table = table(qp_type);
         for from in STATES {
             for to in STATES {

@@ -48,4 +48,6 @@ faults! {
     success_after_error_is_caught: FlushWithSuccess;
     going_back_too_little_is_caught: GoBackTooLittle;
     a_retry_count_that_is_never_reset_is_caught: RetryNeverResets;
+    an_xrc_srq_of_another_domain_is_caught: SkipXrcDomain;
+    an_xrc_srq_named_for_another_is_caught: NameOtherSrq;
 }

@@ -15,7 +15,7 @@ pub use parse::ScriptError;
 pub use play::{play, play_with};
 pub use script::{
     Amount, Attribute, Count, Done, Fault, FaultKind, FrameName, Line, Operation, Pick, Post, Queue, Rate,
-    Recv, Script, Side, content,
+    Recv, Script, Side, Srq, content,
 };
 
 use std::path::PathBuf;

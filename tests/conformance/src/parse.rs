@@ -2,7 +2,7 @@
 
 use crate::script::{
     Amount, Attribute, Count, Done, Fault, FaultKind, FrameName, Line, Operation, Pick, Post, Queue, Rate,
-    Recv, Script, Side,
+    Recv, Script, Side, Srq,
 };
 use rnic_transport::{EventKind, WcStatus};
 use rnic_wire::{Mtu, Operation as WireOperation};
@@ -29,6 +29,7 @@ pub struct ScriptError {
 }
 
 enum Statement {
+    Service(bool),
     Mtu(Mtu),
     Seed(u64),
     Set(Side, Attribute, u32),
@@ -50,6 +51,7 @@ impl Script {
     pub fn parse(name: &str, text: &str) -> Result<Script, ScriptError> {
         let mut script = Script {
             name: name.into(),
+            xrc: false,
             mtu: Mtu::M256,
             seed: 0,
             attributes: Vec::new(),
@@ -82,6 +84,7 @@ impl Script {
 
     fn take(&mut self, statement: Statement, line: usize) {
         match statement {
+            Statement::Service(xrc) => self.xrc = xrc,
             Statement::Mtu(mtu) => self.mtu = mtu,
             Statement::Seed(seed) => self.seed = seed,
             Statement::Set(side, attribute, value) => self.attributes.push((side, attribute, value)),
@@ -151,6 +154,7 @@ fn option<'s, O>(
 }
 
 const STATEMENTS: &[&str] = &[
+    "service",
     "mtu",
     "seed",
     "set",
@@ -168,6 +172,13 @@ const STATEMENTS: &[&str] = &[
     "event",
 ];
 const SIDES: &[(&str, Side)] = &[("a", Side::A), ("b", Side::B)];
+const SERVICES: &[(&str, bool)] = &[("rc", false), ("xrc", true)];
+const SRQS: &[(&str, Srq)] = &[
+    ("first", Srq::First),
+    ("second", Srq::Second),
+    ("foreign", Srq::Foreign),
+    ("unknown", Srq::Unknown),
+];
 const QUEUES: &[(&str, Queue)] = &[("send", Queue::Send), ("recv", Queue::Recv)];
 const ATTRIBUTES: &[(&str, Attribute)] = &[
     ("psn", Attribute::Psn),
@@ -311,12 +322,19 @@ fn rate(input: &mut &str) -> ModalResult<Statement> {
     }))
 }
 
+/// Which XRC SRQ.
+fn srq(input: &mut &str) -> ModalResult<Srq> {
+    let which = next(one_of(SRQS), "first, second, foreign or unknown");
+    Ok(option("srq", which).parse_next(input)?.unwrap_or_default())
+}
+
 fn recv(input: &mut &str) -> ModalResult<Statement> {
     let recv = Recv {
         side: side.parse_next(input)?,
         count: number.parse_next(input)? as usize,
         size: option("size", number).parse_next(input)?.unwrap_or(1 << 16) as usize,
         at: option("at", time).parse_next(input)?.unwrap_or(0),
+        srq: srq(input)?,
     };
     Ok(Statement::Recv(recv))
 }
@@ -336,6 +354,7 @@ fn post(input: &mut &str) -> ModalResult<Statement> {
         fence: opt((space1, "fence")).parse_next(input)?.is_some(),
         bad_key: opt((space1, "bad_key")).parse_next(input)?.is_some(),
         at: option("at", time).parse_next(input)?.unwrap_or(0),
+        srq: srq(input)?,
     };
     Ok(Statement::Post(post))
 }
@@ -387,6 +406,7 @@ fn statement(input: &mut &str) -> ModalResult<Statement> {
     };
     let event = "qp_fatal, qp_req_err, qp_access_err, sq_drained or last_wqe_reached";
     dispatch! {alt((word.verify(|word: &str| STATEMENTS.contains(&word)), ">"));
+        "service" => next(one_of(SERVICES), "rc or xrc").map(Statement::Service),
         "mtu" => mtu().map(Statement::Mtu),
         "seed" => number.map(|seed| Statement::Seed(seed.into())),
         "set" => (side, next(one_of(ATTRIBUTES), "an attribute as ibv_qp_attr has it, or psn"), number)
@@ -407,7 +427,7 @@ fn statement(input: &mut &str) -> ModalResult<Statement> {
         _ => fail,
     }
     .context(describe(
-        "mtu, seed, set, recv, post, drop, duplicate, corrupt, reorder, mark, delay, rate, >, count, done or event",
+        "service, mtu, seed, set, recv, post, drop, duplicate, corrupt, reorder, mark, delay, rate, >, count, done or event",
     ))
     .parse_next(input)
 }

@@ -1,9 +1,9 @@
 //! Plays a script against the state machines, in virtual time.
 
 use crate::link::{Link, WIRE, name, picks, relative};
-use crate::script::{Attribute, FaultKind, Operation, Post, Queue, Script, Side, content};
+use crate::script::{Attribute, FaultKind, Operation, Post, Queue, Script, Side, Srq, content};
 use crate::trace::{self, Sent};
-use rnic_sim::{Node, connect_at};
+use rnic_sim::{Node, connect_at, connect_xrc};
 use rnic_transport::{
     Access, EventKind, QpAttr, QpState, Queue as WcQueue, RcQp, SendFlags, SendWr, Time, WcStatus, WrOpcode,
 };
@@ -13,6 +13,8 @@ use std::fmt::Write;
 /// Key and address of the memory of either side.
 const KEY: u32 = 0x77;
 const BASE: u64 = 0x10_0000;
+/// The target's XRC domain.
+const XRCD: u32 = 7;
 /// A key that names nothing.
 const BAD_KEY: u32 = 0xBAD;
 /// First PSNs, unless the script says otherwise.
@@ -60,8 +62,8 @@ struct Player<'s> {
     /// Work requests of each side by number, each with the offset of its memory.
     posts: [Vec<(Post, u64)>; 2],
     posted: [usize; 2],
-    /// Receive WQEs to be posted: when, how many bytes.
-    recvs: [Vec<(u64, u32)>; 2],
+    /// Receive WQEs to be posted: when, how many bytes, and over XRC where to.
+    recvs: [Vec<(u64, u32, Srq)>; 2],
     received: [usize; 2],
 }
 
@@ -83,10 +85,23 @@ impl<'s> Player<'s> {
                 .attribute(SIDES[at], Attribute::Psn)
                 .unwrap_or(FIRST_PSNS[at])
         });
-        let (a, b) = connect_at(script.mtu, firsts, |attr| {
+        let attributes = |attr: &mut QpAttr| {
             let side = if attr.dest_qpn == 0x22 { Side::A } else { Side::B };
             adjust(script, side, attr);
-        });
+        };
+        if script.xrc && script.posts.iter().any(|post| post.side == Side::B) {
+            return Err(format!("{}: b is an XRC target, and sends nothing", script.name));
+        }
+        let (a, mut b) = if script.xrc {
+            connect_xrc(XRCD, script.mtu, firsts, attributes)
+        } else {
+            connect_at(script.mtu, firsts, attributes)
+        };
+        if script.xrc {
+            b.host.add_srq(Srq::First.number(), XRCD);
+            b.host.add_srq(Srq::Second.number(), XRCD);
+            b.host.add_srq(Srq::Foreign.number(), XRCD + 1);
+        }
         let mut player = Player {
             script,
             firsts: firsts.map(Psn::new),
@@ -120,10 +135,16 @@ impl<'s> Player<'s> {
                 .filter(|recv| recv.side == side)
                 .collect();
             for recv in &own {
-                self.recvs[at].extend(std::iter::repeat_n((recv.at, recv.size as u32), recv.count));
+                let each = (recv.at, recv.size as u32, recv.srq);
+                self.recvs[at].extend(std::iter::repeat_n(each, recv.count));
             }
-            if own.is_empty() {
-                self.recvs[at] = vec![(0, DEFAULT_RECVS.1); DEFAULT_RECVS.0];
+            if own.is_empty() && self.script.xrc {
+                let messages = self.script.messages_to(side);
+                let srqs = messages.iter().map(|post| post.srq);
+                let known = srqs.filter(|srq| *srq != Srq::Unknown);
+                self.recvs[at] = known.map(|srq| (0, DEFAULT_RECVS.1, srq)).collect();
+            } else if own.is_empty() {
+                self.recvs[at] = vec![(0, DEFAULT_RECVS.1, Srq::First); DEFAULT_RECVS.0];
             }
             self.nodes[at].sq = vec![SendWr::default(); self.posts[at].len().next_power_of_two().max(1)];
         }
@@ -162,16 +183,25 @@ impl<'s> Player<'s> {
 
     fn next_post(&self) -> Option<Time> {
         let send = |at: usize| self.posts[at].get(self.posted[at]).map(|(post, _)| Time(post.at));
-        let recv = |at: usize| self.recvs[at].get(self.received[at]).map(|(when, _)| Time(*when));
+        let recv = |at: usize| {
+            self.recvs[at]
+                .get(self.received[at])
+                .map(|(when, ..)| Time(*when))
+        };
         (0..2).flat_map(|at| [send(at), recv(at)]).flatten().min()
     }
 
     fn post_due(&mut self) {
         for at in 0..2 {
-            while let Some((when, size)) = self.recvs[at].get(self.received[at])
+            while let Some((when, size, srq)) = self.recvs[at].get(self.received[at])
                 && *when <= self.now.0
             {
-                self.nodes[at].host.post_recv(self.received[at] as u64, *size);
+                let (host, number) = (&mut self.nodes[at].host, self.received[at] as u64);
+                if self.script.xrc && at == Side::B.index() {
+                    host.post_srq_recv(srq.number(), number, *size);
+                } else {
+                    host.post_recv(number, *size);
+                }
                 self.received[at] += 1;
             }
             while let Some((post, offset)) = self.posts[at].get(self.posted[at])
@@ -333,6 +363,15 @@ impl<'s> Player<'s> {
                 ));
             }
             seen += 1;
+            let to = self.recvs[side.index()]
+                .get(*number as usize)
+                .map(|(.., srq)| srq.number());
+            let at = host.completions.iter().position(|done| done.wr_id == *number);
+            if self.script.xrc && at.and_then(|at| host.completed_to.get(at)).copied() != to {
+                return Err(format!(
+                    "{side:?}'s receive {number} completes to another XRC SRQ"
+                ));
+            }
             let Some(message) = messages.get(*number as usize) else {
                 return Err(format!("{side:?}'s receive {number} completes without a message"));
             };
@@ -417,6 +456,7 @@ fn work(post: &Post, offset: u64, number: usize) -> SendWr {
             _ => 1,
         },
         swap: 1,
+        remote_srqn: post.srq.number(),
         ..SendWr::default()
     }
 }

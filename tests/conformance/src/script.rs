@@ -57,8 +57,31 @@ pub struct Post {
     pub fence: bool,
     /// Its remote key names nothing.
     pub bad_key: bool,
+    /// Over XRC: which XRC SRQ it is for.
+    pub srq: Srq,
     /// When, in nanoseconds.
     pub at: u64,
+}
+
+/// An XRC SRQ at `b`.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub enum Srq {
+    /// One of the target's domain.
+    #[default]
+    First,
+    /// Another one.
+    Second,
+    /// One of another domain.
+    Foreign,
+    /// There is none of its number.
+    Unknown,
+}
+
+impl Srq {
+    /// Its number.
+    pub fn number(self) -> u32 {
+        [0x51, 0x52, 0x61, 0x71][self as usize]
+    }
 }
 
 /// Receive WQEs.
@@ -72,6 +95,8 @@ pub struct Recv {
     pub size: usize,
     /// When, in nanoseconds.
     pub at: u64,
+    /// Over XRC: where to.
+    pub srq: Srq,
 }
 
 /// What a frame is called.
@@ -199,6 +224,8 @@ pub fn content(at: usize) -> u8 {
 pub struct Script {
     /// Where it came from, for messages.
     pub name: String,
+    /// `a` is an XRC initiator and `b` its target. Default: two RC QPs.
+    pub xrc: bool,
     /// Path MTU. Default 256.
     pub mtu: Mtu,
     /// Seed of what happens by chance. Default 0.
@@ -229,6 +256,7 @@ impl Script {
     pub fn is_live(&self) -> bool {
         let atomic = |post: &Post| matches!(post.operation, Operation::FetchAdd | Operation::CmpSwap);
         self.faults.is_empty()
+            && !self.xrc
             && !self.posts.iter().any(|post| post.at > 0 || atomic(post))
             && !self.recvs.iter().any(|recv| recv.at > 0)
             && !self

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const SEEDS: u64 = 20_000;
 
 /// Faults of what neither scripts nor schedules of RC do, and the tests of `rnic-transport` that notice them.
-const ELSEWHERE: [(Mutation, &str); 5] = [
+const ELSEWHERE: [(Mutation, &str); 6] = [
     (
         Mutation::SkipLengthCheck,
         "the_length_check_is_what_refuses_an_overlong_write",
@@ -28,6 +28,10 @@ const ELSEWHERE: [(Mutation, &str); 5] = [
         "a_message_delivered_twice_or_late_is_caught",
     ),
     (Mutation::SkipQkeyCheck, "an_unchecked_qkey_is_caught"),
+    (
+        Mutation::ChangeXrcSrq,
+        "the_check_of_the_srq_is_what_refuses_a_message_that_changes_it",
+    ),
 ];
 
 /// What is said about a run; a panic counts as well.
@@ -86,7 +90,7 @@ fn every_fault_is_noticed() {
 #[test]
 fn faults_noticed_elsewhere_have_their_tests() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dataplane/transport/tests");
-    let sources: String = ["refusals.rs", "unreliable.rs"]
+    let sources: String = ["refusals.rs", "unreliable.rs", "xrc.rs"]
         .iter()
         .map(|file| std::fs::read_to_string(format!("{dir}/{file}")).expect("a test file"))
         .collect();

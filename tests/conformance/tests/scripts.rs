@@ -70,7 +70,7 @@ fn completions_events_and_counts_must_be_those_of_the_script() {
 #[test]
 fn errors_name_file_line_column_and_what_may_stand_there() {
     for (text, at, expected) in [
-        ("mtu 256\nport a send 4", "2:1", "mtu, seed, set"),
+        ("mtu 256\nport a send 4", "2:1", "service, mtu, seed"),
         ("mtu 300", "1:5", "a path MTU: 256"),
         ("post c send 4", "1:6", "a or b"),
         ("post a sent 4", "1:8", "send, send_imm, write"),
@@ -82,6 +82,8 @@ fn errors_name_file_line_column_and_what_may_stand_there() {
         ("rate a drop 101%", "1:13", "a share from 0% to 100%"),
         ("> b NAK 0", "1:9", "sequence, invalid, access"),
         ("done a send 0 bad", "1:15", "a status as ibv_wc_status"),
+        ("service uc", "1:9", "rc or xrc"),
+        ("post a send 4 srq third", "1:19", "first, second, foreign"),
         ("set a mtu 4", "1:7", "an attribute as ibv_qp_attr"),
     ] {
         let error = Script::parse("x.txt", text).expect_err(text).to_string();

@@ -14,6 +14,7 @@ impl Request {
             reth: headers.reth,
             atomic: headers.atomic,
             imm: headers.imm.or(headers.ieth),
+            srqn: headers.xrceth.map(|xrceth| xrceth.srqn),
             len: seen.frame.payload().len(),
         }
     }
@@ -164,6 +165,10 @@ impl Stream {
             let lawful = follows(Some(before.request.opcode), request.opcode);
             report.check(Rule::OpcodeSequence, lawful.is_ok(), &seen.at, || {
                 format!("it follows {}", before.request.opcode)
+            });
+            let same = request.opcode.starts_message() || before.request.srqn == request.srqn;
+            report.check(Rule::XrcSrq, same, &seen.at, || {
+                format!("the packet before names {:#x?}", before.request.srqn)
             });
         }
         if let Some(after) = self.sent.get(&end) {

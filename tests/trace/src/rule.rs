@@ -28,6 +28,7 @@ pub enum Rule {
     GoBackN,
     Retransmission,
     OpcodeSequence,
+    XrcSrq,
     Length,
     ReadResume,
     RnrWait,
@@ -54,7 +55,7 @@ use Rule::*;
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Rule; 30] = [
+    pub const ALL: [Rule; 31] = [
         Malformed,
         ReservedOpcode,
         Icrc,
@@ -65,6 +66,7 @@ impl Rule {
         GoBackN,
         Retransmission,
         OpcodeSequence,
+        XrcSrq,
         Length,
         ReadResume,
         RnrWait,
@@ -143,6 +145,12 @@ impl Rule {
                 "opcode-sequence",
                 "9.7.4.1.1, table 37; 9.8.2.2",
                 "FIRST and MIDDLE are followed by MIDDLE or LAST of the same kind, everything else by the start of a message",
+                "anywhere for two packets of adjacent PSNs that both went by",
+            ],
+            XrcSrq => [
+                "xrc-srq",
+                "A14",
+                "all packets of a message name the same XRC SRQ",
                 "anywhere for two packets of adjacent PSNs that both went by",
             ],
             Length => [

@@ -16,6 +16,8 @@ pub(crate) struct Request {
     pub reth: Option<Reth>,
     pub atomic: Option<AtomicEth>,
     pub imm: Option<u32>,
+    /// XRC SRQ.
+    pub srqn: Option<u32>,
     pub len: usize,
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{ADDRESS, Trace, good, good_uc, good_ud, mark, operate, set_ecn};
+use common::{ADDRESS, Trace, good, good_uc, good_ud, mark, operate, set_ecn, xrc};
 use rnic_trace::{Near, Options, Rule};
 use rnic_wire::{Ecn, Operation, Psn};
 
@@ -68,6 +68,12 @@ rules! {
     a_retransmission_of_something_else: Retransmission, frame 11 of good(), |t| t.edit(11, |_, len| *len = 8);
     a_write_inside_a_send: OpcodeSequence, frame 2 of good(), |t| {
         t.edit(2, |repr, _| operate(&mut repr.headers, Operation::WriteMiddle));
+    };
+    a_message_that_changes_its_xrc_srq: XrcSrq, frame 2 of xrc(good()), |t| {
+        t.edit(2, |repr, _| repr.headers.xrceth.as_mut().expect("an XRCETH").srqn = 0x99);
+    };
+    a_retransmission_for_another_xrc_srq: Retransmission, frame 11 of xrc(good()), |t| {
+        t.edit(11, |repr, _| repr.headers.xrceth.as_mut().expect("an XRCETH").srqn = 0x99);
     };
     a_middle_that_is_not_full: Length, frame 2 of good(), |t| t.edit(2, |_, len| *len = 200);
     a_write_that_carries_less_than_announced: Length, frame 5 of good(), |t| {

@@ -25,7 +25,7 @@ impl Qp {
                 .sq
                 .segments(&env.mrs, self.rec.id.pd, Access::NONE, data, offset, len),
             Source::Remote { len: 0, .. } => Ok(Segments::new()),
-            Source::Remote { rkey, addr, len } => {
+            Source::Remote { rkey, addr, len, .. } => {
                 let range =
                     env.mrs
                         .resolve(rkey, self.rec.id.pd, addr, u64::from(len), Access::REMOTE_READ)?;

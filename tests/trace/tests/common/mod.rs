@@ -4,7 +4,7 @@
 use rnic_trace::{Near, Options, Record, Report, check};
 use rnic_wire::{
     Aeth, AtomicAckEth, AtomicEth, Bth, Ecn, Frame, FrameRepr, Headers, Ipv4, Link, MAX_FRAME_HEADER_LEN,
-    MacAddr, NakCode, Net, Opcode, Operation, Psn, Reth, Syndrome, TableCrc, Transport,
+    MacAddr, NakCode, Net, Opcode, Operation, Psn, Reth, Syndrome, TableCrc, Transport, XrcEth,
 };
 use std::net::Ipv4Addr;
 
@@ -211,6 +211,20 @@ pub fn set_ecn(repr: &mut FrameRepr, ecn: Ecn) {
     if let Net::V4(ip) = &mut repr.net {
         ip.tos = ecn.on(ip.tos);
     }
+}
+
+/// The same trace between an XRC initiator and its target.
+pub fn xrc(mut trace: Trace) -> Trace {
+    for number in 1..=trace.records.len() {
+        trace.edit(number, |repr, _| {
+            let headers = &mut repr.headers;
+            if headers.bth.opcode.transport == Transport::Rc {
+                headers.bth.opcode = Opcode::new(Transport::Xrc, headers.bth.opcode.operation);
+                headers.xrceth = headers.bth.opcode.has_xrceth().then_some(XrcEth { srqn: 0x31 });
+            }
+        });
+    }
+    trace
 }
 
 /// Messages of two packets on UC.
