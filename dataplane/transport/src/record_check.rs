@@ -47,6 +47,7 @@ impl RcQp {
         BadField::unless(idle, "req.tail", self.req.tail, "at head on an XRC target")?;
         self.attrs.check()?;
         self.limits.check()?;
+        self.check_unreliable()?;
         self.resp.check(self.state, self.attrs.mtu)?;
         self.req.check(self.state, &self.attrs, ring)
     }

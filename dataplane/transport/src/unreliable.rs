@@ -3,8 +3,11 @@
 
 use crate::host::Host;
 use crate::qp::{Ctx, RcQp};
-use crate::types::{QpState, QpType};
+use crate::record::BadField;
+use crate::responder::Answer;
+use crate::types::{QpState, QpType, Time};
 use crate::work::WrOpcode;
+use rnic_wire::MessageKind;
 
 impl RcQp {
     /// Whether the QP's type has the operation (10.2.2.1, table 73), and this device does.
@@ -67,5 +70,46 @@ impl RcQp {
         let req = &mut self.req;
         (req.cur, req.fresh) = (req.head, req.head);
         (req.una, req.max) = (req.next, req.next);
+    }
+
+    /// What holds of the record of one whose peer neither hears nor gives an answer, and of no other.
+    pub(crate) fn check_unreliable(&self) -> Result<(), BadField> {
+        let reliable = self.qp_type.transport().is_reliable();
+        let state = !reliable || self.state != QpState::Sqe;
+        BadField::unless(
+            state,
+            "state",
+            self.state as u8,
+            "another than SQE on a reliable QP",
+        )?;
+        if reliable {
+            return Ok(());
+        }
+        let (req, resp) = (&self.req, &self.resp);
+        let quiet = resp.answer == Answer::Nothing && resp.responses.is_empty() && !resp.invalidating;
+        BadField::unless(quiet, "resp.answer", !quiet, "nothing on an unreliable QP")?;
+        let atomics = resp.atomics.cursors().0;
+        BadField::unless(atomics == 0, "resp.atomics.len", atomics, "0 on an unreliable QP")?;
+        BadField::unless(
+            req.rd_atomics == 0,
+            "req.rd_atomics",
+            req.rd_atomics,
+            "0 on an unreliable QP",
+        )?;
+        let idle = req.ack_deadline == Time::NEVER && req.rnr_deadline == Time::NEVER;
+        BadField::unless(
+            idle,
+            "req.ack_deadline",
+            req.ack_deadline.0,
+            "never on an unreliable QP",
+        )?;
+        BadField::unless(
+            req.next == req.max,
+            "req.next",
+            req.next.get(),
+            "max on an unreliable QP, which sends nothing again",
+        )?;
+        let single = self.qp_type != QpType::Ud || resp.message == MessageKind::None;
+        BadField::unless(single, "resp.message", resp.message as u8, "none on UD")
     }
 }
