@@ -119,6 +119,14 @@ pub enum QpType {
     Ud = 4,
 }
 
+impl QpType {
+    pub(crate) fn from_code(code: u32) -> Option<QpType> {
+        [QpType::Rc, QpType::Uc, QpType::Ud]
+            .into_iter()
+            .find(|qp_type| *qp_type as u32 == code)
+    }
+}
+
 /// State of a port: `enum ibv_port_state`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

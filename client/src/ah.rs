@@ -59,7 +59,7 @@ impl AddressVector {
         })
     }
 
-    fn abi(&self) -> Av {
+    pub(crate) fn abi(&self) -> Av {
         Av {
             dgid: self.dgid.0,
             flow_label: self.flow_label,
@@ -70,7 +70,7 @@ impl AddressVector {
         }
     }
 
-    fn from_abi(av: &Av) -> AddressVector {
+    pub(crate) fn from_abi(av: &Av) -> AddressVector {
         AddressVector {
             dgid: Gid(av.dgid),
             gid_index: av.sgid_index,

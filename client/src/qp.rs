@@ -11,8 +11,8 @@ use rnic_abi::{
 use crate::queue::{Doorbell, QpQueues, Receives, WorkQueue};
 use crate::session::Session;
 use crate::{
-    Batch, Cause, ConnectOptions, Cq, Endpoint, Error, Gid, Mtu, Pd, QpConfig, QpState, QpType, RecvBatch,
-    Result, Srq,
+    Batch, ConnectOptions, Cq, Endpoint, Error, Gid, Pd, QpAttr, QpChange, QpConfig, QpState, QpType,
+    RecvBatch, Result, Srq,
 };
 
 /// A queue pair. Any thread; each of its two queues has a lock.
@@ -34,33 +34,6 @@ pub struct Qp {
     pd: Pd,
     /// Groups it is attached to.
     groups: Mutex<Vec<Gid>>,
-}
-
-/// State of a QP as the daemon has it.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct QpAttr {
-    /// State.
-    pub state: QpState,
-    /// Why it failed, in the error state.
-    pub cause: Option<Cause>,
-    /// Path MTU, once it was set.
-    pub path_mtu: Option<Mtu>,
-    /// QPN of the peer.
-    pub dest_qpn: u32,
-    /// PSN expected next.
-    pub rq_psn: u32,
-    /// PSN sent next.
-    pub sq_psn: u32,
-    /// Exponent of the local ACK timeout, 4.096 µs × 2^timeout.
-    pub timeout: u8,
-    /// Retries without progress.
-    pub retry_cnt: u8,
-    /// RNR retries; 7 is for ever.
-    pub rnr_retry: u8,
-    /// READs and atomics outstanding as requester.
-    pub max_rd_atomic: u8,
-    /// READs and atomics outstanding as responder.
-    pub max_dest_rd_atomic: u8,
 }
 
 impl Qp {
@@ -231,7 +204,7 @@ impl Qp {
             ..QpAttrs::default()
         };
         let mask = qp_mask::PKEY_INDEX | qp_mask::PORT | qp_mask::ACCESS_FLAGS;
-        self.modify(QpState::Init, mask, attrs)
+        self.enter(QpState::Init, mask, attrs)
     }
 
     /// What the peer needs to connect to this QP.
@@ -247,7 +220,7 @@ impl Qp {
             self.init(options)?;
         }
         for (state, mask, attrs) in transitions {
-            self.modify(state, mask, attrs)?;
+            self.enter(state, mask, attrs)?;
         }
         Ok(())
     }
@@ -261,9 +234,9 @@ impl Qp {
             ..QpAttrs::default()
         };
         let setup = qp_mask::PKEY_INDEX | qp_mask::PORT | qp_mask::QKEY;
-        self.modify(QpState::Init, setup, attrs)?;
-        self.modify(QpState::Rtr, 0, attrs)?;
-        self.modify(QpState::Rts, qp_mask::SQ_PSN, attrs)
+        self.enter(QpState::Init, setup, attrs)?;
+        self.enter(QpState::Rtr, 0, attrs)?;
+        self.enter(QpState::Rts, qp_mask::SQ_PSN, attrs)
     }
 
     /// Attaches a UD QP to a multicast group of its port: datagrams to the group arrive here too. They come from AHs to
@@ -297,44 +270,47 @@ impl Qp {
 
     /// Moves it to the error state: everything posted is flushed.
     pub fn fail(&self) -> Result<()> {
-        self.modify(QpState::Error, 0, QpAttrs::default())
+        self.enter(QpState::Error, 0, QpAttrs::default())
     }
 
     /// Moves it to RESET: outstanding requests and completions not yet polled are gone.
     pub fn reset(&self) -> Result<()> {
-        self.modify(QpState::Reset, 0, QpAttrs::default())?;
+        self.modify(QpChange::to(QpState::Reset))
+    }
+
+    fn forget_posted(&self) {
         self.send_cq.0.paused(|| self.queues.send.retire_all());
         match &self.queues.recv {
             Receives::Own(queue) => self.recv_cq.0.paused(|| queue.retire_all()),
             Receives::Shared(_) => {}
         }
         self.queues.settle();
+    }
+
+    /// Changes its state or attributes (IBTA 10.3.1, 11.2.5.2): everything that [`Qp::connect`] and its like do not. A
+    /// refused change changes nothing, and says which attribute is wrong and what would be right.
+    pub fn modify(&self, change: QpChange) -> Result<()> {
+        let QpChange { mask, attrs } = change;
+        self.request(mask, attrs)?;
+        if mask & qp_mask::STATE != 0 {
+            self.state.store(attrs.qp_state, Ordering::Relaxed);
+            if attrs.qp_state == QpState::Reset as u8 {
+                self.forget_posted();
+            }
+        }
         Ok(())
     }
 
-    /// Its state as the daemon has it, with the cause if it failed.
+    /// Its attributes as the daemon has them, what it was made with, and why it failed if it did.
     pub fn query(&self) -> Result<QpAttr> {
         let arg = HandleArg {
             handle: self.handle,
             reserved: 0,
         };
-        let QueryQpReply { attrs, cause } = self.session().control.request(Op::QueryQp, &arg)?;
-        let state = QpState::from_code(attrs.qp_state)
-            .ok_or_else(|| Error::Protocol(format!("a QP state of {}", attrs.qp_state)))?;
-        self.state.store(state as u8, Ordering::Relaxed);
-        Ok(QpAttr {
-            state,
-            cause: Cause::from_abi(cause),
-            path_mtu: Mtu::from_code(attrs.path_mtu.into()),
-            dest_qpn: attrs.dest_qp_num,
-            rq_psn: attrs.rq_psn,
-            sq_psn: attrs.sq_psn,
-            timeout: attrs.timeout,
-            retry_cnt: attrs.retry_cnt,
-            rnr_retry: attrs.rnr_retry,
-            max_rd_atomic: attrs.max_rd_atomic,
-            max_dest_rd_atomic: attrs.max_dest_rd_atomic,
-        })
+        let reply: QueryQpReply = self.session().control.request(Op::QueryQp, &arg)?;
+        let attr = QpAttr::from_abi(&reply)?;
+        self.state.store(attr.state as u8, Ordering::Relaxed);
+        Ok(attr)
     }
 
     /// Destroys it now, as dropping does, and tells whether that worked.
@@ -360,17 +336,15 @@ impl Qp {
         result
     }
 
-    fn modify(&self, state: QpState, mask: u32, attrs: QpAttrs) -> Result<()> {
-        let body = ModifyQp {
-            handle: self.handle,
-            mask: mask | qp_mask::STATE,
-            attrs: QpAttrs {
-                qp_state: state as u8,
-                ..attrs
-            },
-        };
+    fn enter(&self, state: QpState, mask: u32, attrs: QpAttrs) -> Result<()> {
+        let change = QpChange { mask, attrs };
+        self.modify(change.state(state))
+    }
+
+    fn request(&self, mask: u32, attrs: QpAttrs) -> Result<()> {
+        let handle = self.handle;
+        let body = ModifyQp { handle, mask, attrs };
         self.session().control.request::<Empty>(Op::ModifyQp, &body)?;
-        self.state.store(state as u8, Ordering::Relaxed);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use rnic_abi::{Av, ModifyQp, QpAttrs, QueryQpReply, qp_mask};
+use rnic_abi::{Av, ModifyQp, QpAttrs, QpInitAttrs, QueryQpReply, qp_mask};
 use rnic_engine::{
     command::{Path, QpChange, QpStatus},
     core::abi_cause,
@@ -78,6 +78,7 @@ fn attributes(attrs: &QpAttrs, mask: QpAttrMask) -> Verb<QpAttr> {
         timeout: attrs.timeout,
         retry_cnt: attrs.retry_cnt,
         rnr_retry: attrs.rnr_retry,
+        path_mig_state: attrs.path_mig_state,
         ..QpAttr::default()
     };
     if has(QpAttrMask::STATE) {
@@ -261,17 +262,26 @@ impl Control {
     pub(crate) fn queried(&mut self, key: Key, status: Option<QpStatus>) -> Verb<Reply> {
         let gone = || Refusal::invalid("query_qp: the QP is gone from its core");
         let status = status.ok_or_else(gone)?;
-        let av = match self.objects.peek_mut(key).map(|object| &mut object.what) {
-            Some(What::Qp(qp)) => {
-                qp.state = status.attr.state;
-                qp.av
-            }
+        match self.objects.peek_mut(key).map(|object| &mut object.what) {
+            Some(What::Qp(qp)) => qp.state = status.attr.state,
             _ => return Err(gone()),
-        };
+        }
         self.save(key);
+        let (qp, _) = self.qp(key).ok_or_else(gone)?;
+        let handle = |key: Key| self.objects.peek(key).map_or(0, |object| object.handle.0);
         Ok(Reply::new(&QueryQpReply {
-            attrs: abi_attributes(&status.attr, av),
+            attrs: abi_attributes(&status.attr, qp.av),
             cause: abi_cause(&status.cause),
+            init: QpInitAttrs {
+                qp_type: qp.qp_type as u32,
+                sq_units: status.sq_depth,
+                rq_units: status.rq_depth,
+                sq_sig_all: status.sig_all.into(),
+                pd: handle(qp.pd),
+                send_cq: handle(qp.send_cq),
+                recv_cq: handle(qp.recv_cq),
+                srq: qp.srq.map_or(0, handle),
+            },
         }))
     }
 
@@ -298,9 +308,10 @@ fn abi_attributes(attr: &QpAttr, av: Option<Av>) -> QpAttrs {
         min_rnr_timer: attr.min_rnr_timer,
         max_rd_atomic: attr.max_rd_atomic,
         max_dest_rd_atomic: attr.max_dest_rd_atomic,
-        reserved0: 0,
+        path_mig_state: attr.path_mig_state,
         pkey_index: attr.pkey_index,
-        reserved1: 0,
+        sq_draining: attr.sq_draining.into(),
+        reserved: 0,
         qp_access_flags: attr.access.bits().into(),
         qkey: attr.qkey,
         rq_psn: attr.rq_psn,

@@ -153,8 +153,8 @@ impl Body for ModifyQp {
     fn misused(&self) -> Option<(&'static str, u64)> {
         let a = &self.attrs;
         [
-            ("attrs.reserved0", u64::from(a.reserved0)),
-            ("attrs.reserved1", u64::from(a.reserved1)),
+            ("attrs.sq_draining", u64::from(a.sq_draining)),
+            ("attrs.reserved", u64::from(a.reserved)),
             ("attrs.ah_attr.reserved", u64::from(a.ah_attr.reserved)),
         ]
         .into_iter()

@@ -428,12 +428,14 @@ wire_struct! {
         max_rd_atomic: u8,
         /// READs and atomics outstanding as responder.
         max_dest_rd_atomic: u8,
-        /// Zero.
-        reserved0: u8,
+        /// `enum ibv_mig_state`; 0 (migrated), since there are no alternate paths.
+        path_mig_state: u8,
         /// Index of the P_Key; 0.
         pkey_index: u16,
+        /// Told by a query: not zero while the send queue drains (SQD). Zero in a change.
+        sq_draining: u8,
         /// Zero.
-        reserved1: u16,
+        reserved: u8,
         /// `enum ibv_access_flags`.
         qp_access_flags: u32,
         /// Q_Key (UD).
@@ -462,6 +464,27 @@ wire_struct! {
         attrs: QpAttrs,
         /// Cause of the error, when in the error state.
         cause: crate::Cause,
+        /// What it was made with.
+        init: QpInitAttrs,
+    }
+    /// What a QP was made with, in the sizes it has.
+    QpInitAttrs {
+        /// `enum ibv_qp_type`.
+        qp_type: u32,
+        /// Units of the send queue.
+        sq_units: u32,
+        /// Units of the receive queue; 0 when it draws from an SRQ.
+        rq_units: u32,
+        /// Not zero: every send WQE is signalled.
+        sq_sig_all: u32,
+        /// PD.
+        pd: u32,
+        /// CQ of the send queue.
+        send_cq: u32,
+        /// CQ of the receive queue.
+        recv_cq: u32,
+        /// SRQ, or zero.
+        srq: u32,
     }
     /// Makes an address handle.
     CreateAh {

@@ -120,11 +120,14 @@ fn control_packets_are_what_they_were() {
         QpAttrs {
             qp_state @ 0, cur_qp_state @ 1, path_mtu @ 2, en_sqd_async_notify @ 3, port_num @ 4, timeout @ 5,
             retry_cnt @ 6, rnr_retry @ 7, min_rnr_timer @ 8, max_rd_atomic @ 9, max_dest_rd_atomic @ 10,
-            reserved0 @ 11, pkey_index @ 12, reserved1 @ 14, qp_access_flags @ 16, qkey @ 20, rq_psn @ 24,
+            path_mig_state @ 11, pkey_index @ 12, sq_draining @ 14, reserved @ 15, qp_access_flags @ 16, qkey @ 20, rq_psn @ 24,
             sq_psn @ 28, dest_qp_num @ 32, ah_attr @ 36,
         } size 60 align 4
         ModifyQp { handle @ 0, mask @ 4, attrs @ 8 } size 68 align 4
-        QueryQpReply { attrs @ 0, cause @ 60 } size 68 align 4
+        QueryQpReply { attrs @ 0, cause @ 60, init @ 68 } size 100 align 4
+        QpInitAttrs {
+            qp_type @ 0, sq_units @ 4, rq_units @ 8, sq_sig_all @ 12, pd @ 16, send_cq @ 20, recv_cq @ 24, srq @ 28,
+        } size 32 align 4
         CreateAh { pd @ 0, flags @ 4, ah_attr @ 8 } size 32 align 4
         CreateAhReply { handle @ 0, ah @ 4 } size 8 align 4
         McastArg { handle @ 0, reserved @ 4, mgid @ 8 } size 24 align 4

@@ -200,6 +200,16 @@ fn handle(
                 QueryQpReply {
                     attrs: qp.attrs,
                     cause: qp.cause,
+                    init: QpInitAttrs {
+                        qp_type: 2,
+                        sq_units: qp.sq.depth,
+                        rq_units: qp.rq.depth,
+                        sq_sig_all: qp.sig_all.into(),
+                        pd: qp.pd,
+                        send_cq: qp.send_cq,
+                        recv_cq: qp.recv_cq,
+                        srq: 0,
+                    },
                 }
                 .as_bytes(),
             ),

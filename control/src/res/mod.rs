@@ -24,7 +24,7 @@ const PAGE: usize = 256;
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ResKind {
-    /// Queue pairs: `qpn`, `state`, `core`, `dest_qpn`, `sq_psn`, `rq_psn`, `path_mtu`, `pdn`, `send_cqn`, `recv_cqn`, `srqn`,
+    /// Queue pairs: `qpn`, `type`, `state`, `draining` (in SQD, until everything begun is done), `access`, `core`, `dest_qpn`, `sq_psn`, `rq_psn`, `path_mtu`, `pdn`, `send_cqn`, `recv_cqn`, `srqn`,
     /// `sent_messages`, `received_packets`, `dropped_packets`, `retries`.
     Qp,
     /// Completion queues: `cqn`, `state` (`ok` or `error`), `depth`.
@@ -213,7 +213,10 @@ impl Control {
                 let status = status?;
                 json!({
                     "qpn": qp.qpn,
+                    "type": qp.qp_type.to_string(),
                     "state": status.attr.state.to_string(),
+                    "draining": status.attr.sq_draining,
+                    "access": rights(status.attr.access),
                     "core": qp.core,
                     "dest_qpn": status.attr.dest_qpn,
                     "sq_psn": status.attr.sq_psn,

@@ -15,6 +15,7 @@ mod install;
 mod invalidate;
 mod link;
 mod mcast;
+mod modify;
 mod neighbours;
 mod random;
 mod restore;

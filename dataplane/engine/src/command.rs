@@ -320,6 +320,12 @@ pub struct QpStatus {
     pub dropped_packets: u64,
     /// Retransmissions begun.
     pub retries: u64,
+    /// Units of its send queue.
+    pub sq_depth: u32,
+    /// Units of its receive queue; 0 on an SRQ.
+    pub rq_depth: u32,
+    /// Every send WQE is signalled.
+    pub sig_all: bool,
 }
 
 /// Events of one object.

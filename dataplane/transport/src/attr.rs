@@ -45,9 +45,17 @@ pub struct QpAttr {
     pub retry_cnt: u8,
     /// RNR NAKs without progress before the request fails, 0 to 6; 7 means for ever.
     pub rnr_retry: u8,
+    /// State of automatic path migration: [`MIGRATED`], since a QP has one path only.
+    pub path_mig_state: u8,
     /// Query only: SQD has not drained yet.
     pub sq_draining: bool,
 }
+
+/// Value of [`QpAttr::path_mig_state`]: the path in use is the only one (17.2.8.1). Others have the QP fall back on an
+/// alternate path.
+pub const MIGRATED: u8 = 0;
+/// The last value there is: armed.
+const MIG_ARMED: u8 = 2;
 
 impl Default for QpAttr {
     fn default() -> Self {
@@ -69,6 +77,7 @@ impl Default for QpAttr {
             timeout: 0,
             retry_cnt: 0,
             rnr_retry: 0,
+            path_mig_state: MIGRATED,
             sq_draining: false,
         }
     }
@@ -127,8 +136,8 @@ pub enum ModifyError {
         /// Greatest legal value.
         high: u32,
     },
-    /// The attribute is known but not implemented.
-    #[error("{attribute} is not supported: leave its mask bit clear")]
+    /// The attribute, or any other value of it than the one it has, is known but not implemented.
+    #[error("{attribute} is not supported: {}", unsupported_hint(*.attribute))]
     Unsupported {
         /// The attribute.
         attribute: QpAttrMask,
@@ -153,14 +162,17 @@ const fn transition_hint(from: QpState) -> &'static str {
     }
 }
 
+const fn unsupported_hint(attribute: QpAttrMask) -> &'static str {
+    match attribute {
+        QpAttrMask::ALT_PATH => "a QP has no second path to migrate to; leave its mask bit clear",
+        QpAttrMask::PATH_MIG_STATE => "without an alternate path it is always MIGRATED (0)",
+        _ => "leave its mask bit clear",
+    }
+}
+
 /// Checks the values of the attributes in `mask`.
 pub(crate) fn check_values(attr: &QpAttr, mask: QpAttrMask) -> Result<(), ModifyError> {
     use QpAttrMask as M;
-    for attribute in [M::ALT_PATH, M::PATH_MIG_STATE] {
-        if mask.contains(attribute) {
-            return Err(ModifyError::Unsupported { attribute });
-        }
-    }
     let ranges = [
         (M::RQ_PSN, attr.rq_psn, 0, Psn::MAX.get()),
         (M::SQ_PSN, attr.sq_psn, 0, Psn::MAX.get()),
@@ -183,6 +195,12 @@ pub(crate) fn check_values(attr: &QpAttr, mask: QpAttrMask) -> Result<(), Modify
         (M::TIMEOUT, u32::from(attr.timeout), 0, 31),
         (M::RETRY_CNT, u32::from(attr.retry_cnt), 0, 7),
         (M::RNR_RETRY, u32::from(attr.rnr_retry), 0, 7),
+        (
+            M::PATH_MIG_STATE,
+            u32::from(attr.path_mig_state),
+            0,
+            u32::from(MIG_ARMED),
+        ),
     ];
     for (attribute, value, low, high) in ranges {
         if mask.contains(attribute) && !(low..=high).contains(&value) {
@@ -192,6 +210,15 @@ pub(crate) fn check_values(attr: &QpAttr, mask: QpAttrMask) -> Result<(), Modify
                 low,
                 high,
             });
+        }
+    }
+    // What would need a second path is refused last: what else is wrong can be put right.
+    for (attribute, asked) in [
+        (M::ALT_PATH, true),
+        (M::PATH_MIG_STATE, attr.path_mig_state != MIGRATED),
+    ] {
+        if mask.contains(attribute) && asked {
+            return Err(ModifyError::Unsupported { attribute });
         }
     }
     Ok(())

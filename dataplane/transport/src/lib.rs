@@ -46,7 +46,7 @@ mod work;
 mod xrc;
 
 pub use atomic::AtomicOp;
-pub use attr::{MAX_RD_ATOMIC, ModifyError, QpAttr};
+pub use attr::{MAX_RD_ATOMIC, MIGRATED, ModifyError, QpAttr};
 pub use attr_mask::QpAttrMask;
 pub use host::{Completion, CqFull, Host, KeyError, Payload, RecvError};
 pub use modify_table::check_modify;

@@ -1,11 +1,20 @@
 //! Modify and query of a QP.
 
-use crate::attr::{ModifyError, QpAttr, check_values};
+use crate::attr::{MIGRATED, ModifyError, QpAttr, check_values};
 use crate::attr_mask::QpAttrMask;
 use crate::host::Host;
 use crate::modify_table::check_modify;
 use crate::qp::{Ctx, RcQp};
 use crate::types::{QpState, QpType};
+
+/// What changes in SQD only once everything started is done: where packets go, and how many requests of a kind may be
+/// on their way.
+const NEED_DRAINED: [QpAttrMask; 4] = [
+    QpAttrMask::PKEY_INDEX,
+    QpAttrMask::PORT,
+    QpAttrMask::AV,
+    QpAttrMask::MAX_QP_RD_ATOMIC,
+];
 
 impl RcQp {
     /// Changes state and attributes (11.2.5.2). On error nothing changed.
@@ -53,7 +62,7 @@ impl RcQp {
         check_modify(self.qp_type, from, to, mask)?;
         check_values(attr, mask)?;
         if from == QpState::Sqd && to == QpState::Sqd && !self.req.is_idle() {
-            for attribute in [QpAttrMask::AV, QpAttrMask::PORT, QpAttrMask::PKEY_INDEX] {
+            for attribute in NEED_DRAINED {
                 if mask.contains(attribute) {
                     return Err(ModifyError::NotDrained { attribute });
                 }
@@ -130,6 +139,7 @@ impl RcQp {
             timeout: attrs.timeout.code(),
             retry_cnt: attrs.retry_cnt,
             rnr_retry: attrs.rnr_retry,
+            path_mig_state: MIGRATED,
             sq_draining: self.state == QpState::Sqd && !self.req.is_idle(),
         }
     }

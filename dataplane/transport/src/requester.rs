@@ -198,6 +198,7 @@ impl RcQp {
             let index = self.req.cur;
             if !self.may_begin(ctx, index) {
                 self.req.blocked = true;
+                self.refuse_rd_atomic(ctx, index);
                 return None;
             }
             if ctx.wr(index).opcode != WrOpcode::LocalInv {
@@ -269,6 +270,23 @@ impl RcQp {
         }
         let fenced = fresh && req.rd_atomics > 0 && wr.flags.contains(SendFlags::FENCE);
         !fenced || self.mutated(Mutation::IgnoreFence)
+    }
+
+    /// A READ or atomic that was posted before `max_rd_atomic` became 0 would wait for ever: it fails when its turn comes.
+    #[cold]
+    fn refuse_rd_atomic<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, index: u32) {
+        let begins = index == self.req.fresh && self.state == QpState::Rts && !self.req.failed;
+        if !begins || self.attrs.max_rd_atomic > 0 || !ctx.wr(index).is_rd_atomic() {
+            return;
+        }
+        let req = &mut self.req;
+        (req.failed, req.failed_at) = (true, index);
+        req.failed_status = WcStatus::LocQpOpErr;
+        req.failed_cause = Cause {
+            psn: req.next.get(),
+            ..Cause::of(Check::RdAtomicResources)
+        };
+        self.fail_if_oldest(ctx);
     }
 
     /// Goes on with the LOCAL_INV at the head; `true` when it is done and the next request may begin.

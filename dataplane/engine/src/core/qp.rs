@@ -304,6 +304,9 @@ impl Qp {
             received_packets: counters.received_packets,
             dropped_packets: counters.dropped_packets,
             retries: counters.retries,
+            sq_depth: self.rec.sq.depth,
+            rq_depth: self.rec.rq.depth,
+            sig_all: self.rec.id.sig_all,
         }
     }
 
