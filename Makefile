@@ -75,8 +75,9 @@ mutations: deps ## Break the line that holds each invariant and see its test fai
 	tests/mutations.sh
 
 .PHONY: soak
-soak: deps ## A million simulated schedules
-	RNIC_SIM_SEEDS=1000000 $(CARGO) test --release -p rnic-transport
+soak: deps ## Four million simulated schedules: of RC, UC, UD and SRQs a million each
+	RNIC_SIM_SEEDS=1000000 $(CARGO) test --release -p rnic-transport --test schedules --test unreliable --test shared \
+	  -- --nocapture
 
 .PHONY: fuzz
 fuzz: deps ## Ten million frames that are almost right, to requester and responder

@@ -2,16 +2,12 @@
 
 use crate::memory::{Effect, SimHost};
 use crate::node::Node;
-use crate::scenario::{ATOMIC_KEY, Injected, Op, Plan, WRITE_BASE, bytes_of, is_rd_atomic};
-use rnic_transport::{
-    Completion, CompletionFlags, EventKind, Queue, SendFlags, WcOpcode, WcStatus, WrOpcode,
-};
-
-/// First `wr_id` of receive WQEs; those of sends count from 0.
-pub(crate) const RECV_ID: u64 = 1_000;
+use crate::operation::{Kind, effects, is_intact};
+use crate::scenario::{ATOMIC_KEY, Injected, Plan, RECV_ID, bytes_of};
+use rnic_transport::{Completion, EventKind, Queue, SendFlags, WcStatus};
 
 /// What the peer must never show.
-const NEVER: Effect = Effect::Write { addr: 0, len: 0 };
+pub(crate) const NEVER: Effect = Effect::Write { addr: 0, len: 0 };
 
 pub(crate) type Verdict = Result<(), String>;
 
@@ -21,6 +17,9 @@ pub(crate) struct Checker {
     expected: Vec<Effect>,
     /// How many of them come before the end of each operation.
     through: Vec<usize>,
+    /// Requests that do something here alone, and how many of them have.
+    locals: Vec<usize>,
+    own: usize,
     /// Effects checked for good.
     settled: usize,
     /// Completions looked at, of the sender's send queue and of the receiver's receive queue.
@@ -35,6 +34,8 @@ pub(crate) struct Checker {
     pub failed: Option<(usize, WcStatus)>,
     pub recv_failed: Option<WcStatus>,
     pub flushed: usize,
+    /// Requests before this one succeeded.
+    pub succeeded: usize,
     recvs_flushed: bool,
 }
 
@@ -44,13 +45,17 @@ impl Checker {
         let mut through = Vec::new();
         for (at, op) in plan.ops.iter().enumerate() {
             let injected = plan.injected.filter(|(bad, _)| *bad == at).map(|(_, kind)| kind);
-            effects_of(op, injected, &mut expected);
+            effects(op, injected, &mut expected);
             through.push(expected.len());
         }
         let receives = plan.ops.iter().filter(|op| op.recv.is_some());
         Checker {
             expected,
             through,
+            locals: (0..plan.ops.len())
+                .filter(|at| plan.ops[*at].kind() == Kind::Local)
+                .collect(),
+            own: 0,
             settled: 0,
             seen_sends: 0,
             seen_recvs: 0,
@@ -60,6 +65,7 @@ impl Checker {
             failed: None,
             recv_failed: None,
             flushed: 0,
+            succeeded: 0,
             recvs_flushed: false,
         }
     }
@@ -67,6 +73,7 @@ impl Checker {
     /// Checks everything that happened since the last call.
     pub fn check(&mut self, plan: &Plan, from: &Node, to: &Node) -> Verdict {
         self.check_effects(&to.host)?;
+        self.check_own(plan, &from.host, &to.host)?;
         self.check_recvs(&to.host)?;
         while let Some(completion) = from.host.completions.get(self.seen_sends) {
             self.seen_sends += 1;
@@ -94,6 +101,29 @@ impl Checker {
             self.settled += 1;
         }
         Ok(())
+    }
+
+    /// What a side does to itself is in its turn: everything before it is done, and nothing behind it has begun.
+    fn check_own(&mut self, plan: &Plan, host: &SimHost, peer: &SimHost) -> Verdict {
+        while let Some(effect) = host.own_effects.get(self.own) {
+            let at = self.locals.get(self.own);
+            let wanted = at.map(|at| Effect::Invalidate {
+                rkey: plan.ops[*at].value,
+            });
+            if wanted.as_ref() != Some(effect) {
+                return Err(format!("its own effect {effect:?} where {wanted:?} is due"));
+            }
+            if at.is_some_and(|at| self.settled < self.through[*at]) {
+                return Err(format!("{effect:?} before the requests before it are done"));
+            }
+            self.own += 1;
+        }
+        match self.locals.get(self.own) {
+            Some(at) if peer.effects.len() > self.through[*at] => {
+                Err(format!("what is behind request {at} began before it was done"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Receive completions come in order, each once, and none succeeds after an error.
@@ -168,14 +198,16 @@ impl Checker {
                         return Err(format!("request {earlier} has no completion"));
                     }
                 }
+                self.succeeded = at;
                 if status != WcStatus::Success {
                     self.failed = Some((at, status));
                     return Ok(());
                 }
+                self.succeeded = at + 1;
                 if !op.flags.contains(SendFlags::SIGNALED) {
                     return Err(format!("request {at} completed, but was not signalled"));
                 }
-                let fetched = if is_rd_atomic(op.opcode) {
+                let fetched = if op.kind().fetches() {
                     op.data.len() as u32
                 } else {
                     0
@@ -205,21 +237,7 @@ impl Checker {
                 self.settled, self.through[at]
             ));
         }
-        let op = &plan.ops[at];
-        let len = op.data.len();
-        let intact = match op.opcode {
-            _ if is_rd_atomic(op.opcode) => {
-                from.host.send_bufs[at] == op.data && from.host.scattered[at] == op.data.len() as u32
-            }
-            WrOpcode::Write | WrOpcode::WriteImm => {
-                let start = op.addr.wrapping_sub(WRITE_BASE) as usize;
-                len == 0 || to.host.regions[0].bytes[start..start + len] == op.data
-            }
-            _ => op
-                .recv
-                .is_none_or(|recv| to.host.recv_bufs[recv][..len] == op.data),
-        };
-        if intact {
+        if is_intact(&plan.ops[at], at, from, to) {
             Ok(())
         } else {
             Err(format!("the data of request {at} is not what was sent"))
@@ -281,71 +299,10 @@ pub(crate) fn outcome_of(kind: Injected) -> (WcStatus, Option<WcStatus>, Option<
             Some(WcStatus::LocProtErr),
             Some(EventKind::QpFatal),
         ),
+        Injected::BadLocalKey => (WcStatus::MwBindErr, None, None),
         Injected::LocalSend | Injected::LocalRead => (WcStatus::LocProtErr, None, None),
         Injected::NoReceive => (WcStatus::RnrRetryExcErr, None, None),
     }
-}
-
-fn effects_of(op: &Op, injected: Option<Injected>, effects: &mut Vec<Effect>) {
-    let len = op.data.len();
-    let sends = matches!(op.opcode, WrOpcode::Send | WrOpcode::SendImm | WrOpcode::SendInv);
-    let wr_id = RECV_ID + op.recv.unwrap_or(0) as u64;
-    // Some errors show only after part of the message, or all of it, has taken effect.
-    let at_once = match injected {
-        None | Some(Injected::TooLong | Injected::BadInvalidate | Injected::LocalRead) => false,
-        Some(Injected::NoReceive) => op.opcode != WrOpcode::WriteImm,
-        Some(_) => true,
-    };
-    if at_once {
-        effects.push(NEVER);
-    }
-    match op.opcode {
-        WrOpcode::Write | WrOpcode::WriteImm if len > 0 => {
-            effects.push(Effect::Write {
-                addr: op.addr,
-                len: len as u64,
-            });
-        }
-        WrOpcode::CompSwap | WrOpcode::FetchAdd => effects.push(Effect::Atomic {
-            addr: op.addr,
-            original: u64::from_ne_bytes(op.data.as_slice().try_into().expect("8 bytes")),
-        }),
-        _ if sends && len > 0 => effects.push(Effect::Receive {
-            wr_id,
-            offset: 0,
-            len: len as u32,
-        }),
-        _ => {}
-    }
-    if injected.is_some() && !is_rd_atomic(op.opcode) {
-        effects.push(NEVER);
-    }
-    if op.opcode == WrOpcode::SendInv {
-        effects.push(Effect::Invalidate { rkey: op.value });
-    }
-    if op.recv.is_none() {
-        return;
-    }
-    let (mut flags, value) = match op.opcode {
-        WrOpcode::SendImm | WrOpcode::WriteImm => (CompletionFlags::WITH_IMM, op.value),
-        WrOpcode::SendInv => (CompletionFlags::WITH_INV, op.value),
-        _ => (CompletionFlags::NONE, 0),
-    };
-    if op.flags.contains(SendFlags::SOLICITED) {
-        flags = flags.union(CompletionFlags::SOLICITED);
-    }
-    let opcode = if sends {
-        WcOpcode::Recv
-    } else {
-        WcOpcode::RecvRdmaWithImm
-    };
-    effects.push(Effect::Received {
-        wr_id,
-        opcode,
-        byte_len: len as u32,
-        flags: flags.bits(),
-        value,
-    });
 }
 
 /// Whether `actual` is the beginning of `wanted`.

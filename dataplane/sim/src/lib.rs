@@ -9,6 +9,8 @@
 //!
 //! - [`Unreliable`] is the same for UC and UD, where messages may be lost, but nothing else may happen to them.
 //!
+//! - [`Shared`] are several connections whose receivers share an SRQ, with one that may fail.
+//!
 //! The same seed gives the same run, on every machine.
 
 #![forbid(unsafe_code)]
@@ -17,16 +19,20 @@ mod check;
 mod memory;
 mod network;
 mod node;
+mod operation;
 mod rng;
 mod run;
 mod scenario;
+mod shared;
 mod unreliable;
 mod watch;
 
 pub use memory::{Effect, Region, SimHost, SimSrq};
 pub use network::{Faults, Network};
 pub use node::{GRH_BYTE, Node, Packet, QKEY, connect, connect_as, connect_at, connect_xrc, default_attr};
+pub use operation::MIX;
 pub use rng::Rng;
 pub use run::{Outcome, run, run_with};
 pub use scenario::{Injected, Op, Plan, Recv, Scenario};
+pub use shared::{Shared, SharedTally};
 pub use unreliable::{Tally, Unreliable};

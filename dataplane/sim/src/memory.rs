@@ -116,6 +116,10 @@ pub struct SimHost {
     in_use: u32,
     /// What the peer made happen, in order.
     pub effects: Vec<Effect>,
+    /// Keys from this one on are invalidated by the owner's own requests alone.
+    pub own_keys: Option<u32>,
+    /// What those did.
+    pub own_effects: Vec<Effect>,
 }
 
 impl SimHost {
@@ -321,7 +325,13 @@ impl Host for SimHost {
         if !std::mem::replace(&mut region.valid, false) {
             return Err(KeyError::Key);
         }
-        self.effects.push(Effect::Invalidate { rkey });
+        let own = self.own_keys.is_some_and(|first| rkey >= first);
+        let effects = if own {
+            &mut self.own_effects
+        } else {
+            &mut self.effects
+        };
+        effects.push(Effect::Invalidate { rkey });
         self.in_use = self.grace;
         Ok(())
     }

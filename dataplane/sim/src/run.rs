@@ -1,13 +1,13 @@
 //! Plays one scenario in virtual time.
 
-use crate::check::{Checker, RECV_ID, Verdict, outcome_of};
+use crate::check::{Checker, Verdict, outcome_of};
 use crate::memory::SimSrq;
 use crate::network::Network;
 use crate::node::{Node, connect_at, connect_xrc};
 use crate::rng::Rng;
 use crate::scenario::{
-    ATOMIC_BASE, ATOMIC_KEY, FOREIGN_SRQ, INVALIDATE_KEY, Injected, READ_BASE, READ_KEY, Recv, SRQS,
-    Scenario, WRITE_BASE, WRITE_KEY, XRCD, bytes_of, is_rd_atomic,
+    ATOMIC_BASE, ATOMIC_KEY, FOREIGN_SRQ, Injected, NO_KEY, OWN_KEY, READ_BASE, READ_KEY, RECV_ID, Recv,
+    SRQS, Scenario, WRITE_BASE, WRITE_KEY, XRCD, bytes_of,
 };
 use crate::watch::Watch;
 use rnic_transport::{
@@ -31,6 +31,8 @@ pub struct Outcome {
     pub packets: u64,
     /// Requests that completed, per side, flushed ones included.
     pub requests: [usize; 2],
+    /// The first so many of them succeeded, at least.
+    pub succeeded: [usize; 2],
     /// An error was built in.
     pub injected: bool,
     /// Times that a side was drained in SQD.
@@ -116,6 +118,8 @@ impl<'a> World<'a> {
             node.qp = node.qp.with_limits(scenario.limits);
             adjust(&mut node.qp);
             node.sq = vec![SendWr::default(); scenario.ring_len];
+            node.host.grace = scenario.grace;
+            node.host.own_keys = Some(OWN_KEY);
             let write = vec![0; plan.write_region as usize];
             node.host
                 .register(WRITE_KEY, WRITE_BASE, write, Access::REMOTE_WRITE);
@@ -127,15 +131,15 @@ impl<'a> World<'a> {
             nodes[1 - side]
                 .host
                 .register(ATOMIC_KEY, ATOMIC_BASE, words, Access::REMOTE_ATOMIC);
-            let invalidates = scenario.plans[side]
-                .ops
-                .iter()
-                .filter(|op| op.opcode == WrOpcode::SendInv)
-                .count();
-            for key in 0..invalidates as u32 {
-                nodes[1 - side]
-                    .host
-                    .register(INVALIDATE_KEY + key, 0, Vec::new(), Access::NONE);
+            for op in &scenario.plans[side].ops {
+                let holder = match op.opcode {
+                    WrOpcode::SendInv => 1 - side,
+                    WrOpcode::LocalInv => side,
+                    _ => continue,
+                };
+                if op.value != NO_KEY {
+                    nodes[holder].host.register(op.value, 0, Vec::new(), Access::NONE);
+                }
             }
         }
         let mut world = World {
@@ -167,7 +171,7 @@ impl<'a> World<'a> {
                 self.add(Time(recv.at), side, Event::PostRecv);
             }
             for op in &plan.ops {
-                let bytes = if is_rd_atomic(op.opcode) {
+                let bytes = if op.kind().fetches() {
                     vec![0xEE; op.data.len()]
                 } else {
                     op.data.clone()
@@ -377,6 +381,7 @@ impl<'a> World<'a> {
             self.check_status(side).map_err(say)?;
             self.outcome.failed[side] = self.checkers[side].failed.map(|(_, status)| status);
             self.outcome.requests[side] = plan.ops.len();
+            self.outcome.succeeded[side] = self.checkers[side].succeeded;
         }
         self.outcome.drains = self.drained.iter().sum();
         self.outcome.nanos = self.now.0;

@@ -1,9 +1,9 @@
 //! Everything a seed decides: the network, the attributes, and what both sides do.
 
-use crate::memory::apply;
 use crate::network::Faults;
+use crate::operation::{Aim, Kind, MIX, takes_receive};
 use crate::rng::Rng;
-use rnic_transport::{AtomicOp, Limits, SendFlags, WrOpcode};
+use rnic_transport::{Limits, SendFlags, WrOpcode};
 use rnic_wire::Mtu;
 
 /// Key of the region that a side's WRITEs go to.
@@ -20,12 +20,14 @@ pub(crate) const XRCD: u32 = 7;
 /// One of another domain, and a number that names none.
 pub(crate) const FOREIGN_SRQ: u32 = 0x71;
 const NO_SRQ: u32 = 0x81;
+/// First of the keys that a side invalidates itself.
+pub(crate) const OWN_KEY: u32 = 0x2000;
 /// A key that names nothing.
-const NO_KEY: u32 = 0xDEAD;
+pub(crate) const NO_KEY: u32 = 0xDEAD;
 /// Bytes of the region that READs come from.
-const READ_REGION: u64 = 1 << 16;
-/// Words that atomics work on: few, so that they meet.
-const ATOMIC_WORDS: u64 = 3;
+pub(crate) const READ_REGION: u64 = 1 << 16;
+/// First `wr_id` of receive WQEs; those of sends count from 0.
+pub(crate) const RECV_ID: u64 = 1_000;
 /// Base addresses of the regions.
 pub(crate) const WRITE_BASE: u64 = 0x7F12_3456_7001;
 pub(crate) const READ_BASE: u64 = 0xFFFF_FFFF_FFF0_0000;
@@ -48,6 +50,8 @@ pub enum Injected {
     NoSrq,
     /// An XRC SRQ of another domain.
     OtherDomain,
+    /// A local invalidate of an unknown key.
+    BadLocalKey,
     /// The payload cannot be read.
     LocalSend,
     /// The target of a READ or atomic cannot be written.
@@ -142,6 +146,8 @@ pub struct Scenario {
     pub burst: u64,
     /// Receive WQEs come late.
     pub slow_receiver: bool,
+    /// How often a key that was invalidated is said to be still in use.
+    pub grace: u32,
     /// When a side goes to SQD for a while, in nanoseconds.
     pub drains: Vec<(usize, u64)>,
     /// What either side does.
@@ -185,6 +191,7 @@ impl Scenario {
             ring_len: rng.pick(&[1, 2, 4, 16, 64]),
             burst: rng.between(1, 24),
             slow_receiver,
+            grace: rng.below(4) as u32,
             drains: Vec::new(),
             plans: [Plan::default(), Plan::default()],
         };
@@ -223,71 +230,21 @@ impl Scenario {
         self.plans[peer]
             .read_region
             .resize(READ_REGION as usize, side as u8);
-        let mut words: Vec<u64> = (0..ATOMIC_WORDS).map(|_| rng.next_u64()).collect();
-        let before = words.clone();
-        let mut at = 0;
-        let mut recv_at = 0;
-        let mut write_at = WRITE_BASE;
-        let mut invalidate = INVALIDATE_KEY;
+        let mut aim = Aim::new(rng);
+        let before = aim.words.clone();
+        let (mut at, mut recv_at) = (0, 0);
         for number in 0..count {
             at += if rng.chance(700) { 0 } else { rng.below(50_000) };
-            let opcode = rng.pick(&[
-                WrOpcode::Send,
-                WrOpcode::SendImm,
-                WrOpcode::SendInv,
-                WrOpcode::Write,
-                WrOpcode::WriteImm,
-                WrOpcode::Read,
-                WrOpcode::Read,
-                WrOpcode::CompSwap,
-                WrOpcode::FetchAdd,
-            ]);
-            let len = if is_atomic(opcode) { 8 } else { self.length(rng) };
-            let recv = self.recv(rng, peer, opcode, len, &mut recv_at);
-            let (mut rkey, mut addr, mut value) = (NO_KEY, 0, rng.next_u64() as u32);
-            let mut data = rng.bytes(len);
-            let mut operands = (0, 0);
-            match opcode {
-                WrOpcode::Write | WrOpcode::WriteImm if len > 0 => {
-                    (rkey, addr) = (WRITE_KEY, write_at);
-                    // A gap, so that two messages are never one effect.
-                    write_at += len as u64 + rng.between(1, 64);
-                }
-                WrOpcode::Read if len > 0 => {
-                    let start = rng.below(READ_REGION - len as u64) as usize;
-                    (rkey, addr) = (READ_KEY, READ_BASE + start as u64);
-                    data.copy_from_slice(&self.plans[peer].read_region[start..start + len]);
-                }
-                WrOpcode::SendInv => {
-                    value = invalidate;
-                    invalidate += 1;
-                }
-                WrOpcode::CompSwap | WrOpcode::FetchAdd => {
-                    let at = rng.below(ATOMIC_WORDS);
-                    let word = &mut words[at as usize];
-                    (rkey, addr) = (ATOMIC_KEY, ATOMIC_BASE + at * 8);
-                    data = word.to_ne_bytes().to_vec();
-                    let hits = opcode == WrOpcode::CompSwap && rng.chance(700);
-                    operands = (if hits { *word } else { rng.next_u64() }, rng.next_u64());
-                    *word = apply(atomic_op(opcode, operands), *word);
-                }
-                _ => {}
-            }
-            self.plans[side].ops.push(Op {
-                opcode,
-                flags: flags(rng, number + 1 == count),
-                value,
-                rkey,
-                addr,
-                operands,
-                data,
-                at,
-                recv,
-                srqn: 0,
-            });
+            let opcode = rng.pick(&MIX);
+            let len = self.length(rng);
+            let mut op = aim.op(rng, opcode, len, &self.plans[peer]);
+            op.recv = self.recv(rng, peer, opcode, op.data.len(), &mut recv_at);
+            op.flags = flags(rng, number + 1 == count);
+            op.at = at;
+            self.plans[side].ops.push(op);
         }
-        self.plans[side].words = [before, words];
-        self.plans[peer].write_region = write_at - WRITE_BASE;
+        self.plans[side].words = [before, aim.words];
+        self.plans[peer].write_region = aim.write_at - WRITE_BASE;
     }
 
     /// Chooses an XRC SRQ for each operation of side 0.
@@ -327,7 +284,7 @@ impl Scenario {
         len: usize,
         at: &mut u64,
     ) -> Option<usize> {
-        if matches!(opcode, WrOpcode::Write | WrOpcode::Read) || is_atomic(opcode) {
+        if !takes_receive(opcode) {
             return None;
         }
         if self.slow_receiver {
@@ -357,6 +314,7 @@ impl Scenario {
             Injected::Unaligned,
             Injected::TooLong,
             Injected::BadInvalidate,
+            Injected::BadLocalKey,
             Injected::LocalSend,
             Injected::LocalRead,
             Injected::LocalRecv,
@@ -368,21 +326,20 @@ impl Scenario {
         let kind = rng.pick(&kinds);
         let [plan, peer] = &mut self.plans;
         let suits = |op: &Op| {
-            let sends = matches!(op.opcode, WrOpcode::Send | WrOpcode::SendImm | WrOpcode::SendInv);
-            let writes = matches!(op.opcode, WrOpcode::Write | WrOpcode::WriteImm);
-            let atomic = is_atomic(op.opcode);
-            let read = op.opcode == WrOpcode::Read || atomic;
+            let of = op.kind();
+            let (sends, writes, read) = (of == Kind::Send, of == Kind::Write, of.fetches());
             let full = !op.data.is_empty();
             match kind {
                 Injected::BadKey => full && (writes || read),
                 Injected::BadRange => writes && op.data.len() > self.mtu.bytes(),
-                Injected::Unaligned => atomic,
+                Injected::Unaligned => of == Kind::Atomic,
                 Injected::TooLong | Injected::LocalRecv => sends && full,
                 Injected::BadInvalidate => op.opcode == WrOpcode::SendInv,
+                Injected::BadLocalKey => of == Kind::Local,
                 Injected::LocalSend => !read && full,
                 Injected::LocalRead => read && full,
                 Injected::NoReceive => op.recv.is_some(),
-                Injected::NoSrq | Injected::OtherDomain => true,
+                Injected::NoSrq | Injected::OtherDomain => of != Kind::Local,
             }
         };
         let candidates: Vec<usize> = (0..plan.ops.len()).filter(|&at| suits(&plan.ops[at])).collect();
@@ -397,7 +354,7 @@ impl Scenario {
                 op.addr = WRITE_BASE + peer.write_region.saturating_sub(self.mtu.bytes() as u64);
             }
             Injected::Unaligned => op.addr += rng.between(1, 7),
-            Injected::BadInvalidate => op.value = NO_KEY,
+            Injected::BadInvalidate | Injected::BadLocalKey => op.value = NO_KEY,
             Injected::NoSrq => op.srqn = NO_SRQ,
             Injected::OtherDomain => op.srqn = FOREIGN_SRQ,
             Injected::TooLong => {
@@ -414,29 +371,9 @@ impl Scenario {
     }
 }
 
-pub(crate) fn is_atomic(opcode: WrOpcode) -> bool {
-    matches!(opcode, WrOpcode::CompSwap | WrOpcode::FetchAdd)
-}
-
-/// Whether only its own response completes it.
-pub(crate) fn is_rd_atomic(opcode: WrOpcode) -> bool {
-    opcode == WrOpcode::Read || is_atomic(opcode)
-}
-
 /// Words as they lie in memory.
 pub(crate) fn bytes_of(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
-}
-
-/// The atomic that a work request of these operands asks for.
-fn atomic_op(opcode: WrOpcode, (compare_add, swap): (u64, u64)) -> AtomicOp {
-    match opcode {
-        WrOpcode::CompSwap => AtomicOp::CompareSwap {
-            compare: compare_add,
-            swap,
-        },
-        _ => AtomicOp::FetchAdd { add: compare_add },
-    }
 }
 
 fn flags(rng: &mut Rng, last: bool) -> SendFlags {

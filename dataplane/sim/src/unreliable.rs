@@ -35,7 +35,7 @@ pub struct Unreliable {
     recvs: Vec<(Time, u32)>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Message {
     opcode: WrOpcode,
     data: Vec<u8>,
@@ -44,6 +44,13 @@ struct Message {
     qkey: u32,
     signaled: bool,
     at: Time,
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (opcode, len, at) = (self.opcode, self.data.len(), self.at.0);
+        write!(f, "{opcode:?} of {len} bytes at {at} ns, Q_Key {:#x}", self.qkey)
+    }
 }
 
 /// What happened.

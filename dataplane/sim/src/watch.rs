@@ -2,8 +2,9 @@
 
 use crate::check::Verdict;
 use crate::node::{Node, Packet};
-use crate::scenario::{Plan, Scenario, is_atomic, is_rd_atomic};
-use rnic_transport::{QpState, Received, SendFlags, Time, WrOpcode};
+use crate::operation::{Kind, carries};
+use crate::scenario::{Plan, Scenario};
+use rnic_transport::{QpState, Received, SendFlags, Time};
 use rnic_wire::{Mtu, NakCode, Psn, RnrTimer, Syndrome};
 
 /// Watches what one node sends and receives.
@@ -28,7 +29,7 @@ impl Watch {
         let mut psn = Psn::new(scenario.psns[side]);
         let mut firsts = vec![psn];
         for op in &scenario.plans[side].ops {
-            psn += scenario.mtu.packets(op.data.len() as u32);
+            psn += op.packets(scenario.mtu);
             firsts.push(psn);
         }
         let (sent, quiet_until) = (firsts[0], Time(0));
@@ -93,7 +94,7 @@ impl Watch {
         }
         if op.flags.contains(SendFlags::FENCE) && psn == first && !psn.is_before(self.sent) {
             let waits = |(at, earlier): (usize, &crate::Op)| {
-                is_rd_atomic(earlier.opcode) && node.host.scattered[at] < earlier.data.len() as u32
+                earlier.kind().fetches() && node.host.scattered[at] < earlier.data.len() as u32
             };
             if plan.ops[..at - 1].iter().enumerate().any(waits) {
                 return wrong("sent before an earlier READ or atomic is done, in spite of its fence");
@@ -106,38 +107,14 @@ impl Watch {
             return wrong("begins a request in SQD");
         }
         let offset = (psn.diff(first) as usize) << self.mtu.log2();
-        let rest = &op.data[offset..];
-        if op.opcode == WrOpcode::Read {
-            let asks = |reth: rnic_wire::Reth| {
-                (reth.va, reth.rkey, reth.dma_len as usize)
-                    == (op.addr.wrapping_add(offset as u64), op.rkey, rest.len())
-            };
-            if !packet.headers.reth.is_some_and(asks) || !packet.payload.is_empty() {
-                return wrong("asks for something else");
-            }
-            self.note(self.firsts[at]);
-            return Ok(());
+        if !carries(op, offset, self.mtu, packet) {
+            return wrong("carries or asks for something else");
         }
-        if is_atomic(op.opcode) {
-            let eth = packet.headers.atomic.map(|eth| {
-                (
-                    (eth.va, eth.rkey),
-                    match op.opcode {
-                        WrOpcode::CompSwap => (eth.compare, eth.swap_or_add),
-                        _ => (eth.swap_or_add, op.operands.1),
-                    },
-                )
-            });
-            if eth != Some(((op.addr, op.rkey), op.operands)) || !packet.payload.is_empty() {
-                return wrong("asks for something else");
-            }
-            self.note(psn.next());
-            return Ok(());
-        }
-        if packet.payload != rest[..rest.len().min(self.mtu.bytes())] {
-            return wrong("carries something else");
-        }
-        self.note(psn.next());
+        // A READ takes the PSNs of its responses.
+        self.note(match op.kind() {
+            Kind::Read => self.firsts[at],
+            _ => psn.next(),
+        });
         Ok(())
     }
 
@@ -167,6 +144,10 @@ impl Watch {
                     }
                     _ => Time(0),
                 };
+            }
+            // An answer to something behind the request that waits says that it was taken.
+            Received::OutOfOrder if !request && packet.headers.bth.psn.is_after(self.waits) => {
+                self.quiet_until = Time(0);
             }
             _ => {}
         }

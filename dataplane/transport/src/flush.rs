@@ -32,7 +32,8 @@ impl RcQp {
             self.flush_send(ctx);
             left -= 1;
         }
-        let own_queue = self.qp_type.has_recv_queue() && !self.uses_srq;
+        let shared = self.uses_srq && !self.mutated(Mutation::FlushSharedReceives);
+        let own_queue = self.qp_type.has_recv_queue() && !shared;
         self.recv_flushed |= !own_queue;
         while left > 0 && own_queue {
             // A malformed WQE is flushed like any other; a forged ring has nothing to flush.
@@ -48,6 +49,9 @@ impl RcQp {
         let more = self.req.head != self.req.tail || self.resp.holds_wqe() || !self.recv_flushed;
         if !more && self.uses_srq && !self.last_wqe_raised {
             self.last_wqe_raised = true;
+            if self.mutated(Mutation::ForgetLastWqe) {
+                return false;
+            }
             let cause = Cause::of(Check::Flushed);
             ctx.host.event(&Event {
                 kind: EventKind::LastWqeReached,

@@ -88,11 +88,15 @@ pub enum Mutation {
     ChangeXrcSrq,
     /// An XRC initiator names the XRC SRQ of the work request posted before.
     NameOtherSrq,
+    /// A QP in ERR flushes the SRQ it is on.
+    FlushSharedReceives,
+    /// LAST_WQE_REACHED is not raised.
+    ForgetLastWqe,
 }
 
 impl Mutation {
     /// Every fault.
-    pub const ALL: [Mutation; 41] = [
+    pub const ALL: [Mutation; 43] = [
         Mutation::ReexecuteDuplicateSend,
         Mutation::ReexecuteDuplicateAtomic,
         Mutation::IgnoreDuplicate,
@@ -134,6 +138,8 @@ impl Mutation {
         Mutation::SkipXrcDomain,
         Mutation::ChangeXrcSrq,
         Mutation::NameOtherSrq,
+        Mutation::FlushSharedReceives,
+        Mutation::ForgetLastWqe,
     ];
 }
 

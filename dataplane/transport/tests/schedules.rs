@@ -1,88 +1,155 @@
-//! Thousands of seeded schedules: under any of them data arrives exactly once, in order, byte-identical, or
+//! Tens of thousands of seeded schedules of RC: under any of them data arrives exactly once, in order, byte-identical, or
 //! the QP ends in error with the right status.
 //!
-//! `RNIC_SIM_SEEDS=100000` widens the search, `RNIC_SIM_SEED=17` plays one seed.
+//! `RNIC_SIM_SEEDS=100000` widens the search, `RNIC_SIM_SEED=17` plays one seed. `unreliable.rs` has those of UC and UD,
+//! `shared.rs` those of SRQs.
 
-use rnic_sim::{Outcome, Scenario, run};
-use rnic_transport::WcStatus;
-use std::collections::BTreeMap;
+#[path = "common/seeds.rs"]
+mod seeds;
+
+use rnic_sim::{MIX, Outcome, Scenario, run};
+use rnic_transport::{WcStatus, WrOpcode};
+use seeds::Sum;
+use std::collections::{BTreeMap, BTreeSet};
 
 const SEEDS: u64 = 60_000;
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| {
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name}={value} is no number"))
-    })
+/// Plays one seed; what went wrong comes with the way to see it again.
+fn play(seed: u64) -> Result<Played, String> {
+    let scenario = Scenario::new(seed);
+    let outcome = seeds::caught(|| run(&scenario))
+        .map_err(|what| format!("{what}\n{scenario}{}", seeds::replay("schedules", seed)))?;
+    Ok(Played { scenario, outcome })
 }
 
-/// Plays one seed; what went wrong comes with the way to see it again.
-fn play(seed: u64) -> Result<Outcome, String> {
-    let scenario = Scenario::new(seed);
-    let result = std::panic::catch_unwind(|| run(&scenario)).unwrap_or_else(|_| Err("panicked".into()));
-    result.map_err(|what| {
-        let command =
-            format!("RNIC_SIM_SEED={seed} cargo test -p rnic-transport --test schedules -- --nocapture");
-        format!("seed {seed}: {what}\n{scenario}replay: {command}")
-    })
+struct Played {
+    scenario: Scenario,
+    outcome: Outcome,
+}
+
+/// What came of many.
+#[derive(Default)]
+struct Tally {
+    schedules: u64,
+    requests: usize,
+    packets: u64,
+    drains: usize,
+    /// Failed though no error was built in.
+    by_chance: u64,
+    /// Schedules in which one QP had so many operations that differ.
+    mixed: BTreeMap<usize, u64>,
+    /// Requests that succeeded.
+    succeeded: BTreeMap<u8, usize>,
+    failed: BTreeMap<u8, u64>,
+}
+
+impl Sum for Tally {
+    type One = Played;
+
+    fn count(&mut self, Played { scenario, outcome }: Played) {
+        self.schedules += 1;
+        self.requests += outcome.requests.iter().sum::<usize>();
+        self.packets += outcome.packets;
+        self.drains += outcome.drains;
+        for (plan, succeeded) in scenario.plans.iter().zip(outcome.succeeded) {
+            for op in &plan.ops[..succeeded] {
+                *self.succeeded.entry(op.opcode as u8).or_default() += 1;
+            }
+        }
+        let opcodes = |side: usize| {
+            let ops = &scenario.plans[side].ops[..outcome.succeeded[side]];
+            ops.iter()
+                .map(|op| op.opcode as u8)
+                .collect::<BTreeSet<_>>()
+                .len()
+        };
+        *self.mixed.entry(opcodes(0).max(opcodes(1))).or_default() += 1;
+        for status in outcome.failed.into_iter().flatten() {
+            *self.failed.entry(status as u8).or_default() += 1;
+        }
+        let failed = outcome.failed.iter().any(Option::is_some);
+        self.by_chance += u64::from(failed && !outcome.injected);
+    }
+
+    fn add(&mut self, other: Self) {
+        self.schedules += other.schedules;
+        self.requests += other.requests;
+        self.packets += other.packets;
+        self.drains += other.drains;
+        self.by_chance += other.by_chance;
+        for (mixed, count) in other.mixed {
+            *self.mixed.entry(mixed).or_default() += count;
+        }
+        for (opcode, count) in other.succeeded {
+            *self.succeeded.entry(opcode).or_default() += count;
+        }
+        for (status, count) in other.failed {
+            *self.failed.entry(status).or_default() += count;
+        }
+    }
 }
 
 #[test]
 fn data_arrives_exactly_once_in_order_and_intact_under_any_schedule() {
-    if let Some(seed) = number("RNIC_SIM_SEED") {
+    if let Some(seed) = seeds::one() {
         println!("{}", Scenario::new(seed));
-        println!("{:?}", play(seed).unwrap_or_else(|report| panic!("{report}")));
+        let played = play(seed).unwrap_or_else(|report| panic!("{report}"));
+        println!("{:?}", played.outcome);
         return;
     }
-    let seeds = number("RNIC_SIM_SEEDS").unwrap_or(SEEDS);
-    let workers = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let results = std::thread::scope(|scope| {
-        let work = |worker| {
-            move || {
-                (worker..seeds)
-                    .step_by(workers as usize)
-                    .map(play)
-                    .collect::<Result<Vec<_>, _>>()
-            }
-        };
-        let threads: Vec<_> = (0..workers).map(|worker| scope.spawn(work(worker))).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("play catches panics"))
-            .collect::<Result<Vec<_>, _>>()
-    });
-    let outcomes = results.unwrap_or_else(|report| panic!("{report}")).concat();
-    assert_eq!(outcomes.len() as u64, seeds);
-    judge(&outcomes);
+    let count = seeds::count(SEEDS);
+    let tally: Tally = seeds::play_all(count, play);
+    assert_eq!(tally.schedules, count);
+    judge(&tally);
 }
 
-/// The schedules must have shown what they are for: hardly any transport failure by chance, and every error
-/// that is built in.
-fn judge(outcomes: &[Outcome]) {
-    let mut by_status = BTreeMap::new();
-    for status in outcomes.iter().flat_map(|outcome| outcome.failed).flatten() {
-        *by_status.entry(status as u8).or_insert(0u64) += 1;
-    }
-    let drains: usize = outcomes.iter().map(|outcome| outcome.drains).sum();
-    let packets: u64 = outcomes.iter().map(|outcome| outcome.packets).sum();
-    let requests: usize = outcomes.iter().flat_map(|outcome| outcome.requests).sum();
+/// The schedules must have shown what they are for: every operation, mixed with others, hardly any transport failure by
+/// chance, and every error that is built in.
+fn judge(tally: &Tally) {
+    let Tally {
+        schedules,
+        requests,
+        packets,
+        drains,
+        ..
+    } = tally;
+    println!("{schedules} schedules of RC, {requests} requests, {packets} packets, {drains} drains");
+    let named = |(opcode, count): (&u8, &usize)| (WrOpcode::from_verbs(*opcode), *count);
     println!(
-        "{} schedules, {requests} requests, {packets} packets, {drains} drains, errors by status {by_status:?}",
-        outcomes.len()
+        "succeeded: {:?}",
+        tally.succeeded.iter().map(named).collect::<Vec<_>>()
     );
-    if outcomes.len() < 1_000 {
+    println!(
+        "schedules by operations that differ, on one QP: {:?}",
+        tally.mixed
+    );
+    println!("errors by status: {:?}", tally.failed);
+    if *schedules < 1_000 {
         return;
     }
-    assert!(drains > 100, "only {drains} drains");
-    let clean = |outcome: &&Outcome| !outcome.injected && outcome.failed.iter().any(Option::is_some);
-    let by_chance = outcomes.iter().filter(clean).count();
+    let thousandth = |count: u64| count * 1_000 / schedules;
+    for opcode in MIX {
+        let succeeded = tally.succeeded.get(&(opcode as u8)).copied().unwrap_or(0);
+        assert!(
+            thousandth(succeeded as u64) > 300,
+            "only {succeeded} {opcode:?} succeeded"
+        );
+    }
+    let mixed = |least: usize| tally.mixed.range(least..).map(|(_, count)| *count).sum::<u64>();
     assert!(
-        by_chance * 20 < outcomes.len(),
-        "{by_chance} schedules failed without a built-in error"
+        thousandth(mixed(3)) > 500 && thousandth(mixed(6)) > 100,
+        "hardly mixed: {:?}",
+        tally.mixed
+    );
+    assert!(thousandth(*drains as u64) > 100, "only {drains} drains");
+    assert!(
+        thousandth(tally.by_chance) < 50,
+        "{} schedules failed without a built-in error",
+        tally.by_chance
     );
     for status in [
         WcStatus::LocProtErr,
+        WcStatus::MwBindErr,
         WcStatus::RemInvReqErr,
         WcStatus::RemAccessErr,
         WcStatus::RemOpErr,
@@ -90,7 +157,7 @@ fn judge(outcomes: &[Outcome]) {
         WcStatus::RnrRetryExcErr,
     ] {
         assert!(
-            by_status.contains_key(&(status as u8)),
+            tally.failed.contains_key(&(status as u8)),
             "no schedule ended with {status:?}"
         );
     }
@@ -98,7 +165,8 @@ fn judge(outcomes: &[Outcome]) {
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
+    let outcome = |seed| play(seed).map(|played| played.outcome);
     for seed in 0..50 {
-        assert_eq!(play(seed), play(seed));
+        assert_eq!(outcome(seed), outcome(seed));
     }
 }

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const SEEDS: u64 = 20_000;
 
 /// Faults of what neither scripts nor schedules of RC do, and the tests of `rnic-transport` that notice them.
-const ELSEWHERE: [(Mutation, &str); 6] = [
+const ELSEWHERE: [(Mutation, &str); 8] = [
     (
         Mutation::SkipLengthCheck,
         "the_length_check_is_what_refuses_an_overlong_write",
@@ -31,6 +31,14 @@ const ELSEWHERE: [(Mutation, &str); 6] = [
     (
         Mutation::ChangeXrcSrq,
         "the_check_of_the_srq_is_what_refuses_a_message_that_changes_it",
+    ),
+    (
+        Mutation::FlushSharedReceives,
+        "a_qp_in_error_that_flushes_the_srq_is_caught",
+    ),
+    (
+        Mutation::ForgetLastWqe,
+        "a_qp_that_does_not_say_that_it_takes_no_more_of_the_srq_is_caught",
     ),
 ];
 
@@ -90,7 +98,7 @@ fn every_fault_is_noticed() {
 #[test]
 fn faults_noticed_elsewhere_have_their_tests() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dataplane/transport/tests");
-    let sources: String = ["refusals.rs", "unreliable.rs", "xrc.rs"]
+    let sources: String = ["refusals.rs", "shared.rs", "unreliable.rs", "xrc.rs"]
         .iter()
         .map(|file| std::fs::read_to_string(format!("{dir}/{file}")).expect("a test file"))
         .collect();
