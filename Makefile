@@ -143,6 +143,13 @@ stress-tsan: stress-build ## The same against a daemon under ThreadSanitizer
 perf: build ## rnic-perf at 8 B, 4 KiB and 1 MiB, on loopback and on the wire path, as JSON
 	tests/perf.sh
 
+.PHONY: bench-testpmd
+bench-testpmd: deps ## What the data path does a second and in how many cycles, by operation, as JSON
+	@$(CARGO) build --release --quiet -p rnic-testpmd
+	@for a in "io" "rc-write --size 8" "rc-write --size 8 --qps 16" "rc-send --size 64 --qps 16" "rc-read --size 8" \
+	  "rc-atomic --size 8" "rc-write --size 1M --outstanding 16 --reuse"; do \
+	  $(PROFILE_DIR)/rnic-testpmd --json --mode $$a || exit 1; done
+
 .PHONY: bench-grace
 bench-grace: deps ## What grace periods cost beside those of DPDK and crossbeam-epoch, as JSON
 	@$(CARGO) build --release --quiet -p rnic-bench-lifetimes --bin bench-grace

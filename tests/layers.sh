@@ -13,6 +13,7 @@ allowed() {
     rnic-control) echo rnic-abi rnic-config rnic-engine rnic-qsbr rnic-transport rnic-wire ;;
     rnic) echo rnic-abi ;;
     rnic-perf) echo rnic ;;
+    rnic-testpmd) echo rnic-abi rnic-engine rnic-transport rnic-wire ;;
     rnic-bench-lifetimes) echo dpdk-sys rnic-abi rnic-engine rnic-qsbr ;;
     rnic-tests) echo rnic rnic-abi rnic-config rnic-control rnic-engine rnic-trace rnic-transport rnic-wire rnic-simd ;;
     rnic-interop) echo rnic rnic-tests rnic-trace ;;

@@ -29,9 +29,11 @@ use crate::{
     watch::{Traffic, Watch},
 };
 
+mod driven;
 mod ports;
 mod relocate;
 
+pub use driven::DrivenCore;
 use ports::split_ports;
 pub use ports::{AddPortError, PORT_SLOTS, PortInfo};
 pub use relocate::{EngineImage, Inheritance, Rebuilt, Regions, ResumeError};
@@ -144,6 +146,10 @@ pub struct Engine {
 impl Engine {
     /// Starts the poll threads `rnic-poll-0` and so on.
     pub fn start(config: EngineConfig) -> Result<Engine, StartError> {
+        Self::start_with(config, &mut spawn)
+    }
+
+    fn start_with(config: EngineConfig, begin: &mut Begin<'_>) -> Result<Engine, StartError> {
         crate::nonblocking::might_block();
         check_sizes(&config)?;
         let (count, limits, boot_epoch) = (config.cores.len() as u32, config.limits, boot_epoch());
@@ -152,7 +158,7 @@ impl Engine {
             .collect::<Result<_, _>>()?;
         let mrs = MrTable::create(boot_epoch, limits.mrs)?;
         let ahs = AhTable::create(boot_epoch, limits.ahs)?;
-        Self::launch(config, boot_epoch, arenas, mrs, ahs)
+        Self::launch(config, boot_epoch, arenas, mrs, ahs, begin)
     }
 
     fn launch(
@@ -161,6 +167,7 @@ impl Engine {
         arenas: Vec<CoreArenas>,
         mrs: MrTable,
         ahs: AhTable,
+        begin: &mut Begin<'_>,
     ) -> Result<Engine, StartError> {
         let EngineConfig { cores, limits, ports } = config;
         let qsbr = Arc::new(Qsbr::new(cores.len()));
@@ -195,14 +202,11 @@ impl Engine {
                 idle: core.idle,
                 ports: std::mem::take(&mut parts[id]),
             };
-            let cpu = core.cpu;
-            let thread = std::thread::Builder::new()
-                .name(format!("rnic-poll-{id}"))
-                .spawn(move || poll(init, cpu))?;
+            let thread = begin(init, core.cpu)?;
             let shared = shared[id].clone();
             handles.push(Handle {
                 shared,
-                thread: Some(thread),
+                thread,
                 commands,
                 messages,
                 waiting: VecDeque::new(),
@@ -511,6 +515,16 @@ fn check_sizes(config: &EngineConfig) -> Result<(), StartError> {
 fn boot_epoch() -> u64 {
     let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
     (since.as_nanos() as u64 ^ u64::from(std::process::id()) << 40).max(1)
+}
+
+/// Has a core begin to run: on a thread, or by someone who drives it.
+type Begin<'a> = dyn FnMut(CoreInit, Option<usize>) -> io::Result<Option<JoinHandle<Core>>> + 'a;
+
+/// The core runs on a thread of its own.
+fn spawn(init: CoreInit, cpu: Option<usize>) -> io::Result<Option<JoinHandle<Core>>> {
+    let name = format!("rnic-poll-{}", init.id);
+    let thread = std::thread::Builder::new().name(name);
+    thread.spawn(move || poll(init, cpu)).map(Some)
 }
 
 /// A poll thread.

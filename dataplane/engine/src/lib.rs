@@ -17,8 +17,8 @@ pub mod view;
 mod watch;
 
 pub use engine::{
-    AddPortError, CoreConfig, Engine, EngineConfig, EngineImage, Inheritance, Limits, PORT_SLOTS, PortInfo,
-    Rebuilt, Regions, ResumeError, StartError,
+    AddPortError, CoreConfig, DrivenCore, Engine, EngineConfig, EngineImage, Inheritance, Limits, PORT_SLOTS,
+    PortInfo, Rebuilt, Regions, ResumeError, StartError,
 };
 pub use grace::HeldUp;
 pub use watch::STALLED_AFTER;

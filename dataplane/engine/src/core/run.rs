@@ -139,37 +139,54 @@ impl Core {
 
     /// Runs until [`crate::command::Command::Stop`], and returns everything to be freed by the caller.
     pub fn run(mut self) -> Self {
-        self.participant.online();
-        self.view.acquire();
+        self.begin();
         let section = NonBlocking::enter();
         let mut before = cycles();
         while !self.stopping {
-            // The epoch is read before the view is refreshed, and this reading is what is reported at the end
-            // (DESIGN I2).
-            let observed = self.participant.observe();
-            self.view.refresh();
-            self.env.now = now();
-            let mut work = self.receive_inbound();
-            work += self.receive_ports();
-            work += self.serve();
-            self.flush_ports();
-            self.notify();
-            let commands = self.commands();
-            if commands > 0 {
-                self.tell_control();
-            }
-            work += commands;
-            work += self.doorbells();
-            work += self.timers();
-            self.participant.quiescent(observed);
-            self.part();
+            let work = self.pass();
             before = self.account(before, work);
         }
         drop(section);
+        self.end();
+        self
+    }
+
+    /// Before the first pass, on the thread that runs the core.
+    pub(crate) fn begin(&mut self) {
+        self.participant.online();
+        self.view.acquire();
+    }
+
+    /// After the last one.
+    pub(crate) fn end(&mut self) {
         self.view.release();
         self.participant.offline();
         self.publish();
-        self
+    }
+
+    /// One pass of the loop. Tells how much there was to do.
+    #[inline]
+    pub(crate) fn pass(&mut self) -> usize {
+        // The epoch is read before the view is refreshed, and this reading is what is reported at the end
+        // (DESIGN I2).
+        let observed = self.participant.observe();
+        self.view.refresh();
+        self.env.now = now();
+        let mut work = self.receive_inbound();
+        work += self.receive_ports();
+        work += self.serve();
+        self.flush_ports();
+        self.notify();
+        let commands = self.commands();
+        if commands > 0 {
+            self.tell_control();
+        }
+        work += commands;
+        work += self.doorbells();
+        work += self.timers();
+        self.participant.quiescent(observed);
+        self.part();
+        work
     }
 
     /// Gives an object up that nobody finds any more: the reclaimer frees it after a grace period. Never fails, blocks
@@ -210,6 +227,11 @@ impl Core {
         let after = cycles();
         self.idle_cycles += after.wrapping_sub(before);
         after
+    }
+
+    /// Its counters, as they are now.
+    pub(crate) fn counters(&self) -> super::shared::CoreCounters {
+        self.env.counters.clone()
     }
 
     /// Its index.

@@ -182,7 +182,7 @@ impl Engine {
             mrs: mrs.entries()?,
             ahs: ahs.entries()?,
         };
-        let engine = Engine::launch(config, boot_epoch, arenas, mrs, ahs)?;
+        let engine = Engine::launch(config, boot_epoch, arenas, mrs, ahs, &mut super::spawn)?;
         Ok((engine, inheritance))
     }
 

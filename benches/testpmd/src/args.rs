@@ -1,0 +1,77 @@
+//! The command line.
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+/// Measures the data path of rnicd in one process: a poll core with both ends of every connection on it, driven by the
+/// thread that also posts the work requests and takes the completions, over a pair of ports joined back to back.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "rnic-testpmd", version)]
+pub struct Args {
+    /// What the core does.
+    #[arg(long, value_enum, default_value_t = Mode::RcWrite)]
+    pub mode: Mode,
+    /// The ports between the two ends: `ring` (in this process, without DPDK), `dpdk-ring`, or two virtual devices of DPDK
+    /// that are joined outside, separated by `+`.
+    #[arg(long, default_value = "ring")]
+    pub port: String,
+    /// Bytes of a message; K and M are allowed. With `io`, of a frame.
+    #[arg(long, default_value = "64", value_parser = parse_size)]
+    pub size: u32,
+    /// Connections.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub qps: u32,
+    /// Messages in flight on a connection.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub outstanding: u32,
+    /// Every how many messages one is signalled; that many are posted with one doorbell.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub signal_every: u32,
+    /// Path MTU in bytes: 256, 512, 1024, 2048 or 4096.
+    #[arg(long, default_value_t = 4096)]
+    pub mtu: u32,
+    /// Seconds to measure, after one to warm up.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// The same buffer for all messages of a connection, instead of as many as are in flight.
+    #[arg(long)]
+    pub reuse: bool,
+    /// CPU to run on, counted round those allowed.
+    #[arg(long, default_value_t = 1)]
+    pub cpu: usize,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is measured.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Frames from port to port, without an RNIC: the limit to compare with
+    Io,
+    /// RC SEND
+    RcSend,
+    /// RC RDMA WRITE
+    RcWrite,
+    /// RC RDMA READ
+    RcRead,
+    /// RC FETCH_ADD
+    RcAtomic,
+}
+
+fn parse_size(text: &str) -> Result<u32, String> {
+    let (digits, unit) = match text.strip_suffix(['K', 'k']) {
+        Some(digits) => (digits, 1 << 10),
+        None => match text.strip_suffix(['M', 'm']) {
+            Some(digits) => (digits, 1 << 20),
+            None => (text, 1),
+        },
+    };
+    let number: u32 = digits
+        .parse()
+        .map_err(|_| format!("{text:?} is no number of bytes"))?;
+    number
+        .checked_mul(unit)
+        .filter(|size| *size <= 1 << 30)
+        .ok_or_else(|| "at most 1024M".to_owned())
+}

@@ -1,0 +1,66 @@
+//! Poll cores without threads, for whoever measures them or steps through them.
+use std::marker::PhantomData;
+
+use super::{Engine, EngineConfig, StartError};
+use crate::{
+    core::{Core, CoreCounters},
+    nonblocking::NonBlocking,
+    port::{ThreadRegistration, register_thread},
+};
+
+/// A poll core that its owner drives, pass by pass, on the thread that made it. Its idle policy has no meaning.
+pub struct DrivenCore {
+    core: Core,
+    _registration: ThreadRegistration,
+    /// It has what belongs to its thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl DrivenCore {
+    /// One pass of the poll loop; tells how many things there were to do. No allocation, no lock, no system call but what a
+    /// port's driver makes.
+    #[inline]
+    pub fn pass(&mut self) -> usize {
+        let _section = NonBlocking::enter();
+        self.core.pass()
+    }
+
+    /// Its counters, as they are now.
+    pub fn counters(&self) -> CoreCounters {
+        self.core.counters()
+    }
+}
+
+impl Engine {
+    /// As [`Engine::start`], without threads: the caller drives the cores, which [`Engine::stop_driven`] takes back. Until
+    /// a core makes a pass, no command is carried out and no grace period ends.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_driven(config: EngineConfig) -> Result<(Engine, Vec<DrivenCore>), StartError> {
+        let mut cores = Vec::new();
+        let engine = Self::start_with(config, &mut |init, _cpu| {
+            let mut core = Core::new(init);
+            core.begin();
+            cores.push(DrivenCore {
+                core,
+                _registration: register_thread(),
+                _thread: PhantomData,
+            });
+            Ok(None)
+        })?;
+        Ok((engine, cores))
+    }
+
+    /// Frees everything, closes the ports. The cores are those that were started with the engine.
+    pub fn stop_driven(self, cores: Vec<DrivenCore>) {
+        crate::nonblocking::might_block();
+        let stopped = cores.into_iter().map(|driven| {
+            let mut core = driven.core;
+            core.end();
+            core
+        });
+        let stopped = stopped.collect();
+        self.close(stopped);
+    }
+}
