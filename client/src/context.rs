@@ -3,7 +3,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rnic_abi::{DeviceArg, DeviceReply, Empty, GidArg, GidReply, HandleReply, Op, PortReply};
+use rnic_abi::{
+    DeviceArg, DeviceReply, Empty, GidArg, GidReply, HandleReply, Op, PkeyArg, PkeyReply, PortReply,
+    RtValuesReply,
+};
 
 use crate::session::Session;
 use crate::{AsyncEvent, AsyncEvents, CompChannel, Cq, Error, Gid, GidEntry, Mtu, Pd, PortState, Result};
@@ -76,6 +79,9 @@ impl Context {
             speed_mbps: (reply.speed_mbps != 0).then_some(reply.speed_mbps),
             mac: reply.mac,
             gids: reply.gids,
+            pkeys: reply.pkeys,
+            max_msg_sz: reply.max_msg_sz,
+            phys_state: reply.phys_state,
         })
     }
 
@@ -104,6 +110,23 @@ impl Context {
             gid: Gid(reply.gid),
             vlan: u16::try_from(reply.vlan).ok().filter(|vlan| *vlan != 0xFFFF),
         })
+    }
+
+    /// An entry of the P_Key table, of which there is one: 0xFFFF at index 0, full member of the default partition.
+    pub fn pkey(&self, index: u32) -> Result<u16> {
+        let device = self.device;
+        let reply: PkeyReply = self
+            .session
+            .control
+            .request(Op::QueryPkey, &PkeyArg { device, index })?;
+        Ok(reply.pkey as u16)
+    }
+
+    /// The clock of completions' timestamps, now, in nanoseconds: `CLOCK_MONOTONIC` as the daemon sees it. Between two
+    /// readings of it an application's own clock can be fitted.
+    pub fn raw_clock(&self) -> Result<u64> {
+        let reply: RtValuesReply = self.session.control.request(Op::QueryRtValues, &self.arg())?;
+        Ok(reply.raw_clock)
     }
 
     /// Makes a protection domain.
@@ -185,6 +208,38 @@ pub struct DeviceAttr {
     pub max_qp_init_rd_atom: u32,
     /// Entries of the GID table.
     pub gids: u32,
+    /// Bits of `enum ibv_device_cap_flags`.
+    pub cap_flags: u64,
+    /// Page sizes that memory may be registered by, as bits.
+    pub page_size_cap: u64,
+    /// Which bits of a completion's timestamp count.
+    pub timestamp_mask: u64,
+    /// Ticks of that clock in a millisecond (kHz): `hca_core_clock`.
+    pub core_clock_khz: u64,
+    /// `enum ibv_atomic_cap`: 2, atomic for processors too.
+    pub atomic_cap: u32,
+    /// READs and atomics outstanding as responder, of all QPs.
+    pub max_res_rd_atom: u32,
+    /// SRQs.
+    pub max_srq: u32,
+    /// Units of 64 bytes of an SRQ.
+    pub max_srq_wr: u32,
+    /// Entries of a receive of an SRQ.
+    pub max_srq_sge: u32,
+    /// Address handles.
+    pub max_ah: u32,
+    /// Multicast groups with members, of all clients.
+    pub max_mcast_grp: u32,
+    /// QPs attached to one group.
+    pub max_mcast_qp_attach: u32,
+    /// Entries of the P_Key table.
+    pub max_pkeys: u32,
+    /// Exponent of the time an ACK may take here: 4.096 µs × 2^delay.
+    pub local_ca_ack_delay: u32,
+    /// Largest count of [`Cq::moderate`].
+    pub max_cq_count: u32,
+    /// Largest period of it, in microseconds.
+    pub max_cq_period: u32,
 }
 
 /// State of a device's port.
@@ -204,6 +259,12 @@ pub struct PortAttr {
     pub mac: [u8; 6],
     /// Entries of the GID table.
     pub gids: u32,
+    /// Entries of the P_Key table.
+    pub pkeys: u16,
+    /// Bytes of the longest message.
+    pub max_msg_sz: u32,
+    /// `enum ibv_port_phys_state`: 3 disabled, 5 link up.
+    pub phys_state: u32,
 }
 
 fn query_device(session: &Session, device: u32) -> Result<DeviceAttr> {
@@ -229,5 +290,21 @@ fn query_device(session: &Session, device: u32) -> Result<DeviceAttr> {
         max_qp_rd_atom: reply.max_qp_rd_atom,
         max_qp_init_rd_atom: reply.max_qp_init_rd_atom,
         gids: reply.gids,
+        cap_flags: reply.cap_flags,
+        page_size_cap: reply.page_size_cap,
+        timestamp_mask: reply.timestamp_mask,
+        core_clock_khz: reply.core_clock_khz,
+        atomic_cap: reply.atomic_cap,
+        max_res_rd_atom: reply.max_res_rd_atom,
+        max_srq: reply.max_srq,
+        max_srq_wr: reply.max_srq_wr,
+        max_srq_sge: reply.max_srq_sge,
+        max_ah: reply.max_ah,
+        max_mcast_grp: reply.max_mcast_grp,
+        max_mcast_qp_attach: reply.max_mcast_qp_attach,
+        max_pkeys: reply.max_pkeys,
+        local_ca_ack_delay: reply.local_ca_ack_delay,
+        max_cq_count: reply.max_cq_count,
+        max_cq_period: reply.max_cq_period,
     })
 }

@@ -1,12 +1,13 @@
 //! Completion queues.
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rnic_abi::{
-    Cqe, CreateCq, CreateCqReply, Op, RING_ENTRIES, RingIndices, completion_queue_size, cq_subring_offset,
-    cqe_flags, protocol,
+    Cqe, CreateCq, CreateCqReply, Empty, HandleArg, ModifyCq, Op, QueryCqReply, RING_ENTRIES, ResizeCq,
+    ResizeCqDone, ResizeCqReply, RingIndices, completion_queue_size, cq_subring_offset, cqe_flags, protocol,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -34,14 +35,27 @@ pub enum Arm {
     Solicited = rnic_abi::arm::SOLICITED as isize,
 }
 
+/// Attributes of a CQ.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct CqAttr {
+    /// Completions it has room for, of each poll core that feeds it.
+    pub depth: u32,
+    /// Completions that wait to be polled, but for those carried over by [`Cq::resize`].
+    pub waiting: u32,
+    /// Completions of one poll core that wake an armed CQ's waiters before the period is over; 0 when only the period
+    /// does.
+    pub moderation_count: u16,
+    /// How long after the first completion an armed CQ's waiters are woken at the latest; zero is at once.
+    pub moderation_period: Duration,
+    /// It has overflowed (CQ_ERR): nothing is completed to it any more.
+    pub failed: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct CqInner {
     session: Arc<Session>,
     channel: CompChannel,
     handle: u32,
-    /// Where it stands in the region: the arm word, then the sub-rings.
-    offset: usize,
-    depth: u32,
     state: Mutex<State>,
     /// The arm word was set and its firing not yet reported by the channel.
     armed: AtomicBool,
@@ -49,8 +63,18 @@ pub(crate) struct CqInner {
     corrupt: AtomicBool,
 }
 
+/// Where a CQ stands in the region: the arm word, then the sub-rings.
+#[derive(Copy, Clone, Debug)]
+struct Place {
+    offset: usize,
+    depth: u32,
+}
+
 #[derive(Debug)]
 struct State {
+    place: Place,
+    /// What was left in the place it had before it was resized: older than anything in this one.
+    carried: VecDeque<Cqe>,
     /// Head of each sub-ring.
     heads: Box<[u32]>,
     /// Sub-ring at which the next poll begins.
@@ -70,27 +94,15 @@ impl Cq {
             reserved: 0,
         };
         let reply: CreateCqReply = session.control.request(Op::CreateCq, &body)?;
-        let depth = session.check_depth(reply.depth)?;
-        if reply.subrings == 0 || reply.subrings > session.cores() {
-            return Err(Error::Protocol(format!("a CQ with {} sub-rings", reply.subrings)));
-        }
-        let offset = session.check_queue(reply.offset, completion_queue_size(depth, reply.subrings))?;
+        let place = Place::check(session, reply.offset, reply.depth, reply.subrings)?;
         let cq = Arc::new(CqInner {
             session: session.clone(),
             channel: channel.clone(),
             handle: reply.handle,
-            offset,
-            depth,
             state: Mutex::new(State {
-                heads: (0..reply.subrings)
-                    .map(|i| {
-                        let ring = offset + cq_subring_offset(depth, i);
-                        session
-                            .region
-                            .u32(ring + RingIndices::HEAD)
-                            .load(Ordering::Relaxed)
-                    })
-                    .collect(),
+                place,
+                carried: VecDeque::new(),
+                heads: place.heads(session, reply.subrings),
                 next: 0,
                 qps: Vec::new(),
             }),
@@ -101,9 +113,48 @@ impl Cq {
         Ok(Cq(cq))
     }
 
-    /// Completions it has room for.
+    /// Completions it has room for, of each poll core that feeds it.
     pub fn depth(&self) -> u32 {
-        self.0.depth
+        self.0.lock().place.depth
+    }
+
+    /// Makes room for at least `depth` completions, or for fewer than before (IBTA 11.2.8.2). What waits is carried over,
+    /// in its order; an arming too. Other threads wait to poll meanwhile. Refused when more completions wait than there
+    /// would be room for.
+    pub fn resize(&self, depth: u32) -> Result<()> {
+        self.0.resize(depth)
+    }
+
+    /// Moderates it: when it is armed, its waiters are woken by `count` completions of one poll core, or `period` after
+    /// the first of them, whichever comes first. Completions can be polled meanwhile. The period has microseconds, up to
+    /// 65535; with a period of zero each completion wakes, as in the beginning.
+    pub fn moderate(&self, count: u16, period: Duration) -> Result<()> {
+        let period = u16::try_from(period.as_micros())
+            .map_err(|_| Error::InvalidArgument(format!("a period of {period:?}; 65535 µs at most")))?;
+        let handle = self.0.handle;
+        let body = ModifyCq {
+            handle,
+            count,
+            period,
+        };
+        self.0.session.control.request::<Empty>(Op::ModifyCq, &body)?;
+        Ok(())
+    }
+
+    /// Its attributes, as the daemon has them.
+    pub fn query(&self) -> Result<CqAttr> {
+        let arg = HandleArg {
+            handle: self.0.handle,
+            reserved: 0,
+        };
+        let reply: QueryCqReply = self.0.session.control.request(Op::QueryCq, &arg)?;
+        Ok(CqAttr {
+            depth: reply.depth,
+            waiting: reply.waiting,
+            moderation_count: reply.count,
+            moderation_period: Duration::from_micros(reply.period.into()),
+            failed: reply.failed != 0,
+        })
     }
 
     /// Its number in asynchronous events: the slot of its handle.
@@ -178,8 +229,9 @@ impl Cq {
     /// Asks for one wake through the channel at the next completion. Poll afterwards: completions that came
     /// before do not wake.
     pub fn arm(&self, kind: Arm) {
+        let state = self.0.lock();
         self.0.armed.store(true, Ordering::Relaxed);
-        protocol::arm_cq(self.0.session.region.u32(self.0.offset), kind as u32);
+        protocol::arm_cq(self.0.arm_word(state.place), kind as u32);
     }
 }
 
@@ -190,35 +242,74 @@ impl AsFd for Cq {
     }
 }
 
+impl Place {
+    /// Makes sure that a place told by the daemon is one.
+    fn check(session: &Session, offset: u64, depth: u32, subrings: u32) -> Result<Place> {
+        let depth = session.check_depth(depth)?;
+        if subrings == 0 || subrings > session.cores() {
+            return Err(Error::Protocol(format!("a CQ with {subrings} sub-rings")));
+        }
+        let offset = session.check_queue(offset, completion_queue_size(depth, subrings))?;
+        Ok(Place { offset, depth })
+    }
+
+    /// Where a sub-ring stands.
+    fn ring(self, subring: u32) -> usize {
+        self.offset + cq_subring_offset(self.depth, subring)
+    }
+
+    /// Where the consumer of each sub-ring begins.
+    fn heads(self, session: &Session, subrings: u32) -> Box<[u32]> {
+        let head = |i| session.region.u32(self.ring(i) + RingIndices::HEAD);
+        (0..subrings).map(|i| head(i).load(Ordering::Relaxed)).collect()
+    }
+}
+
 impl CqInner {
     fn poll(&self, out: &mut [Completion]) -> usize {
         let mut state = self.lock();
-        let State { heads, next, qps } = &mut *state;
+        let State {
+            place,
+            carried,
+            heads,
+            next,
+            qps,
+        } = &mut *state;
         let mut count = 0;
         let mut touched: Option<(u32, Touched<'_>)> = None;
+        let mut take = |cqe: Cqe, out: &mut [Completion], count: &mut usize| {
+            if touched.as_ref().is_none_or(|(handle, _)| *handle != cqe.handle) {
+                // Completions of QPs that were destroyed find no QP and are dropped.
+                touched = find(qps, cqe.handle).map(|queues| (cqe.handle, Touched(queues)));
+            }
+            if let Some((_, Touched(queues))) = &touched
+                && let Some(wr_id) = queues.retire(&cqe)
+            {
+                out[*count] = Completion::new(&cqe, wr_id);
+                *count += 1;
+            }
+        };
+        while count < out.len()
+            && let Some(cqe) = carried.pop_front()
+        {
+            take(cqe, out, &mut count);
+        }
         for _ in 0..heads.len() {
-            let ring = self.offset + cq_subring_offset(self.depth, *next as u32);
+            if count == out.len() {
+                break;
+            }
+            let ring = place.ring(*next as u32);
             let word = |offset| self.session.region.u32(ring + offset);
             let head = &mut heads[*next];
-            let available = protocol::available(word(RingIndices::TAIL), *head, self.depth);
+            let available = protocol::available(word(RingIndices::TAIL), *head, place.depth);
             let tail = head.wrapping_add(available.unwrap_or(0));
             if available.is_none() {
                 self.corrupt.store(true, Ordering::Relaxed);
             } else if tail != *head {
                 while tail != *head && count < out.len() {
-                    let cqe = self.entry(ring, *head);
+                    let cqe = self.entry(*place, ring, *head);
                     *head = head.wrapping_add(1);
-                    if touched.as_ref().is_none_or(|(handle, _)| *handle != cqe.handle) {
-                        // Completions of QPs that were destroyed find no QP and are dropped.
-                        touched = find(qps, cqe.handle).map(|queues| (cqe.handle, Touched(queues)));
-                    }
-                    let Some((_, Touched(queues))) = &touched else {
-                        continue;
-                    };
-                    if let Some(wr_id) = queues.retire(&cqe) {
-                        out[count] = Completion::new(&cqe, wr_id);
-                        count += 1;
-                    }
+                    take(cqe, out, &mut count);
                 }
                 protocol::give_back(word(RingIndices::HEAD), *head);
             }
@@ -228,6 +319,58 @@ impl CqInner {
             *next = (*next + 1) % heads.len();
         }
         count
+    }
+
+    fn resize(&self, depth: u32) -> Result<()> {
+        let mut state = self.lock();
+        let control = &self.session.control;
+        let handle = self.handle;
+        let reply: ResizeCqReply = control.request(Op::ResizeCq, &ResizeCq { handle, depth })?;
+        let (old, subrings) = (state.place, state.heads.len() as u32);
+        let new = Place::check(&self.session, reply.offset, reply.depth, reply.subrings)?;
+        if reply.subrings != subrings {
+            return Err(Error::Protocol(format!(
+                "a CQ of {subrings} sub-rings that has {} after it was resized",
+                reply.subrings
+            )));
+        }
+        // No core writes to the old place any more.
+        let State {
+            heads, carried, qps, ..
+        } = &mut *state;
+        self.each_in(old, heads, |cqe| {
+            // Those of destroyed QPs would be dropped later.
+            if find(qps, cqe.handle).is_some() {
+                carried.push_back(*cqe);
+            }
+        });
+        state.heads = new.heads(&self.session, subrings);
+        state.place = new;
+        let wake = self.arm_as_before(old, &state);
+        drop(state);
+        let wake = wake.into();
+        control.request::<Empty>(Op::ResizeCqDone, &ResizeCqDone { handle, wake })?;
+        Ok(())
+    }
+
+    /// Arms the CQ in its new place as it was in the old one; whether its waiters are to be woken, by completions that
+    /// came before it could be.
+    fn arm_as_before(&self, old: Place, state: &State) -> bool {
+        let word = self.arm_word(state.place);
+        let kind = protocol::move_arm(self.arm_word(old), word);
+        if kind == rnic_abi::arm::NONE {
+            return false;
+        }
+        let (mut came, mut solicited) = (false, false);
+        self.each_in(state.place, &state.heads, |cqe| {
+            came = true;
+            solicited |= cqe.flags & cqe_flags::SOLICITED != 0 || cqe.status != 0;
+        });
+        came && protocol::take_arm(word, solicited)
+    }
+
+    fn arm_word(&self, place: Place) -> &AtomicU32 {
+        self.session.region.u32(place.offset)
     }
 
     /// Whether polling makes sense.
@@ -256,7 +399,7 @@ impl CqInner {
             && let Receives::Shared(srq) = &queues.recv
         {
             // What it has received and nobody has polled: the SRQ lives on, and needs the room.
-            self.each_waiting(&state.heads, |cqe| {
+            self.each_waiting(&state, |cqe| {
                 if cqe.handle == handle && cqe.flags & cqe_flags::RECV != 0 {
                     queues.retire(cqe);
                 }
@@ -269,20 +412,26 @@ impl CqInner {
     }
 
     /// Looks at every completion that waits.
-    fn each_waiting(&self, heads: &[u32], mut look: impl FnMut(&Cqe)) {
+    fn each_waiting(&self, state: &State, mut look: impl FnMut(&Cqe)) {
+        state.carried.iter().for_each(&mut look);
+        self.each_in(state.place, &state.heads, look);
+    }
+
+    /// The same for those in a place.
+    fn each_in(&self, place: Place, heads: &[u32], mut look: impl FnMut(&Cqe)) {
         for (i, head) in (0..).zip(heads) {
-            let ring = self.offset + cq_subring_offset(self.depth, i);
+            let ring = place.ring(i);
             let tail = self.session.region.u32(ring + RingIndices::TAIL);
-            for at in 0..protocol::available(tail, *head, self.depth).unwrap_or(0) {
-                look(&self.entry(ring, head.wrapping_add(at)));
+            for at in 0..protocol::available(tail, *head, place.depth).unwrap_or(0) {
+                look(&self.entry(place, ring, head.wrapping_add(at)));
             }
         }
     }
 
     /// The completion at an index of a sub-ring.
-    fn entry(&self, ring: usize, index: u32) -> Cqe {
+    fn entry(&self, place: Place, ring: usize, index: u32) -> Cqe {
         let mut cqe = Cqe::new_zeroed();
-        let entry = (index & (self.depth - 1)) as usize * size_of::<Cqe>();
+        let entry = (index & (place.depth - 1)) as usize * size_of::<Cqe>();
         self.session
             .region
             .read(ring + RING_ENTRIES + entry, cqe.as_mut_bytes());
@@ -297,7 +446,8 @@ impl CqInner {
 
     /// Whether the CQ was armed and the daemon took the arming, told once.
     pub fn take_fired(&self) -> bool {
-        let word = self.session.region.u32(self.offset);
+        let state = self.lock();
+        let word = self.arm_word(state.place);
         self.armed.load(Ordering::Relaxed)
             && word.load(Ordering::Acquire) == rnic_abi::arm::NONE
             && self.armed.swap(false, Ordering::Relaxed)

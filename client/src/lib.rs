@@ -88,7 +88,7 @@ pub use channel::CompChannel;
 pub use completion::{Completion, CompletionError, Opcode, Status};
 pub use connect::{ConnectOptions, Endpoint};
 pub use context::{Context, DeviceAttr, PortAttr, default_socket, devices};
-pub use cq::{Arm, Cq};
+pub use cq::{Arm, Cq, CqAttr};
 pub use error::{Error, Result};
 pub use event::{AsyncEvent, AsyncEvents, EventKind, EventObject};
 pub use gid::{Gid, GidEntry};

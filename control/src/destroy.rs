@@ -345,7 +345,11 @@ impl Control {
                 self.engine.mrs().release(mr.key);
                 return self.mapper.unmap(number, mr.mem);
             }
-            What::Cq(cq) => self.give_queue_space(conn, cq.slice),
+            What::Cq(cq) => {
+                for place in [Some(cq.slice), cq.left].into_iter().flatten() {
+                    self.give_queue_space(conn, place);
+                }
+            }
             What::Qp(qp) => {
                 for queue in [Some(qp.sq), qp.rq].into_iter().flatten() {
                     self.give_queue_space(conn, queue);

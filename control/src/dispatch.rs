@@ -1,10 +1,15 @@
 //! From requests to verbs.
 
 use rnic_abi::{
-    DeviceArg, DeviceReply, Empty, GidArg, GidReply, HandleArg, MAX_INLINE, MAX_SGE, Op, PortReply,
+    DeviceArg, DeviceReply, Empty, GidArg, GidReply, HandleArg, MAX_INLINE, MAX_SGE, Op, PAGE, PkeyArg,
+    PkeyReply, PortReply, RtValuesReply,
 };
-use rnic_engine::{PORT_SLOTS, command::Command};
-use rnic_transport::MAX_RD_ATOMIC;
+use rnic_engine::{
+    PORT_SLOTS,
+    command::Command,
+    mem::{MAX_MCAST_QP_ATTACH, MAX_TOTAL_MCAST_QP_ATTACH},
+};
+use rnic_transport::{MAX_MESSAGE, MAX_RD_ATOMIC};
 use rnic_wire::Mtu;
 use rustix::io::Errno;
 
@@ -30,6 +35,17 @@ pub enum Outcome {
 
 /// Memory regions are mapped whole, and no larger ones fit an address space.
 const MAX_MR_SIZE: u64 = 1 << 47;
+
+/// Full member of the default partition, the only one there is.
+const DEFAULT_PKEY: u32 = 0xFFFF;
+/// `IBV_ATOMIC_GLOB`: atomics are processor instructions on the client's memory.
+const ATOMIC_GLOB: u32 = 2;
+/// Timestamps are nanoseconds.
+const CLOCK_KHZ: u64 = 1_000_000;
+/// 4.096 µs × 2^11 = 8.4 ms: a poll core that sleeps, or serves others, answers later than hardware.
+const ACK_DELAY: u32 = 11;
+/// `IBV_DEVICE_CURR_QP_STATE_MOD`, `PORT_ACTIVE_EVENT`, `RC_RNR_NAK_GEN`.
+const CAP_FLAGS: u64 = 1 << 7 | 1 << 10 | 1 << 12;
 
 impl Control {
     /// Serves the next request in a connection's socket; others have their turn before the one after it. Whether there was
@@ -122,6 +138,12 @@ impl Control {
             }
             Op::DestroyCompChannel => self.destroy_one(conn, Kind::Channel, request.body()?),
             Op::CreateCq => self.create_cq(conn, &request.body()?),
+            Op::ResizeCq => self.resize_cq(conn, &request.body()?),
+            Op::ResizeCqDone => self.resize_cq_done(conn, &request.body()?).map(Outcome::Done),
+            Op::ModifyCq => self.modify_cq(conn, &request.body()?),
+            Op::QueryCq => self.query_cq(conn, &request.body()?).map(Outcome::Done),
+            Op::QueryRtValues => self.query_rt_values(conn, &request.body()?).map(Outcome::Done),
+            Op::QueryPkey => self.query_pkey(conn, &request.body()?).map(Outcome::Done),
             Op::DestroyCq => self.destroy_one(conn, Kind::Cq, request.body()?),
             Op::CreateQp => self.create_qp(conn, &request.body()?),
             Op::ModifyQp => self.modify_qp(conn, &request.body()?),
@@ -201,6 +223,23 @@ impl Control {
             max_qp_init_rd_atom: MAX_RD_ATOMIC.into(),
             gids: device.gids.len() as u32,
             ports: 1,
+            cap_flags: CAP_FLAGS,
+            // Any multiple of the smallest page.
+            page_size_cap: !(PAGE as u64 - 1),
+            timestamp_mask: u64::MAX,
+            core_clock_khz: CLOCK_KHZ,
+            atomic_cap: ATOMIC_GLOB,
+            max_res_rd_atom: quota.of(Kind::Qp).saturating_mul(MAX_RD_ATOMIC.into()),
+            max_srq: quota.of(Kind::Srq),
+            max_srq_wr: quota.wr_depth(),
+            max_srq_sge: MAX_SGE as u32,
+            max_ah: quota.of(Kind::Ah),
+            max_mcast_grp: MAX_TOTAL_MCAST_QP_ATTACH as u32,
+            max_mcast_qp_attach: MAX_MCAST_QP_ATTACH as u32,
+            max_pkeys: 1,
+            local_ca_ack_delay: ACK_DELAY,
+            max_cq_count: u16::MAX.into(),
+            max_cq_period: u16::MAX.into(),
         }))
     }
 
@@ -214,7 +253,31 @@ impl Control {
             gids: device.gids.len() as u32,
             speed_mbps: device.speed_mbps.unwrap_or(0),
             mac: device.mac,
-            reserved: [0; 2],
+            pkeys: 1,
+            max_msg_sz: MAX_MESSAGE,
+            phys_state: if device.up { 5 } else { 3 },
+        }))
+    }
+
+    /// Completions have timestamps of the cores' clock, which is the daemon's: a client may see another one, in a time
+    /// namespace of its own.
+    fn query_rt_values(&self, conn: u32, arg: &DeviceArg) -> Verb<Reply> {
+        self.device(conn, arg.device)?;
+        let raw_clock = rnic_engine::core::clock().0;
+        Ok(Reply::new(&RtValuesReply { raw_clock }))
+    }
+
+    fn query_pkey(&self, conn: u32, arg: &PkeyArg) -> Verb<Reply> {
+        let device = self.device(conn, arg.device)?;
+        if arg.index != 0 {
+            return Err(Refusal::invalid(format!(
+                "index is {}; {} has 1 P_Key, at 0",
+                arg.index, device.name
+            )));
+        }
+        Ok(Reply::new(&PkeyReply {
+            pkey: DEFAULT_PKEY,
+            reserved: 0,
         }))
     }
 

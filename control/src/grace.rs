@@ -59,7 +59,10 @@ impl Cost {
             What::Qp(qp) if qp.here.is_some() => Cost::default(),
             What::Qp(qp) => queues(qp.sq.len + qp.rq.map_or(0, |rq| rq.len) + qp.core_bytes),
             What::Srq(srq) => queues(srq.slice.len + EngineSrq::bytes()),
-            What::Cq(cq) => queues(cq.slice.len + cores * size_of::<CompletionQueue>()),
+            What::Cq(cq) => {
+                let places = cq.slice.len + cq.left.map_or(0, |left| left.len);
+                queues(places + cores * size_of::<CompletionQueue>())
+            }
             What::Ah(_) => queues(0),
             // An invalidation waits for no memory (DESIGN I9), so not in line either.
             What::Mr(mr) => Cost {

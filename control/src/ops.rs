@@ -31,6 +31,10 @@ pub enum Work {
     Map(Mapping),
     /// Cores take in a CQ.
     CreateCq(CqCreation),
+    /// Cores go on with a CQ in another place.
+    ResizeCq(Key),
+    /// Cores moderate a CQ: count and period.
+    ModifyCq(Key, (u16, u16)),
     /// A core takes in an SRQ.
     CreateSrq(SrqCreation),
     /// A core arms the limit of an SRQ.
@@ -262,6 +266,14 @@ impl Control {
             Work::CreateCq(creation) => {
                 let reply = self.cq_installed(conn, creation);
                 self.answer(conn, Ok(reply));
+            }
+            Work::ResizeCq(key) => {
+                let reply = self.cq_resized(key);
+                self.answer(conn, reply);
+            }
+            Work::ModifyCq(key, moderation) => {
+                let reply = self.cq_modified(key, moderation);
+                self.answer(conn, reply);
             }
             Work::CreateSrq(creation) => {
                 let reply = self.srq_installed(conn, creation);

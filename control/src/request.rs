@@ -2,7 +2,8 @@
 
 use rnic_abi::{
     ABI_VERSION, CONTROL_MAGIC, CreateAh, CreateCq, CreateQp, CreateSrq, DeregMr, DeviceArg, Empty, GidArg,
-    HandleArg, Hello, MAX_PACKET, McastArg, ModifyQp, ModifySrq, Op, RegMr, RequestHeader,
+    HandleArg, Hello, MAX_PACKET, McastArg, ModifyCq, ModifyQp, ModifySrq, Op, PkeyArg, RegMr, RequestHeader,
+    ResizeCq, ResizeCqDone,
 };
 use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -137,6 +138,10 @@ bodies! {
     ModifySrq {}
     CreateAh { ah_attr.reserved }
     McastArg { reserved }
+    ResizeCq {}
+    ResizeCqDone {}
+    ModifyCq {}
+    PkeyArg {}
 }
 
 impl Body for Hello {

@@ -258,12 +258,18 @@ impl Restored {
                 if !record.depth.is_power_of_two() {
                     return Err(self.wrong(slot, "depth", record.depth, "a power of two"));
                 }
+                let sixteen = |field, value: u32| {
+                    u16::try_from(value).map_err(|_| self.wrong(slot, field, value, "16 bits of a CQ"))
+                };
+                let moderation = (sixteen("stride", record.stride)?, sixteen("limit", record.limit)?);
                 What::Cq(Cq {
                     number,
                     slice: slices[0],
                     depth: record.depth,
                     channel: (record.depends[0].generation != 0).then_some(depends[0]),
                     failed: record.failed,
+                    left: (record.slices[1].len != 0).then_some(slices[1]),
+                    moderation,
                 })
             }
             Kind::Srq => {

@@ -260,7 +260,7 @@ record! {
         pub number: u32,
         /// Entries of a CQ's sub-rings, units of an SRQ.
         pub depth: u32,
-        /// Units of each receive of an SRQ, and what its limit is armed with.
+        /// Units of each receive of an SRQ, and what its limit is armed with; count and period of a CQ's moderation.
         pub stride: u32,
         pub limit: u32,
         /// What it depends on: PD, both CQs and SRQ of a QP, the PD of an MR, AH or SRQ, the channel of a CQ.
@@ -268,7 +268,7 @@ record! {
         /// Bytes of an MR.
         pub length: u64,
         pub mr: MrPart,
-        /// Both queues of a QP, a CQ, or an SRQ.
+        /// Both queues of a QP, a CQ and what was left of it in its old place, or an SRQ.
         pub slices: [SliceRecord; 2],
         pub qp: QpPart,
     }
@@ -343,7 +343,8 @@ impl ObjectRecord {
             }
             What::Cq(cq) => {
                 (record.number, record.depth, record.failed) = (cq.number, cq.depth, cq.failed);
-                record.slices[0] = slice(&cq.slice);
+                (record.stride, record.limit) = (cq.moderation.0.into(), cq.moderation.1.into());
+                record.slices = [slice(&cq.slice), cq.left.as_ref().map(slice).unwrap_or_default()];
             }
             What::Qp(qp) => {
                 record.number = qp.qpn;

@@ -93,6 +93,18 @@ ops! {
     AttachMcast = 40, "attach_mcast";
     /// [`McastArg`] → [`Empty`].
     DetachMcast = 41, "detach_mcast";
+    /// [`ResizeCq`] → [`ResizeCqReply`].
+    ResizeCq = 70, "resize_cq";
+    /// [`ResizeCqDone`] → [`Empty`].
+    ResizeCqDone = 71, "resize_cq_done";
+    /// [`ModifyCq`] → [`Empty`].
+    ModifyCq = 72, "modify_cq";
+    /// [`HandleArg`] → [`QueryCqReply`].
+    QueryCq = 73, "query_cq";
+    /// [`DeviceArg`] → [`RtValuesReply`].
+    QueryRtValues = 74, "query_rt_values";
+    /// [`PkeyArg`] → [`PkeyReply`].
+    QueryPkey = 75, "query_pkey";
 }
 
 wire_struct! {
@@ -209,6 +221,38 @@ wire_struct! {
         gids: u32,
         /// Ports; always 1.
         ports: u32,
+        /// Bits of `enum ibv_device_cap_flags`.
+        cap_flags: u64,
+        /// Page sizes that memory may be registered by, as bits.
+        page_size_cap: u64,
+        /// Which bits of a completion's timestamp count.
+        timestamp_mask: u64,
+        /// Ticks of that clock in a millisecond (kHz).
+        core_clock_khz: u64,
+        /// `enum ibv_atomic_cap`: 2, atomic for processors too.
+        atomic_cap: u32,
+        /// READs and atomics outstanding as responder, of all QPs.
+        max_res_rd_atom: u32,
+        /// SRQs.
+        max_srq: u32,
+        /// Units of an SRQ.
+        max_srq_wr: u32,
+        /// Entries of a receive of an SRQ.
+        max_srq_sge: u32,
+        /// Address handles.
+        max_ah: u32,
+        /// Multicast groups with members.
+        max_mcast_grp: u32,
+        /// QPs attached to one group.
+        max_mcast_qp_attach: u32,
+        /// Entries of the P_Key table.
+        max_pkeys: u32,
+        /// Exponent of the time an ACK may take here: 4.096 µs × 2^delay.
+        local_ca_ack_delay: u32,
+        /// Largest count of [`ModifyCq`].
+        max_cq_count: u32,
+        /// Largest period of [`ModifyCq`].
+        max_cq_period: u32,
     }
     /// State of a device's port.
     PortReply {
@@ -226,8 +270,12 @@ wire_struct! {
         speed_mbps: u32,
         /// MAC address.
         mac: [u8; 6],
-        /// Zero.
-        reserved: [u8; 2],
+        /// Entries of the P_Key table.
+        pkeys: u16,
+        /// Bytes of the longest message.
+        max_msg_sz: u32,
+        /// `enum ibv_port_phys_state`: 3 disabled, 5 link up.
+        phys_state: u32,
     }
     /// Names an entry of a GID table.
     GidArg {
@@ -299,6 +347,80 @@ wire_struct! {
         reserved: u32,
         /// Where it stands in the region.
         offset: u64,
+    }
+    /// Resizes a CQ, which goes on in another place. When this is answered no core writes to the old place any more: the
+    /// completions that stand there, up to the tails, were carried over, and are older than those in the new one. The arm
+    /// word is the new place's, and is not armed. The client reads what is left in the old place, then says
+    /// [`Op::ResizeCqDone`]; until then the old place is its own. Nobody polls or arms the CQ meanwhile.
+    ///
+    /// Asked again with the same depth before that, it is answered the same.
+    ResizeCq {
+        /// CQ.
+        handle: u32,
+        /// Entries wanted; rounded up to a power of two. As many as wait in any sub-ring, at least.
+        depth: u32,
+    }
+    /// Where a CQ is now. Its indices go on: each sub-ring begins where the tail of the old one stands.
+    ResizeCqReply {
+        /// Where it stands in the region.
+        offset: u64,
+        /// Entries of each sub-ring.
+        depth: u32,
+        /// Sub-rings.
+        subrings: u32,
+    }
+    /// What was left in the old place of a resized CQ was read, and the place is the daemon's again.
+    ResizeCqDone {
+        /// CQ.
+        handle: u32,
+        /// Not zero: wake the CQ's channel, since completions came that nobody could arm the CQ for.
+        wake: u32,
+    }
+    /// Moderates a CQ: an armed one wakes its client when a core has placed so many completions, or so long after the
+    /// first of them, whichever comes first. A count of 0 or 1 and a period of 0 wake at once.
+    ModifyCq {
+        /// CQ.
+        handle: u32,
+        /// Completions of one core; above 1 there must be a period.
+        count: u16,
+        /// Microseconds.
+        period: u16,
+    }
+    /// A CQ.
+    QueryCqReply {
+        /// Entries of each sub-ring.
+        depth: u32,
+        /// Sub-rings.
+        subrings: u32,
+        /// Completions that wait, of all sub-rings.
+        waiting: u32,
+        /// As in [`ModifyCq`].
+        count: u16,
+        /// As in [`ModifyCq`].
+        period: u16,
+        /// Not zero: it has overflowed, and nothing is completed to it any more.
+        failed: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// What changes all the time.
+    RtValuesReply {
+        /// The clock of [`crate::Cqe::timestamp`] now: nanoseconds.
+        raw_clock: u64,
+    }
+    /// Names an entry of a P_Key table.
+    PkeyArg {
+        /// Device, from 0.
+        device: u32,
+        /// Index, from 0.
+        index: u32,
+    }
+    /// An entry of a P_Key table.
+    PkeyReply {
+        /// The P_Key: 0xFFFF, full member of the default partition.
+        pkey: u32,
+        /// Zero.
+        reserved: u32,
     }
     /// Makes a QP.
     CreateQp {

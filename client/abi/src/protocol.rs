@@ -158,6 +158,30 @@ pub fn arm_cq<W: Word32>(arm: &W, kind: u32) {
     W::fence(Ordering::SeqCst);
 }
 
+/// Client, after its CQ has moved: arms the new word for what the old one was armed for; [`crate::arm::NONE`] when it was
+/// not, or the daemon took it, which then wakes. The caller looks at the new tails afterwards: whatever it finds there
+/// came before the arming, and wakes nobody, unless it takes the word itself ([`take_arm`]) and sees to it.
+#[inline]
+pub fn move_arm<W: Word32>(old: &W, new: &W) -> u32 {
+    let kind = old.swap(crate::arm::NONE, Ordering::AcqRel);
+    if kind != crate::arm::NONE {
+        arm_cq(new, kind);
+    }
+    kind
+}
+
+/// Daemon, after publishing completions that may wait for more: whether the client is to be woken in the end, by
+/// [`take_arm`]. When not, it arms and looks at the tails later, if at all.
+#[inline]
+pub fn is_armed<W: Word32>(arm: &W, solicited: bool) -> bool {
+    W::fence(Ordering::SeqCst);
+    match arm.load(Ordering::Relaxed) {
+        crate::arm::NONE => false,
+        crate::arm::SOLICITED => solicited,
+        _ => true,
+    }
+}
+
 /// Daemon, after publishing completions: tells whether the client must be woken, and disarms. `solicited` is
 /// whether one of the completions was solicited or an error.
 #[inline]

@@ -89,11 +89,15 @@ fn control_packets_are_what_they_were() {
         DeviceReply {
             name @ 0, fw_ver @ 32, node_guid @ 64, max_mr_size @ 72, max_qp @ 80, max_qp_wr @ 84, max_sge @ 88,
             max_inline @ 92, max_cq @ 96, max_cqe @ 100, max_mr @ 104, max_pd @ 108, max_qp_rd_atom @ 112,
-            max_qp_init_rd_atom @ 116, gids @ 120, ports @ 124,
-        } size 128 align 8
+            max_qp_init_rd_atom @ 116, gids @ 120, ports @ 124, cap_flags @ 128, page_size_cap @ 136,
+            timestamp_mask @ 144, core_clock_khz @ 152, atomic_cap @ 160, max_res_rd_atom @ 164, max_srq @ 168,
+            max_srq_wr @ 172, max_srq_sge @ 176, max_ah @ 180, max_mcast_grp @ 184, max_mcast_qp_attach @ 188,
+            max_pkeys @ 192, local_ca_ack_delay @ 196, max_cq_count @ 200, max_cq_period @ 204,
+        } size 208 align 8
         PortReply {
-            state @ 0, max_mtu @ 4, active_mtu @ 8, link_mtu @ 12, gids @ 16, speed_mbps @ 20, mac @ 24, reserved @ 30,
-        } size 32 align 4
+            state @ 0, max_mtu @ 4, active_mtu @ 8, link_mtu @ 12, gids @ 16, speed_mbps @ 20, mac @ 24, pkeys @ 30,
+            max_msg_sz @ 32, phys_state @ 36,
+        } size 40 align 4
         GidArg { device @ 0, index @ 4 } size 8 align 4
         GidReply { gid @ 0, kind @ 16, vlan @ 20 } size 24 align 4
         RegMr { pd @ 0, access @ 4, fd_offset @ 8, length @ 16, iova @ 24 } size 32 align 8
@@ -101,6 +105,16 @@ fn control_packets_are_what_they_were() {
         DeregMr { handle @ 0, flags @ 4 } size 8 align 4
         CreateCq { device @ 0, depth @ 4, channel @ 8, reserved @ 12 } size 16 align 4
         CreateCqReply { handle @ 0, depth @ 4, subrings @ 8, reserved @ 12, offset @ 16 } size 24 align 8
+        ResizeCq { handle @ 0, depth @ 4 } size 8 align 4
+        ResizeCqReply { offset @ 0, depth @ 8, subrings @ 12 } size 16 align 8
+        ResizeCqDone { handle @ 0, wake @ 4 } size 8 align 4
+        ModifyCq { handle @ 0, count @ 4, period @ 6 } size 8 align 4
+        QueryCqReply {
+            depth @ 0, subrings @ 4, waiting @ 8, count @ 12, period @ 14, failed @ 16, reserved @ 20,
+        } size 24 align 4
+        RtValuesReply { raw_clock @ 0 } size 8 align 8
+        PkeyArg { device @ 0, index @ 4 } size 8 align 4
+        PkeyReply { pkey @ 0, reserved @ 4 } size 8 align 4
         CreateQp {
             pd @ 0, send_cq @ 4, recv_cq @ 8, qp_type @ 12, sq_units @ 16, rq_units @ 20, sq_sig_all @ 24, srq @ 28,
         } size 32 align 4
@@ -141,7 +155,7 @@ fn control_packets_are_what_they_were() {
 
 #[test]
 fn operations_keep_their_numbers() {
-    let all: Vec<_> = (0..64)
+    let all: Vec<_> = (0..128)
         .filter_map(|n| Op::from_u16(n).map(|op| (n, op.name())))
         .collect();
     let expected = [
@@ -170,6 +184,12 @@ fn operations_keep_their_numbers() {
         (33, "destroy_srq"),
         (40, "attach_mcast"),
         (41, "detach_mcast"),
+        (70, "resize_cq"),
+        (71, "resize_cq_done"),
+        (72, "modify_cq"),
+        (73, "query_cq"),
+        (74, "query_rt_values"),
+        (75, "query_pkey"),
     ];
     assert_eq!(all, expected);
     for (number, _) in all {

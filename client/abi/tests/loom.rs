@@ -275,6 +275,85 @@ fn a_queue_armed_for_solicited_completions_stays_armed_through_others() {
     });
 }
 
+/// A client arms a CQ while the daemon completes to it, has the CQ resized, and goes to sleep: whatever came since it
+/// looked, in the old place or in the new, it finds or is woken for, and once.
+fn resizing<const CLIENT: bool, const DAEMON: bool>() {
+    let (old_tail, new_tail) = (word(0), word(0));
+    let (old_arm, new_arm) = (word(arm::NONE), word(arm::NONE));
+    let complete = |tail: &Arc<AtomicU32>, arm_word: &Arc<AtomicU32>| {
+        let (tail, arm_word) = (tail.clone(), Word::<DAEMON>(arm_word.clone()));
+        thread::spawn(move || {
+            tail.store(1, Ordering::Release);
+            protocol::take_arm(&arm_word, false)
+        })
+    };
+    let before = complete(&old_tail, &old_arm);
+    protocol::arm_cq(&Word::<CLIENT>(old_arm.clone()), arm::ANY);
+    let found_before = old_tail.load(Ordering::Acquire) == 1;
+    // The resize is answered when no core completes to the old place any more.
+    let woken_before = before.join().unwrap();
+    let after = complete(&new_tail, &new_arm);
+    let kind = protocol::move_arm(&Word::<CLIENT>(old_arm), &Word::<CLIENT>(new_arm.clone()));
+    let found = kind != arm::NONE && new_tail.load(Ordering::Acquire) == 1;
+    let woken_by_itself = found && protocol::take_arm(&Word::<CLIENT>(new_arm), false);
+    let woken_after = after.join().unwrap();
+    let wakes = [woken_before, woken_by_itself, woken_after];
+    let wakes = wakes.into_iter().filter(|woken| *woken).count();
+    assert!(wakes <= 1, "{wakes} wakes for one arming");
+    assert!(
+        found_before && kind == arm::NONE || wakes == 1,
+        "lost wake: the client sleeps beside a completion"
+    );
+}
+
+#[test]
+fn an_arming_goes_along_with_a_resized_queue() {
+    loom::model(resizing::<true, true>);
+}
+
+#[test]
+fn without_the_clients_fence_the_arming_of_a_resized_queue_is_lost() {
+    must_lose_a_wake(resizing::<false, true>);
+}
+
+#[test]
+fn without_the_daemons_fence_the_arming_of_a_resized_queue_is_lost() {
+    must_lose_a_wake(resizing::<true, false>);
+}
+
+/// A moderated CQ: the daemon waits for a second completion if the client has armed when the first is there, else for
+/// nothing. The client finds the first, or is woken in the end.
+fn moderation<const CLIENT: bool, const DAEMON: bool>() {
+    let (tail, arm_word) = (word(0), word(arm::NONE));
+    let daemon = thread::spawn({
+        let (tail, arm_word) = (tail.clone(), Word::<DAEMON>(arm_word.clone()));
+        move || {
+            tail.store(1, Ordering::Release);
+            // The time is over at once, for want of a second completion.
+            protocol::is_armed(&arm_word, false) && protocol::take_arm(&arm_word, false)
+        }
+    });
+    protocol::arm_cq(&Word::<CLIENT>(arm_word), arm::ANY);
+    let found = tail.load(Ordering::Acquire) == 1;
+    let woken = daemon.join().unwrap();
+    assert!(found || woken, "lost wake: the client sleeps beside a completion");
+}
+
+#[test]
+fn a_moderated_queue_wakes_whoever_has_armed_it() {
+    loom::model(moderation::<true, true>);
+}
+
+#[test]
+fn without_the_clients_fence_a_moderated_queue_does_not_wake() {
+    must_lose_a_wake(moderation::<false, true>);
+}
+
+#[test]
+fn without_the_daemons_fence_a_moderated_queue_does_not_wake() {
+    must_lose_a_wake(moderation::<true, false>);
+}
+
 /// How the client takes a slot.
 #[derive(Copy, Clone, PartialEq)]
 enum Taking {

@@ -14,7 +14,7 @@ use rustix::net::{
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::shm::Mapping;
-use super::{Ah, CORES, Client, Cq, DEVICES, Mr, Object, QUEUE_SPACE, Qp, Ring, SLOTS, State, pair};
+use super::{Ah, CORES, Client, Cq, DEVICES, Mr, Object, QUEUE_SPACE, Qp, Ring, SLOTS, State, pair, wake};
 
 const BOOT_EPOCH: u64 = 77;
 
@@ -230,6 +230,36 @@ fn handle(
             };
             done(reply.as_bytes())
         }
+        Op::ResizeCq => resize_cq(client, get(body)?),
+        Op::ResizeCqDone => {
+            let arg = get::<ResizeCqDone>(body)?;
+            if arg.wake != 0
+                && let Some(Object::Cq(cq)) = client.objects.get(&arg.handle)
+                && let Some(Object::Channel(socket)) = client.objects.get(&cq.channel)
+            {
+                wake(socket);
+            }
+            done(&[])
+        }
+        Op::QueryCq => match client.objects.get(&get::<HandleArg>(body)?.handle) {
+            Some(Object::Cq(cq)) => done(
+                QueryCqReply {
+                    depth: cq.depth,
+                    subrings: CORES,
+                    ..QueryCqReply::default()
+                }
+                .as_bytes(),
+            ),
+            _ => refuse(Errno::INVAL, "no such CQ"),
+        },
+        Op::QueryPkey => done(
+            PkeyReply {
+                pkey: 0xFFFF,
+                reserved: 0,
+            }
+            .as_bytes(),
+        ),
+        Op::ModifyCq | Op::QueryRtValues => refuse(Errno::OPNOTSUPP, "not in miniature"),
         Op::CreateSrq | Op::ModifySrq | Op::QuerySrq | Op::DestroySrq => {
             refuse(Errno::OPNOTSUPP, "this daemon in miniature has no SRQs")
         }
@@ -377,6 +407,31 @@ fn create_cq(client: &mut Client, arg: CreateCq) -> Reply {
         subrings: CORES,
         reserved: 0,
         offset: offset as u64,
+    };
+    Ok((reply.as_bytes().to_vec(), Vec::new()))
+}
+
+/// Goes on in another place; what was left stays in the old one, for the client to read.
+fn resize_cq(client: &mut Client, arg: ResizeCq) -> Reply {
+    let depth = arg.depth.next_power_of_two();
+    let offset = client.queue_space(completion_queue_size(depth, CORES));
+    let Client { objects, region, .. } = client;
+    let Some(Object::Cq(cq)) = objects.get_mut(&arg.handle) else {
+        return refuse(Errno::INVAL, "no such CQ");
+    };
+    for (i, tail) in (0..).zip(&cq.tails) {
+        let ring = offset + cq_subring_offset(depth, i);
+        for index in [RingIndices::HEAD, RingIndices::TAIL] {
+            region
+                .u32(ring + index)
+                .store(*tail, std::sync::atomic::Ordering::Release);
+        }
+    }
+    (cq.offset, cq.depth) = (offset, depth);
+    let reply = ResizeCqReply {
+        offset: offset as u64,
+        depth,
+        subrings: CORES,
     };
     Ok((reply.as_bytes().to_vec(), Vec::new()))
 }

@@ -27,7 +27,8 @@ pub enum ResKind {
     /// Queue pairs: `qpn`, `type`, `state`, `draining` (in SQD, until everything begun is done), `access`, `core`, `dest_qpn`, `sq_psn`, `rq_psn`, `path_mtu`, `pdn`, `send_cqn`, `recv_cqn`, `srqn`,
     /// `sent_messages`, `received_packets`, `dropped_packets`, `retries`.
     Qp,
-    /// Completion queues: `cqn`, `state` (`ok` or `error`), `depth`.
+    /// Completion queues: `cqn`, `state` (`ok`, `error`, or `resizing` until the client has read what was left in the old
+    /// place), `depth`, `moderation_count`, `moderation_period_us`.
     Cq,
     /// Memory regions: `mrn`, `key`, `state` (`valid` or `invalid`), `iova`, `length`, `access` (rights joined by `|`, or
     /// `NONE`), `invalidatable`, `pdn`.
@@ -187,8 +188,14 @@ impl Control {
             What::Channel(_) => json!({}),
             What::Cq(cq) => json!({
                 "cqn": cq.number,
-                "state": if cq.failed { "error" } else { "ok" },
+                "state": match cq.left {
+                    _ if cq.failed => "error",
+                    Some(_) => "resizing",
+                    None => "ok",
+                },
                 "depth": cq.depth,
+                "moderation_count": cq.moderation.0,
+                "moderation_period_us": cq.moderation.1,
             }),
             What::Mr(mr) => json!({
                 "mrn": mr.slot,

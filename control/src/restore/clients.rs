@@ -137,6 +137,7 @@ impl Restored {
         }
         let queues = match kind {
             Kind::Qp if record.depends[3].generation == 0 => &record.slices[..],
+            Kind::Cq if record.slices[1].len != 0 => &record.slices[..],
             Kind::Qp | Kind::Cq | Kind::Srq => &record.slices[..1],
             Kind::Pd | Kind::Mr | Kind::Channel | Kind::Ah => &[],
         };

@@ -139,6 +139,18 @@ fn populate(socket: &Path) -> Appliance {
     tail.unwrap().store(1, Ordering::Release);
     limit(a, srq.handle, srq_mask::LIMIT, 1).unwrap();
     qp_on(a, pd, other, srq.handle).unwrap();
+    // A CQ that is moderated, and whose client has not read yet what a resize has left in the old place.
+    let moderated = ModifyCq {
+        handle: other,
+        count: 3,
+        period: 50,
+    };
+    a.call::<Empty>(Op::ModifyCq, &moderated).unwrap();
+    let resized = ResizeCq {
+        handle: other,
+        depth: 256,
+    };
+    a.call::<ResizeCqReply>(Op::ResizeCq, &resized).unwrap();
     for (client, pd) in [(&mut *a, pd), (&mut *b, their_pd)] {
         let file = sealed_memfd(64 << 10);
         let arg = RegMr {

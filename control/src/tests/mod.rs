@@ -4,6 +4,7 @@ mod ah;
 mod ah_at_once;
 mod batch;
 mod blocking;
+mod cq;
 mod destroy;
 mod events;
 mod flush;

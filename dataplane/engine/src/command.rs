@@ -51,6 +51,30 @@ pub enum Command {
         /// For the answer.
         token: Token,
     },
+    /// Have a completion queue go on in another place of the client's region, whose indices are the control thread's to
+    /// zero and nobody's yet. Answered by `Done`: from then on this core writes to the old place no more.
+    ResizeCq {
+        /// Slot of the CQ.
+        cq: u32,
+        /// Where it goes on.
+        offset: u64,
+        /// Entries of each sub-ring there, a power of two.
+        depth: u32,
+        /// For the answer.
+        token: Token,
+    },
+    /// Moderate a completion queue: wake its client after `count` completions of this core, or `period` after the first
+    /// of them. Answered by `Done`.
+    ModerateCq {
+        /// Slot of the CQ.
+        cq: u32,
+        /// Completions; 0 and 1 for each.
+        count: u16,
+        /// Microseconds; 0 does not wait.
+        period: u16,
+        /// For the answer.
+        token: Token,
+    },
     /// Take a shared receive queue. Answered by `Done`.
     AddSrq {
         /// The SRQ; its slot is below `Limits::srqs`.

@@ -3,7 +3,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rnic_abi::{
     ABI_VERSION, CONTROL_MAGIC, CreateCq, CreateQp, DeviceArg, GidArg, HandleArg, HandleReply, Hello,
-    MAX_PACKET, ModifyQp, Op, RegMr, RequestHeader,
+    MAX_PACKET, ModifyCq, ModifyQp, Op, PkeyArg, RegMr, RequestHeader, ResizeCq, ResizeCqDone,
 };
 use rnic_tests::probe::Rng;
 use rnic_tests::raw::{Line, Verbs, header, memfd};
@@ -187,7 +187,7 @@ fn random_requests_are_answered_or_hung_up_on_and_harm_nobody() {
 
 /// Random bytes, or a random body under a header that is right, of the right length more often than not.
 fn random_request(rng: &mut Rng, line: &mut Line, handles: &[u32], files: &[&OwnedFd]) {
-    const OPS: [(Op, usize); 15] = [
+    const OPS: [(Op, usize); 21] = [
         (Op::QueryDevice, size_of::<DeviceArg>()),
         (Op::QueryPort, size_of::<DeviceArg>()),
         (Op::QueryGid, size_of::<GidArg>()),
@@ -203,6 +203,12 @@ fn random_request(rng: &mut Rng, line: &mut Line, handles: &[u32], files: &[&Own
         (Op::ModifyQp, size_of::<ModifyQp>()),
         (Op::QueryQp, size_of::<HandleArg>()),
         (Op::DestroyQp, size_of::<HandleArg>()),
+        (Op::ResizeCq, size_of::<ResizeCq>()),
+        (Op::ResizeCqDone, size_of::<ResizeCqDone>()),
+        (Op::ModifyCq, size_of::<ModifyCq>()),
+        (Op::QueryCq, size_of::<HandleArg>()),
+        (Op::QueryRtValues, size_of::<DeviceArg>()),
+        (Op::QueryPkey, size_of::<PkeyArg>()),
     ];
     let (op, len) = OPS[rng.below(OPS.len())];
     let mut packet = Vec::new();

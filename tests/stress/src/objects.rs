@@ -180,6 +180,17 @@ impl Worker {
         Ok(made.map(|made| made.handle))
     }
 
+    /// Resizes a CQ, in the middle of whatever goes on.
+    pub(crate) fn resize_cq(&mut self, side: usize) -> Result<()> {
+        let handles: Vec<u32> = self.sorted_cqs(side);
+        let Some(index) = self.pick(handles.len()) else {
+            return Ok(());
+        };
+        let depth = 512 << self.rng.below(2);
+        let answer = self.sessions[side].resize_cq(handles[index], depth);
+        self.make(side, "CQs resized", answer).map(drop)
+    }
+
     pub(crate) fn drop_cq(&mut self, side: usize) -> Result<()> {
         let handles: Vec<u32> = self.sorted_cqs(side);
         let Some(index) = self.pick(handles.len()) else {

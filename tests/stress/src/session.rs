@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rnic_abi::{
-    Cqe, DestroyReply, DeviceArg, DeviceReply, DoorbellLayout, EventSlot, Handle, HandleArg, Op,
-    RING_ENTRIES, RegionHeader, RegionLayout, RingIndices, cqe_flags, event_kind,
+    Cqe, DestroyReply, DeviceArg, DeviceReply, DoorbellLayout, Empty, EventSlot, Handle, HandleArg, Op,
+    RING_ENTRIES, RegionHeader, RegionLayout, ResizeCq, ResizeCqDone, ResizeCqReply, RingIndices, cqe_flags,
+    event_kind,
 };
 use rnic_tests::raw::{Line, Memory};
 use rustix::net::{SendFlags, send};
@@ -271,6 +272,35 @@ impl Session {
             events: Events::default(),
         };
         self.cqs.insert(made.handle, cq);
+    }
+
+    /// Has a CQ go on in another place, and reads what was left in the old one, to which nobody may write any more.
+    pub fn resize_cq(&mut self, handle: u32, depth: u32) -> Result<Answer<()>> {
+        self.graves.close(&self.region)?;
+        let reply = match self.request::<ResizeCqReply>(Op::ResizeCq, &ResizeCq { handle, depth }, &[])? {
+            Ok(reply) => reply,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        self.poll_cq(handle)?;
+        let cq = self.cqs.get_mut(&handle).context("it is there")?;
+        let old = cq.offset;
+        let size = rnic_abi::completion_queue_size(cq.depth, cq.heads.len() as u32);
+        (cq.offset, cq.depth) = (reply.offset as usize, reply.depth);
+        for (index, head) in (0..).zip(&cq.heads) {
+            let ring = cq.offset + rnic_abi::cq_subring_offset(cq.depth, index);
+            let begins = self.region.load(ring + RingIndices::HEAD);
+            ensure!(
+                begins == *head,
+                "CQ {handle:#x}: sub-ring {index} begins at {begins}, and {head} were taken"
+            );
+        }
+        let done = ResizeCqDone { handle, wake: 0 };
+        let answer = self.request::<Empty>(Op::ResizeCqDone, &done, &[])?;
+        if answer.is_ok() {
+            let what = format!("the old place of CQ {handle:#x}");
+            self.graves.dig(&self.region, old, size, what);
+        }
+        Ok(answer.map(|_| ()))
     }
 
     /// Takes everything there is: completions, then events.

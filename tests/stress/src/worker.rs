@@ -149,7 +149,8 @@ impl Worker {
         match choice {
             0..4 => self.make_pd(side)?,
             4..7 => self.drop_pd(side)?,
-            7..13 => drop(self.make_cq(side, None)?),
+            7..12 => drop(self.make_cq(side, None)?),
+            12 => self.resize_cq(side)?,
             13..17 => self.drop_cq(side)?,
             17..23 => self.make_region(side)?,
             23..27 => self.drop_region(side)?,

@@ -83,6 +83,28 @@ impl Core {
                 self.env.touched.retain(|c| *c != cq);
                 return self.give_up(what.map(Retired::Cq), token);
             }
+            Command::ResizeCq {
+                cq,
+                offset,
+                depth,
+                token,
+            } => {
+                if let Some(Some(cq)) = self.env.cqs.get_mut(cq as usize) {
+                    cq.resize(offset, depth);
+                }
+                Message::Done { token }
+            }
+            Command::ModerateCq {
+                cq,
+                count,
+                period,
+                token,
+            } => {
+                if let Some(Some(cq)) = self.env.cqs.get_mut(cq as usize) {
+                    cq.moderate(count, period);
+                }
+                Message::Done { token }
+            }
             Command::AddSrq { srq, token } => {
                 let slot = srq.slot();
                 if let Some(old) = self.env.srqs[slot as usize].replace(srq) {

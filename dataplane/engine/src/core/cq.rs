@@ -5,11 +5,11 @@ use std::{
 };
 
 use rnic_abi::{Cqe, RING_ENTRIES, RingIndices, protocol};
-use rnic_transport::BadField;
+use rnic_transport::{BadField, Time};
 
 use super::{
     queue::InitError,
-    records::{CoreArenas, CqRecord},
+    records::{CoreArenas, CqPlace, CqRecord},
 };
 use crate::{
     arena::{ArenaBox, ArenaError, ArenaId},
@@ -41,14 +41,38 @@ pub struct CqInit {
 pub struct CompletionQueue {
     rec: ArenaBox<CqRecord>,
     mem: Arc<ClientMem>,
-    arm: SharedU32,
-    tail: SharedU32,
-    head: SharedU32,
-    entries: usize,
+    ring: Ring,
     channel: Option<Arc<OwnedFd>>,
     /// Stands in the core's list of touched CQs.
     pub(super) listed: bool,
     pub(crate) link: RetireLink,
+}
+
+/// Where the sub-ring stands: found again whenever the CQ moves.
+struct Ring {
+    arm: SharedU32,
+    tail: SharedU32,
+    head: SharedU32,
+    entries: usize,
+}
+
+impl Ring {
+    /// The sub-ring of a CQ at `place`, if it fits the region.
+    fn at(place: CqPlace, subring: u32, mem: &ClientMem) -> Option<Ring> {
+        if !place.is_sound() || subring > 1 << 10 {
+            return None;
+        }
+        let size = rnic_abi::completion_queue_size(place.depth(), subring + 1);
+        mem.range(place.offset(), size as u64)?;
+        let at = place.offset() as usize;
+        let ring = at + rnic_abi::cq_subring_offset(place.depth(), subring);
+        Some(Ring {
+            arm: mem.u32(at)?,
+            tail: mem.u32(ring + RingIndices::TAIL)?,
+            head: mem.u32(ring + RingIndices::HEAD)?,
+            entries: ring + RING_ENTRIES,
+        })
+    }
 }
 
 impl CompletionQueue {
@@ -64,9 +88,15 @@ impl CompletionQueue {
             subring,
             channel,
         } = init;
-        let record = CqRecord {
+        let misplaced = || InitError::Slice {
             offset,
             depth,
+            region: region.len(),
+        };
+        let place = CqPlace::new(offset, depth).ok_or_else(misplaced)?;
+        let ring = Ring::at(place, subring, &region).ok_or_else(misplaced)?;
+        let record = CqRecord {
+            place,
             subring,
             handle,
             client,
@@ -78,32 +108,29 @@ impl CompletionQueue {
             fresh: false,
             solicited: false,
             channel: channel.is_some(),
+            count: 0,
+            period: 0,
+            told: 0,
+            due: Time::NEVER,
         };
-        check(&record, &region)?;
-        Self::over(arenas.cqs.put(record)?, region, channel)
+        Ok(Self::over(arenas.cqs.put(record)?, ring, region, channel))
     }
 
     /// The queue of a record.
     fn over(
         rec: ArenaBox<CqRecord>,
+        ring: Ring,
         mem: Arc<ClientMem>,
         channel: Option<Arc<OwnedFd>>,
-    ) -> Result<Box<Self>, InitError> {
-        check(&rec, &mem)?;
-        let at = rec.offset as usize;
-        let ring = at + rnic_abi::cq_subring_offset(rec.depth, rec.subring);
-        let word = |o| mem.u32(o).ok_or_else(|| misplaced(&rec, &mem));
-        Ok(Box::new(CompletionQueue {
-            arm: word(at)?,
-            tail: word(ring + RingIndices::TAIL)?,
-            head: word(ring + RingIndices::HEAD)?,
-            entries: ring + RING_ENTRIES,
+    ) -> Box<Self> {
+        Box::new(CompletionQueue {
+            rec,
+            mem,
+            ring,
             channel,
             listed: false,
             link: RetireLink::default(),
-            rec,
-            mem,
-        }))
+        })
     }
 
     /// The queue of a record that was found in an opened arena. Control thread.
@@ -113,16 +140,44 @@ impl CompletionQueue {
         region: Arc<ClientMem>,
         channel: Option<Arc<OwnedFd>>,
     ) -> Result<Box<Self>, ArenaError> {
-        let (slot, value) = (rec.slot(), rec.offset);
-        Self::over(rec, region, channel).map_err(|_| ArenaError::Contradiction {
+        let (slot, value) = (rec.slot(), rec.place.offset());
+        let ring = Ring::at(rec.place, rec.subring, &region).ok_or(ArenaError::Contradiction {
             arena,
             slot,
             error: BadField {
-                field: "offset",
+                field: "place",
                 value,
                 must: "where a queue of its depth and sub-ring fits the client's region",
             },
-        })
+        })?;
+        Ok(Self::over(rec, ring, region, channel))
+    }
+
+    /// Goes on in another place, where the client has nothing to read yet: what stands in the old one is older, and was
+    /// told there. Nothing happens when it is there already; nothing, too, when it does not fit, which the control
+    /// thread has seen to.
+    pub(super) fn resize(&mut self, offset: u64, depth: u32) {
+        let place = CqPlace::new(offset, depth).filter(|place| *place != self.rec.place);
+        let Some((place, ring)) =
+            place.and_then(|place| Some((place, Ring::at(place, self.rec.subring, &self.mem)?)))
+        else {
+            return;
+        };
+        if self.rec.fresh {
+            self.wake_if_armed();
+        }
+        // The indices go on, so that a position means one completion for good.
+        protocol::give_back(&ring.head, self.rec.next);
+        protocol::publish(&ring.tail, self.rec.next);
+        self.rec.place = place;
+        self.rec.seen_head = self.rec.next;
+        self.ring = ring;
+    }
+
+    /// Wakes the client from now on after `count` completions or `period` microseconds after the first of them.
+    pub(super) fn moderate(&mut self, count: u16, period: u16) {
+        (self.rec.count, self.rec.period) = (count, period);
+        self.rec.due = Time::NEVER;
     }
 
     /// Whether something of it is to be told: completions the arm word was not looked at for, or an error.
@@ -160,16 +215,16 @@ impl CompletionQueue {
     #[inline]
     pub fn push(&mut self, cqe: &Cqe, solicited: bool) -> bool {
         let rec = &mut *self.rec;
-        if rec.broken || !has_room(rec, &self.head) {
+        if rec.broken || !has_room(rec, &self.ring.head) {
             rec.error_pending |= !rec.broken;
             rec.broken = true;
             return false;
         }
-        let at = self.entries + (rec.next & (rec.depth - 1)) as usize * size_of::<Cqe>();
+        let at = self.ring.entries + (rec.next & (rec.place.depth() - 1)) as usize * size_of::<Cqe>();
         // Cannot fail: the slice was checked when the queue was made.
         self.mem.write(at, cqe);
         rec.next = rec.next.wrapping_add(1);
-        protocol::publish(&self.tail, rec.next);
+        protocol::publish(&self.ring.tail, rec.next);
         rec.fresh = true;
         rec.solicited |= solicited;
         true
@@ -197,16 +252,46 @@ impl CompletionQueue {
         self.rec.error_pending = true;
     }
 
-    /// Wakes the client if it has armed the queue. Once after a burst, for each queue that has fresh
-    /// completions.
+    /// Wakes the client if it has armed the queue. Once after a burst, for each queue that has fresh completions. When it
+    /// is to be woken later, by when: then ask again in the next pass.
     #[inline]
-    pub fn notify(&mut self) {
-        self.rec.fresh = false;
-        let solicited = std::mem::take(&mut self.rec.solicited);
-        if protocol::take_arm(&self.arm, solicited)
+    pub(super) fn notify(&mut self, now: Time) -> Option<Time> {
+        if self.rec.period != 0
+            && let Some(due) = self.waits(now)
+        {
+            return Some(due);
+        }
+        self.wake_if_armed();
+        None
+    }
+
+    /// The time by which a moderated queue wakes a client that is waiting for it; `None` when it does so now, or nobody
+    /// waits.
+    fn waits(&mut self, now: Time) -> Option<Time> {
+        let rec = &mut *self.rec;
+        let enough = rec.count > 0 && rec.next.wrapping_sub(rec.told) >= u32::from(rec.count);
+        if enough || rec.due <= now {
+            return None;
+        }
+        if rec.due == Time::NEVER {
+            if !protocol::is_armed(&self.ring.arm, rec.solicited) {
+                return None;
+            }
+            rec.due = now.saturating_add(u64::from(rec.period) * 1000);
+        }
+        Some(rec.due)
+    }
+
+    #[inline]
+    fn wake_if_armed(&mut self) {
+        let rec = &mut *self.rec;
+        rec.fresh = false;
+        (rec.told, rec.due) = (rec.next, Time::NEVER);
+        let solicited = std::mem::take(&mut rec.solicited);
+        if protocol::take_arm(&self.ring.arm, solicited)
             && let Some(channel) = &self.channel
         {
-            wake(channel, &self.rec.handle.to_le_bytes());
+            wake(channel, &rec.handle.to_le_bytes());
         }
     }
 }
@@ -214,35 +299,12 @@ impl CompletionQueue {
 /// A consumer index beyond the producer's is forged; the queue then counts as full.
 #[inline]
 fn has_room(rec: &mut CqRecord, head: &SharedU32) -> bool {
-    if rec.next.wrapping_sub(rec.seen_head) < rec.depth {
+    let depth = rec.place.depth();
+    if rec.next.wrapping_sub(rec.seen_head) < depth {
         return true;
     }
     rec.seen_head = protocol::given_back(head);
-    rec.next.wrapping_sub(rec.seen_head) < rec.depth
-}
-
-fn misplaced(rec: &CqRecord, mem: &ClientMem) -> InitError {
-    InitError::Slice {
-        offset: rec.offset,
-        depth: rec.depth,
-        region: mem.len(),
-    }
-}
-
-/// Checks that the queue fits the region.
-fn check(rec: &CqRecord, mem: &ClientMem) -> Result<(), InitError> {
-    let CqRecord {
-        offset,
-        depth,
-        subring,
-        ..
-    } = *rec;
-    if !depth.is_power_of_two() || depth > 1 << 24 || subring > 1 << 10 {
-        return Err(misplaced(rec, mem));
-    }
-    let size = rnic_abi::completion_queue_size(depth, subring + 1) as u64;
-    let fits = mem.range(offset, size);
-    fits.map(drop).ok_or_else(|| misplaced(rec, mem))
+    rec.next.wrapping_sub(rec.seen_head) < depth
 }
 
 /// One non-blocking datagram. A client that does not read its socket loses wakes, and nobody else does.

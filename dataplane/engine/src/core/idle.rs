@@ -4,6 +4,7 @@ use std::{
     sync::atomic::{Ordering, fence},
 };
 
+use rnic_transport::Time;
 use rustix::{
     event::{Timespec, epoll},
     io::read,
@@ -83,11 +84,8 @@ impl Core {
                 .any(|c| core.clients[*c as usize].as_ref().is_some_and(|d| d.pending()))
         };
         if self.orders.is_empty() && me.inbound.is_empty() && !rung(self) {
-            let timer = self
-                .timers
-                .next()
-                .map_or(u64::MAX, |t| t.0.saturating_sub(self.env.now.0));
-            let timeout = timer.min(max_sleep_ns);
+            let next = self.timers.next().unwrap_or(Time::NEVER).min(self.wake_due);
+            let timeout = next.0.saturating_sub(self.env.now.0).min(max_sleep_ns);
             self.publish();
             self.view.release();
             self.participant.offline();

@@ -27,6 +27,7 @@ pub use qp::{Qp, QpInit, Receives};
 pub use queue::InitError;
 pub(crate) use records::Found;
 pub use records::{CORE_FILES, CoreArenas};
+pub use run::now as clock;
 pub use shared::{CoreCounters, CoreStatus};
 pub use srq::{Srq, SrqInit};
 

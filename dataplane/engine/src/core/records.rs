@@ -4,8 +4,8 @@
 //! these.
 use std::{io, os::fd::OwnedFd};
 
-use rnic_abi::event_kind;
-use rnic_transport::{Cause, FieldPath, RcQp, Record, record};
+use rnic_abi::{LINE, event_kind};
+use rnic_transport::{Cause, FieldPath, RcQp, Record, Time, record};
 
 use super::queue::{RECV_UNITS, Unit};
 use crate::{
@@ -340,9 +340,8 @@ record! {
     /// One core's sub-ring of a CQ: what of it outlives the process.
     #[derive(Copy, Clone, Debug)]
     pub(crate) struct CqRecord {
-        /// Where the CQ stands in the region.
-        pub offset: u64,
-        pub depth: u32,
+        /// Where the CQ stands in the region, and how many entries its sub-rings have.
+        pub place: CqPlace,
         pub subring: u32,
         pub handle: u32,
         pub client: u32,
@@ -361,6 +360,53 @@ record! {
         pub solicited: bool,
         /// It has a completion channel.
         pub channel: bool,
+        /// Moderation: an armed CQ wakes its client after so many completions, or so many microseconds after the first of
+        /// them.
+        pub count: u16,
+        pub period: u16,
+        /// Position up to which the client was woken, or was not waiting.
+        pub told: u32,
+        /// When it is to be woken although there are fewer completions.
+        pub due: Time,
+    }
+}
+
+record! {
+    /// Offset and depth of a CQ in one word, which a resize changes at once: whoever takes over finds the old or the new.
+    #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+    pub(crate) struct CqPlace {
+        /// The offset, a multiple of a line, with the depth's logarithm in the bits below.
+        word: u64,
+    }
+}
+
+impl CqPlace {
+    const LOG: u64 = LINE as u64 - 1;
+
+    /// A CQ whose sub-rings have `depth` entries; `None` when the depth is no power of two up to 2^24, or the offset no
+    /// multiple of a line.
+    pub fn new(offset: u64, depth: u32) -> Option<Self> {
+        let good = depth.is_power_of_two() && depth <= 1 << 24 && offset & Self::LOG == 0;
+        good.then(|| CqPlace {
+            word: offset | u64::from(depth.trailing_zeros()),
+        })
+    }
+
+    /// Where it stands in the region.
+    #[inline]
+    pub const fn offset(self) -> u64 {
+        self.word & !Self::LOG
+    }
+
+    /// Entries of each sub-ring: a power of two.
+    #[inline]
+    pub const fn depth(self) -> u32 {
+        1 << (self.word & 31)
+    }
+
+    /// Whether the word is one that [`CqPlace::new`] makes.
+    pub fn is_sound(self) -> bool {
+        Self::new(self.offset(), self.depth()) == Some(self)
     }
 }
 

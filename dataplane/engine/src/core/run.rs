@@ -58,6 +58,8 @@ pub(crate) struct Core {
     /// QPs with events to be told, each once.
     pub(super) eventful: VecDeque<u32>,
     pub(super) timers: TimerWheel,
+    /// When the next client of a moderated CQ is to be woken.
+    pub(super) wake_due: Time,
     /// The way of everything the core gives up.
     retirer: Retirer<Retired>,
     pub(super) orders: Consumer<Command>,
@@ -121,6 +123,7 @@ impl Core {
             active: VecDeque::with_capacity(qps as usize),
             eventful: VecDeque::with_capacity(qps as usize),
             timers: TimerWheel::new(qps as usize, now),
+            wake_due: Time::NEVER,
             retirer: init.retire.into(),
             orders: init.commands,
             messages: init.messages,
@@ -279,7 +282,7 @@ fn listed(ports: &[Box<PortPart>]) -> Vec<u16> {
 }
 
 /// Nanoseconds of the monotonic clock (no system call: the vDSO's).
-pub(crate) fn now() -> Time {
+pub fn now() -> Time {
     let t = clock_gettime(ClockId::Monotonic);
     Time(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
 }

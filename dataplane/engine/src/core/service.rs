@@ -1,7 +1,7 @@
 //! Serving the QPs that have something to do: doorbells, send queues, timers, events.
 use rnic_abi::event_kind;
 use rnic_qsbr::spsc::Consumer;
-use rnic_transport::{Cause, Check, QpType, SendFlags, SendWr, WrOpcode};
+use rnic_transport::{Cause, Check, QpType, SendFlags, SendWr, Time, WrOpcode};
 
 use super::{
     qp::Qp,
@@ -278,14 +278,19 @@ impl Core {
     /// room; the rest waits here, an object at most once.
     pub(super) fn notify(&mut self) {
         let mut i = 0;
+        self.wake_due = Time::NEVER;
         while i < self.env.touched.len() {
             let number = self.env.touched[i] as usize;
             let Some(cq) = self.env.cqs[number].as_mut() else {
                 self.env.touched.swap_remove(i);
                 continue;
             };
-            if cq.is_fresh() {
-                cq.notify();
+            let mut waits = false;
+            if cq.is_fresh()
+                && let Some(due) = cq.notify(self.env.now)
+            {
+                self.wake_due = self.wake_due.min(due);
+                waits = true;
             }
             if cq.error_pending() {
                 let event = ObjectEvent {
@@ -301,6 +306,10 @@ impl Core {
                 }
                 self.control_called = true;
                 cq.error_told();
+            }
+            if waits {
+                i += 1;
+                continue;
             }
             cq.listed = false;
             self.env.touched.swap_remove(i);

@@ -44,6 +44,8 @@ pub struct Rig {
     pub qp_type: QpType,
     /// Port of their device.
     pub port: u16,
+    /// Daemon's end of the completion channel of CQs that are made from now on.
+    pub channel: Option<Arc<OwnedFd>>,
     pub qps: Vec<ClientQp>,
     pub srqs: Vec<ClientSrq>,
     pub events: Vec<ObjectEvent>,
@@ -73,6 +75,7 @@ pub struct ClientQp {
     pub sq: u64,
     pub rq: u64,
     pub cq: u64,
+    pub cq_depth: u32,
     sq_tail: u32,
     rq_tail: u32,
     cq_heads: Vec<u32>,
@@ -152,6 +155,7 @@ impl Rig {
             timeout: 10,
             qp_type: QpType::Rc,
             port: 0,
+            channel: None,
             qps: Vec::new(),
             srqs: Vec::new(),
             events: Vec::new(),
@@ -199,6 +203,7 @@ impl Rig {
             sq,
             rq,
             cq,
+            cq_depth: DEPTH,
             sq_tail: word(sq as usize + RingIndices::TAIL),
             rq_tail: word(rq as usize + RingIndices::TAIL),
             cq_heads: heads.collect(),
@@ -393,6 +398,7 @@ impl Rig {
             sq,
             rq,
             cq,
+            cq_depth: DEPTH,
             sq_tail: 0,
             rq_tail: 0,
             cq_heads: vec![0; cores as usize],
@@ -410,7 +416,7 @@ impl Rig {
             offset,
             depth: DEPTH,
             subring: core,
-            channel: None,
+            channel: self.channel.clone(),
         }
     }
 
@@ -541,27 +547,60 @@ impl Rig {
         }
     }
 
+    /// The sub-ring of a QP's CQ for one core: where it stands, and where the client has come to in it.
+    pub fn subring(&self, qp: usize, core: usize) -> (usize, u32) {
+        let q = &self.qps[qp];
+        let offset = rnic_abi::cq_subring_offset(q.cq_depth, core as u32);
+        (q.cq as usize + offset, q.cq_heads[core])
+    }
+
     pub fn poll_cq(&mut self, qp: usize) -> Option<Cqe> {
-        let q = &mut self.qps[qp];
-        for (i, head) in q.cq_heads.iter_mut().enumerate() {
-            let ring = q.cq as usize + rnic_abi::cq_subring_offset(DEPTH, i as u32);
-            let tail = self
-                .region
-                .u32(ring + RingIndices::TAIL)
-                .unwrap()
-                .load(Ordering::Acquire);
-            if tail != *head {
-                let at = ring + rnic_abi::RING_ENTRIES + (*head & (DEPTH - 1)) as usize * 64;
-                let cqe = self.region.read(at).unwrap();
-                *head = head.wrapping_add(1);
-                self.region
-                    .u32(ring + RingIndices::HEAD)
-                    .unwrap()
-                    .store(*head, Ordering::Release);
+        for core in 0..self.engine.core_count() {
+            let (ring, head) = self.subring(qp, core);
+            let word = |offset| self.region.u32(ring + offset).unwrap();
+            if word(RingIndices::TAIL).load(Ordering::Acquire) != head {
+                let cqe = self.cqe_at(qp, ring, head);
+                word(RingIndices::HEAD).store(head.wrapping_add(1), Ordering::Release);
+                self.qps[qp].cq_heads[core] = head.wrapping_add(1);
                 return Some(cqe);
             }
         }
         None
+    }
+
+    fn cqe_at(&self, qp: usize, ring: usize, index: u32) -> Cqe {
+        let entry = (index & (self.qps[qp].cq_depth - 1)) as usize * 64;
+        self.region.read(ring + rnic_abi::RING_ENTRIES + entry).unwrap()
+    }
+
+    /// Has a QP's CQ go on at `offset` of the region. What was left in the old place, in the order of the sub-rings.
+    pub fn resize_cq(&mut self, qp: usize, offset: u64, depth: u32) -> Vec<Cqe> {
+        let cq = slot_of(self.qps[qp].qpn);
+        let place = rnic_abi::completion_queue_size(depth, self.engine.core_count() as u32);
+        assert!(self.region.copy_in(offset as usize, &vec![0; place]));
+        for core in 0..self.engine.core_count() {
+            let token = self.token();
+            let command = Command::ResizeCq {
+                cq,
+                offset,
+                depth,
+                token,
+            };
+            self.engine.submit(core, command);
+            self.answer(token);
+        }
+        let mut left = Vec::new();
+        for core in 0..self.engine.core_count() {
+            let (ring, mut head) = self.subring(qp, core);
+            let tail = self.region.u32(ring + RingIndices::TAIL).unwrap();
+            while tail.load(Ordering::Acquire) != head {
+                left.push(self.cqe_at(qp, ring, head));
+                head = head.wrapping_add(1);
+            }
+            self.qps[qp].cq_heads[core] = head;
+        }
+        (self.qps[qp].cq, self.qps[qp].cq_depth) = (offset, depth);
+        left
     }
 
     pub fn wait_cqe(&mut self, qp: usize) -> Cqe {
