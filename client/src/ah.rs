@@ -16,8 +16,11 @@ pub struct AddressVector {
     pub gid_index: u8,
     /// Hop limit; 0 means 64.
     pub hop_limit: u8,
-    /// Traffic class: DSCP and ECN.
+    /// Traffic class: DSCP in the upper six bits. The lower two, ECN, are congestion control's: what is given here has no
+    /// effect.
     pub traffic_class: u8,
+    /// Service level, 0 to 7: the priority in the VLAN tag, where our GID has a VLAN.
+    pub sl: u8,
     /// Flow label, 20 bits; it also chooses the UDP source port.
     pub flow_label: u32,
 }
@@ -30,6 +33,7 @@ impl AddressVector {
             gid_index: 0,
             hop_limit: 0,
             traffic_class: 0,
+            sl: 0,
             flow_label: 0,
         }
     }
@@ -55,6 +59,7 @@ impl AddressVector {
             gid_index: ours.index,
             hop_limit: 0,
             traffic_class: path.traffic_class,
+            sl: 0,
             flow_label: path.flow_label,
         })
     }
@@ -66,7 +71,7 @@ impl AddressVector {
             sgid_index: self.gid_index,
             hop_limit: self.hop_limit,
             traffic_class: self.traffic_class,
-            reserved: 0,
+            sl: self.sl,
         }
     }
 
@@ -76,6 +81,7 @@ impl AddressVector {
             gid_index: av.sgid_index,
             hop_limit: av.hop_limit,
             traffic_class: av.traffic_class,
+            sl: av.sl,
             flow_label: av.flow_label,
         }
     }

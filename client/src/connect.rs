@@ -58,8 +58,11 @@ pub struct ConnectOptions {
     pub rd_atomic: u8,
     /// What the peer may do with our memory through this QP, where the region permits it too.
     pub access: Access,
-    /// Traffic class: DSCP and ECN.
+    /// Traffic class: DSCP in the upper six bits. The lower two, ECN, are congestion control's: what is given here has no
+    /// effect.
     pub traffic_class: u8,
+    /// Service level, 0 to 7: the priority in the VLAN tag, where our GID has a VLAN.
+    pub sl: u8,
     /// Hop limit; 0 means 64.
     pub hop_limit: u8,
     /// Flow label, 20 bits.
@@ -78,6 +81,7 @@ impl Default for ConnectOptions {
             rd_atomic: 16,
             access: Access::LOCAL_WRITE | Access::REMOTE_WRITE | Access::REMOTE_READ | Access::REMOTE_ATOMIC,
             traffic_class: 0,
+            sl: 0,
             hop_limit: 0,
             flow_label: 0,
         }
@@ -113,7 +117,7 @@ impl ConnectOptions {
                 sgid_index: self.gid_index,
                 hop_limit: self.hop_limit,
                 traffic_class: self.traffic_class,
-                reserved: 0,
+                sl: self.sl,
             },
             ..QpAttrs::default()
         };

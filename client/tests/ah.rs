@@ -19,6 +19,7 @@ fn an_address_handle_keeps_its_path_and_its_pd_and_goes_with_its_last_clone() {
     let path = AddressVector {
         hop_limit: 3,
         traffic_class: 0x20,
+        sl: 5,
         flow_label: 0x12345,
         ..vector(2)
     };

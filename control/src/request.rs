@@ -136,7 +136,7 @@ bodies! {
     CreateQp {}
     CreateSrq { reserved }
     ModifySrq {}
-    CreateAh { ah_attr.reserved }
+    CreateAh {}
     McastArg { reserved }
     ResizeCq {}
     ResizeCqDone {}
@@ -160,7 +160,6 @@ impl Body for ModifyQp {
         [
             ("attrs.sq_draining", u64::from(a.sq_draining)),
             ("attrs.reserved", u64::from(a.reserved)),
-            ("attrs.ah_attr.reserved", u64::from(a.ah_attr.reserved)),
         ]
         .into_iter()
         .find(|(_, value)| *value != 0)

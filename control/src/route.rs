@@ -13,8 +13,14 @@ use crate::{
     refusal::Refusal,
 };
 
+/// Where the priority stands in a VLAN tag, beside the VLAN's id.
+const PCP_SHIFT: u32 = 13;
+
 /// Hop limit of an address vector that says 0.
 const DEFAULT_HOP_LIMIT: u8 = 64;
+
+/// Highest service level: an Ethernet priority has three bits (A17.4.1; IEEE 802.1Q, 9.6).
+const MAX_SL: u8 = 7;
 
 /// How the peer is reached.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -65,6 +71,8 @@ pub enum RouteError {
     },
     /// More than 20 bits.
     FlowLabel(u32),
+    /// More than 3 bits.
+    ServiceLevel(u8),
     /// Unspecified, multicast or loopback.
     NoStation(IpAddr),
     /// Local and remote address of different families.
@@ -105,6 +113,9 @@ impl RouteError {
             Self::FlowLabel(label) => {
                 Refusal::invalid(format!("ah_attr.flow_label is {label:#x}; it has 20 bits"))
             }
+            Self::ServiceLevel(sl) => Refusal::invalid(format!(
+                "ah_attr.sl is {sl}; it is the priority in the VLAN tag, 0 to 7"
+            )),
             Self::NoStation(remote) => {
                 Refusal::invalid(format!("ah_attr.dgid is {remote}, which is no station's address"))
             }
@@ -157,6 +168,9 @@ pub fn datagram_route(devices: &[Device], device: u32, av: &Av) -> Result<Route,
     let remote = Gid(av.dgid).ip();
     if av.flow_label >> 20 != 0 {
         return Err(RouteError::FlowLabel(av.flow_label));
+    }
+    if av.sl > MAX_SL {
+        return Err(RouteError::ServiceLevel(av.sl));
     }
     if remote.is_unspecified() || remote.is_loopback() {
         return Err(RouteError::NoStation(remote));
@@ -237,7 +251,8 @@ impl Route {
             remote_ip: Gid::from(self.remote).0,
             local_mac: devices[usize::from(self.port)].mac,
             remote_mac: mac,
-            vlan: self.local.vlan,
+            // Without a VLAN there is no tag to carry a priority.
+            vlan: self.local.vlan.map(|vid| vid | u16::from(av.sl) << PCP_SHIFT),
             hop_limit: if av.hop_limit == 0 {
                 DEFAULT_HOP_LIMIT
             } else {
@@ -354,6 +369,13 @@ mod tests {
             ),
             (
                 Av {
+                    sl: 8,
+                    ..av("10.0.0.7", 0)
+                },
+                "ah_attr.sl is 8",
+            ),
+            (
+                Av {
                     sgid_index: 1,
                     ..Av::default()
                 },
@@ -363,6 +385,26 @@ mod tests {
             let refusal = route(&devices, 0, &av).unwrap_err().refusal(&devices);
             assert!(refusal.text().contains(text), "{}", refusal.text());
         }
+    }
+
+    #[test]
+    fn the_service_level_is_the_priority_of_a_tag_where_the_gid_has_a_vlan() {
+        let mut devices = two();
+        let mut local = devices[0].gids.get(0).copied().unwrap();
+        local.vlan = Some(5);
+        let plain = devices[0].gids.get(1).copied().unwrap();
+        devices[0].gids = crate::gid::GidTable::of([local, plain]);
+        let tag = |dgid, index, sl| {
+            let av = Av {
+                sl,
+                ..av(dgid, index)
+            };
+            let route = route(&devices, 0, &av).unwrap();
+            route.path(&devices, &av, [9; 6], 1, 2).vlan
+        };
+        assert_eq!(tag("10.0.0.77", 0, 0), Some(5));
+        assert_eq!(tag("10.0.0.77", 0, 7), Some(7 << 13 | 5));
+        assert_eq!(tag("fd00::77", 1, 7), None);
     }
 
     #[test]

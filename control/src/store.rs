@@ -190,6 +190,7 @@ record! {
         pub sgid_index: u8,
         pub hop_limit: u8,
         pub traffic_class: u8,
+        pub sl: u8,
         pub has_av: bool,
         pub state: QpState,
         pub dest_qpn: u32,
@@ -284,6 +285,7 @@ impl QpPart {
                 sgid_index: av.sgid_index,
                 hop_limit: av.hop_limit,
                 traffic_class: av.traffic_class,
+                sl: av.sl,
                 ..*self
             };
         }
@@ -297,7 +299,7 @@ impl QpPart {
             sgid_index: self.sgid_index,
             hop_limit: self.hop_limit,
             traffic_class: self.traffic_class,
-            reserved: 0,
+            sl: self.sl,
         })
     }
 }

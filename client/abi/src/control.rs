@@ -521,10 +521,10 @@ wire_struct! {
         sgid_index: u8,
         /// Hop limit; 0 means 64.
         hop_limit: u8,
-        /// Traffic class.
+        /// Traffic class: DSCP in the upper six bits; the lower two are congestion control's.
         traffic_class: u8,
-        /// Zero.
-        reserved: u8,
+        /// Service level, 0 to 7: the priority in the VLAN tag, if the local GID has a VLAN.
+        sl: u8,
     }
     /// Attributes of a QP, named as in `struct ibv_qp_attr`; a mask says which count.
     QpAttrs {

@@ -129,7 +129,7 @@ fn control_packets_are_what_they_were() {
         ModifySrq { handle @ 0, mask @ 4, max_wr @ 8, srq_limit @ 12 } size 16 align 4
         QuerySrqReply { max_wr @ 0, max_sge @ 4, srq_limit @ 8, reserved @ 12 } size 16 align 4
         Av {
-            dgid @ 0, flow_label @ 16, sgid_index @ 20, hop_limit @ 21, traffic_class @ 22, reserved @ 23,
+            dgid @ 0, flow_label @ 16, sgid_index @ 20, hop_limit @ 21, traffic_class @ 22, sl @ 23,
         } size 24 align 4
         QpAttrs {
             qp_state @ 0, cur_qp_state @ 1, path_mtu @ 2, en_sqd_async_notify @ 3, port_num @ 4, timeout @ 5,

@@ -70,8 +70,8 @@ fn nonsense_in_a_request_for_an_ah_is_named_and_holds_nothing() {
         sgid_index: 200,
         ..av("10.0.0.2")
     };
-    let reserved = Av {
-        reserved: 1,
+    let sl = Av {
+        sl: 8,
         ..av("10.0.0.2")
     };
     for (pd, flags, av, text) in [
@@ -81,7 +81,8 @@ fn nonsense_in_a_request_for_an_ah_is_named_and_holds_nothing() {
         (pd, 1, label, "20 bits"),
         (pd, 0, index, "sgid_index is 200"),
         (pd, 1, index, "sgid_index is 200"),
-        (pd, 0, reserved, "ah_attr.reserved is 0x1"),
+        (pd, 0, sl, "ah_attr.sl is 8"),
+        (pd, 1, sl, "ah_attr.sl is 8"),
         (pd, 0, av("127.0.0.1"), "no station"),
         (pd, 0, av("192.0.2.1"), "add an address of that network"),
         (pd, 1, av("192.0.2.1"), "add an address of that network"),

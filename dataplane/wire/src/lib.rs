@@ -57,7 +57,7 @@ pub use sequence::{MessageKind, MessageSequence, SequenceError, follows};
 pub use syndrome::{Credits, NakCode, Syndrome};
 pub use text::Summary;
 pub use timer::{AckTimeout, RnrTimer};
-pub use udp::{UDP_LEN, udp_source_port};
+pub use udp::{UDP_LEN, flow_label_of, udp_source_port};
 
 /// UDP destination port of every RoCEv2 packet (A17.3).
 pub const ROCE_UDP_PORT: u16 = 4791;

@@ -97,7 +97,7 @@ impl PortSetup {
         PortSetup {
             name: format!("rnic{number}"),
             device: device.into(),
-            addresses: vec![format!("10.0.0.{host}/24"), format!("fd00::{host:x}/64")],
+            addresses: vec![format!("\"10.0.0.{host}/24\""), format!("\"fd00::{host:x}/64\"")],
             mtu: 4200,
             extra: String::new(),
         }
@@ -127,6 +127,12 @@ impl PortSetup {
         self
     }
 
+    /// With one more address, in YAML: `{ address: 10.5.0.1/24, vlan: 5 }`, say.
+    pub fn address(mut self, yaml: &str) -> PortSetup {
+        self.addresses.push(yaml.into());
+        self
+    }
+
     /// The same with a link MTU in bytes.
     pub fn mtu(mut self, bytes: u32) -> PortSetup {
         self.mtu = bytes;
@@ -142,9 +148,9 @@ impl PortSetup {
             mtu,
             extra,
         } = self;
-        let addresses = addresses.join("\", \"");
+        let addresses = addresses.join(", ");
         format!(
-            "  - name: {name}\n    device: {device}\n    mtu: {mtu}\n    addresses: [\"{addresses}\"]\n{extra}"
+            "  - name: {name}\n    device: {device}\n    mtu: {mtu}\n    addresses: [{addresses}]\n{extra}"
         )
     }
 
