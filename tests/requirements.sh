@@ -5,8 +5,13 @@ cd "$(dirname "$0")/.."
 doc=docs/requirements.md
 bad=0 rows=0 open=0
 complain() { echo "requirements: $doc:$1: $2" >&2; bad=1; }
-functions=$(git grep -hoE '\bfn [a-z0-9_]+|^    [a-z0-9_]+: [A-Z][A-Za-z]+;$' -- '*.rs' | sed -E 's/^fn //; s/^ +([a-z0-9_]+):.*/\1/' | sort -u)
-scripts=$(git ls-files 'tests/conformance/scripts/*.txt' | sed 's#.*/##')
+# Functions under #[test], with whatever attributes and comments between; and those that the macro of the mutations makes.
+functions=$(git ls-files -co --exclude-standard '*.rs' | xargs awk '
+  /^ *#\[test\]/ { test = 1; next }
+  test && match($0, /fn [a-z0-9_]+/) { print substr($0, RSTART + 3, RLENGTH - 3); test = 0 }
+  test && /^ *[^ #\/]/ { test = 0 }
+  match($0, /^    [a-z0-9_]+: [A-Z][A-Za-z]+;$/) { sub(/^ +/, ""); sub(/:.*/, ""); print }' | sort -u)
+scripts=$(git ls-files -co --exclude-standard 'tests/conformance/scripts/*.txt' | sed 's#.*/##')
 rules=$(sed -nE 's/^ +"([a-z]+(-[a-z]+)*)",$/\1/p' tests/trace/src/rule.rs; grep -oE '=> \["[a-z-]+"' tests/trace/src/rule.rs | grep -oE '"[a-z-]+"' | tr -d '"')
 number=0
 while IFS= read -r line; do

@@ -227,6 +227,40 @@ fn a_datagram_to_an_address_that_is_not_the_ports_is_dropped() {
 }
 
 #[test]
+fn a_packet_whose_addresses_vlan_or_port_are_not_those_of_its_qp_is_dropped() {
+    let mut rig = Rig::new(1, wired());
+    rig.qp_type = QpType::Uc;
+    let right = path(2, 1, false);
+    let other = path(3, 3, false);
+    let strange = [
+        Path {
+            remote_ip: other.remote_ip,
+            ..right
+        },
+        Path {
+            local_ip: other.local_ip,
+            ..right
+        },
+        Path {
+            vlan: Some(5),
+            ..right
+        },
+        Path { port: 0, ..right },
+    ];
+    for (count, strange) in (1..).zip(strange) {
+        let slot = 8 + 2 * count as u32;
+        let (a, b) = (rig.create_qp(slot), rig.create_qp(slot + 1));
+        rig.connect(a, b, path(1, 2, false), strange, Mtu::M1024);
+        rig.post_recv(b, 7, &[rig.sge(B as u64, 200)]);
+        rig.post_send(a, wqe(1, SEND, rig.sge(0, 64), 0, 0));
+        assert_eq!(rig.wait_cqe(a).status, 0, "nobody knows");
+        settle(&rig, |c| c.address_mismatch == count);
+        assert!(rig.poll_cq(b).is_none());
+    }
+    rig.engine.stop();
+}
+
+#[test]
 fn a_wrong_qkey_and_a_receive_that_is_too_short_are_counted_and_nothing_else_happens() {
     let mut rig = Rig::new(1, wired());
     let (a, b) = ud_pair(&mut rig, true);

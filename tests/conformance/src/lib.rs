@@ -14,8 +14,8 @@ mod trace;
 pub use parse::ScriptError;
 pub use play::{play, play_with};
 pub use script::{
-    Amount, Attribute, Count, Done, Fault, FaultKind, FrameName, Line, Operation, Pick, Post, Queue, Rate,
-    Recv, Script, Side, Srq, content,
+    Amount, Attribute, Count, Done, Fault, FaultKind, FrameName, Heard, Line, Operation, Pick, Post, Queue,
+    Rate, Recv, Script, Service, Side, Srq, content,
 };
 
 use std::path::PathBuf;

@@ -1,13 +1,13 @@
 //! Reading scripts: one statement a line, `#` begins a comment.
 
 use crate::script::{
-    Amount, Attribute, Count, Done, Fault, FaultKind, FrameName, Line, Operation, Pick, Post, Queue, Rate,
-    Recv, Script, Side, Srq,
+    Amount, Attribute, Count, Done, Fault, FaultKind, FrameName, Heard, Line, Operation, Pick, Post, Queue,
+    Rate, Recv, Script, Service, Side, Srq,
 };
 use rnic_transport::{EventKind, WcStatus};
 use rnic_wire::{Mtu, Operation as WireOperation};
 use winnow::ascii::{dec_uint, space0, space1};
-use winnow::combinator::{alt, cut_err, dispatch, eof, fail, opt, preceded, terminated};
+use winnow::combinator::{alt, cut_err, dispatch, eof, fail, opt, preceded, repeat, terminated};
 use winnow::error::{StrContext, StrContextValue};
 use winnow::prelude::*;
 use winnow::token::take_while;
@@ -29,7 +29,7 @@ pub struct ScriptError {
 }
 
 enum Statement {
-    Service(bool),
+    Service(Service),
     Mtu(Mtu),
     Seed(u64),
     Set(Side, Attribute, u32),
@@ -40,6 +40,7 @@ enum Statement {
     Line(Line),
     Count(Count),
     Done(Done),
+    Heard(Side, Heard),
     Event(Side, EventKind),
 }
 
@@ -51,7 +52,7 @@ impl Script {
     pub fn parse(name: &str, text: &str) -> Result<Script, ScriptError> {
         let mut script = Script {
             name: name.into(),
-            xrc: false,
+            service: Service::Rc,
             mtu: Mtu::M256,
             seed: 0,
             attributes: Vec::new(),
@@ -62,6 +63,7 @@ impl Script {
             trace: Vec::new(),
             counts: Vec::new(),
             done: Vec::new(),
+            heard: Vec::new(),
             events: Vec::new(),
         };
         for (at, whole) in text.lines().enumerate() {
@@ -84,7 +86,7 @@ impl Script {
 
     fn take(&mut self, statement: Statement, line: usize) {
         match statement {
-            Statement::Service(xrc) => self.xrc = xrc,
+            Statement::Service(service) => self.service = service,
             Statement::Mtu(mtu) => self.mtu = mtu,
             Statement::Seed(seed) => self.seed = seed,
             Statement::Set(side, attribute, value) => self.attributes.push((side, attribute, value)),
@@ -95,6 +97,7 @@ impl Script {
             Statement::Line(expected) => self.trace.push(Line { line, ..expected }),
             Statement::Count(count) => self.counts.push(Count { line, ..count }),
             Statement::Done(done) => self.done.push(done),
+            Statement::Heard(side, heard) => self.heard.push((side, heard)),
             Statement::Event(side, kind) => self.events.push((side, kind)),
         }
     }
@@ -169,10 +172,16 @@ const STATEMENTS: &[&str] = &[
     "rate",
     "count",
     "done",
+    "heard",
     "event",
 ];
 const SIDES: &[(&str, Side)] = &[("a", Side::A), ("b", Side::B)];
-const SERVICES: &[(&str, bool)] = &[("rc", false), ("xrc", true)];
+const SERVICES: &[(&str, Service)] = &[
+    ("rc", Service::Rc),
+    ("xrc", Service::Xrc),
+    ("uc", Service::Uc),
+    ("ud", Service::Ud),
+];
 const SRQS: &[(&str, Srq)] = &[
     ("first", Srq::First),
     ("second", Srq::Second),
@@ -353,6 +362,7 @@ fn post(input: &mut &str) -> ModalResult<Statement> {
         len,
         fence: opt((space1, "fence")).parse_next(input)?.is_some(),
         bad_key: opt((space1, "bad_key")).parse_next(input)?.is_some(),
+        bad_qkey: opt((space1, "bad_qkey")).parse_next(input)?.is_some(),
         at: option("at", time).parse_next(input)?.unwrap_or(0),
         srq: srq(input)?,
     };
@@ -397,6 +407,22 @@ fn done(input: &mut &str) -> ModalResult<Statement> {
     Ok(Statement::Done(done))
 }
 
+fn heard(input: &mut &str) -> ModalResult<Statement> {
+    let side = side.parse_next(input)?;
+    let numbers = repeat(
+        1..,
+        preceded(space1, dec_uint::<_, u32, _>.map(|number| number as usize)),
+    );
+    let which = alt((
+        preceded(space1, "some").value(Heard::Some),
+        preceded(space1, "none").value(Heard::Exactly(Vec::new())),
+        numbers.map(Heard::Exactly),
+    ));
+    let which =
+        cut_err(which.context(describe("some, none, or numbers of work requests"))).parse_next(input)?;
+    Ok(Statement::Heard(side, which))
+}
+
 fn statement(input: &mut &str) -> ModalResult<Statement> {
     let mtu = || {
         next(
@@ -406,7 +432,7 @@ fn statement(input: &mut &str) -> ModalResult<Statement> {
     };
     let event = "qp_fatal, qp_req_err, qp_access_err, sq_drained or last_wqe_reached";
     dispatch! {alt((word.verify(|word: &str| STATEMENTS.contains(&word)), ">"));
-        "service" => next(one_of(SERVICES), "rc or xrc").map(Statement::Service),
+        "service" => next(one_of(SERVICES), "rc, xrc, uc or ud").map(Statement::Service),
         "mtu" => mtu().map(Statement::Mtu),
         "seed" => number.map(|seed| Statement::Seed(seed.into())),
         "set" => (side, next(one_of(ATTRIBUTES), "an attribute as ibv_qp_attr has it, or psn"), number)
@@ -423,11 +449,12 @@ fn statement(input: &mut &str) -> ModalResult<Statement> {
         ">" => line,
         "count" => (pick, number).map(|(pick, count)| Statement::Count(Count { pick, count: count as usize, line: 0 })),
         "done" => done,
+        "heard" => heard,
         "event" => (side, next(one_of(EVENTS), event)).map(|(side, kind)| Statement::Event(side, kind)),
         _ => fail,
     }
     .context(describe(
-        "service, mtu, seed, set, recv, post, drop, duplicate, corrupt, reorder, mark, delay, rate, >, count, done or event",
+        "service, mtu, seed, set, recv, post, drop, duplicate, corrupt, reorder, mark, delay, rate, >, count, done, heard or event",
     ))
     .parse_next(input)
 }

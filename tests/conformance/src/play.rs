@@ -1,11 +1,14 @@
 //! Plays a script against the state machines, in virtual time.
 
 use crate::link::{Link, WIRE, name, picks, relative};
-use crate::script::{Attribute, FaultKind, Operation, Post, Queue, Script, Side, Srq, content};
+use crate::script::{
+    Attribute, FaultKind, Heard, Operation, Post, Queue, Script, Service, Side, Srq, content,
+};
 use crate::trace::{self, Sent};
-use rnic_sim::{Node, connect_at, connect_xrc};
+use rnic_sim::{Node, QKEY, connect_as, connect_xrc};
 use rnic_transport::{
-    Access, EventKind, QpAttr, QpState, Queue as WcQueue, RcQp, SendFlags, SendWr, Time, WcStatus, WrOpcode,
+    Access, EventKind, QpAttr, QpState, QpType, Queue as WcQueue, RcQp, SendFlags, SendWr, Time, WcStatus,
+    WrOpcode,
 };
 use rnic_wire::Psn;
 use std::fmt::Write;
@@ -89,15 +92,20 @@ impl<'s> Player<'s> {
             let side = if attr.dest_qpn == 0x22 { Side::A } else { Side::B };
             adjust(script, side, attr);
         };
-        if script.xrc && script.posts.iter().any(|post| post.side == Side::B) {
+        if script.xrc() && script.posts.iter().any(|post| post.side == Side::B) {
             return Err(format!("{}: b is an XRC target, and sends nothing", script.name));
         }
-        let (a, mut b) = if script.xrc {
+        let (a, mut b) = if script.xrc() {
             connect_xrc(XRCD, script.mtu, firsts, attributes)
         } else {
-            connect_at(script.mtu, firsts, attributes)
+            let qp_type = match script.service {
+                Service::Uc => QpType::Uc,
+                Service::Ud => QpType::Ud,
+                _ => QpType::Rc,
+            };
+            connect_as(qp_type, script.mtu, firsts, attributes)
         };
-        if script.xrc {
+        if script.xrc() {
             b.host.add_srq(Srq::First.number(), XRCD);
             b.host.add_srq(Srq::Second.number(), XRCD);
             b.host.add_srq(Srq::Foreign.number(), XRCD + 1);
@@ -138,7 +146,7 @@ impl<'s> Player<'s> {
                 let each = (recv.at, recv.size as u32, recv.srq);
                 self.recvs[at].extend(std::iter::repeat_n(each, recv.count));
             }
-            if own.is_empty() && self.script.xrc {
+            if own.is_empty() && self.script.xrc() {
                 let messages = self.script.messages_to(side);
                 let srqs = messages.iter().map(|post| post.srq);
                 let known = srqs.filter(|srq| *srq != Srq::Unknown);
@@ -197,17 +205,21 @@ impl<'s> Player<'s> {
                 && *when <= self.now.0
             {
                 let (host, number) = (&mut self.nodes[at].host, self.received[at] as u64);
-                if self.script.xrc && at == Side::B.index() {
+                if self.script.xrc() && at == Side::B.index() {
                     host.post_srq_recv(srq.number(), number, *size);
                 } else {
-                    host.post_recv(number, *size);
+                    host.post_recv(number, self.script.grh() as u32 + *size);
                 }
                 self.received[at] += 1;
             }
             while let Some((post, offset)) = self.posts[at].get(self.posted[at])
                 && post.at <= self.now.0
             {
-                let wr = work(post, *offset, self.posted[at]);
+                let mut wr = work(post, *offset, self.posted[at]);
+                if self.script.service == Service::Ud {
+                    let qkey = QKEY + u32::from(post.bad_qkey);
+                    wr = wr.to(0, [0x22, 0x11][at], qkey);
+                }
                 let bytes = match post.operation {
                     Operation::Read | Operation::FetchAdd | Operation::CmpSwap => vec![0xEE; post.len],
                     _ => (0..post.len).map(|at| content(at + 1)).collect(),
@@ -324,7 +336,9 @@ impl<'s> Player<'s> {
             let start = *offset as usize;
             let memory = &region[start..start + post.len];
             let intact = match post.operation {
-                _ if *status != WcStatus::Success => true,
+                _ if *status != WcStatus::Success || !self.script.arrives(side, *number as usize, post) => {
+                    true
+                }
                 Operation::Write | Operation::WriteImm => sound(memory, 1),
                 Operation::Read => sound(read, start),
                 // Each atomic has a word of its own, to which it adds 1, or which it replaces by 1.
@@ -349,7 +363,9 @@ impl<'s> Player<'s> {
         let real = statuses
             .iter()
             .filter(|(_, status)| *status != WcStatus::WrFlushErr);
-        let mut seen = 0;
+        let heard = self.script.heard(side);
+        // Receives, and messages, so far.
+        let (mut seen, mut next) = (0, 0);
         for (number, status) in real {
             let wanted = self.script.status(side, Queue::Recv, *number as usize);
             if *status != wanted {
@@ -366,17 +382,34 @@ impl<'s> Player<'s> {
             let to = self.recvs[side.index()]
                 .get(*number as usize)
                 .map(|(.., srq)| srq.number());
-            let at = host.completions.iter().position(|done| done.wr_id == *number);
-            if self.script.xrc && at.and_then(|at| host.completed_to.get(at)).copied() != to {
+            let at = host
+                .completions
+                .iter()
+                .position(|done| done.queue == WcQueue::Recv && done.wr_id == *number);
+            if self.script.xrc() && at.and_then(|at| host.completed_to.get(at)).copied() != to {
                 return Err(format!(
                     "{side:?}'s receive {number} completes to another XRC SRQ"
                 ));
             }
-            let Some(message) = messages.get(*number as usize) else {
+            let done = at.and_then(|at| host.completions.get(at));
+            let len = done
+                .map_or(0, |done| done.byte_len as usize)
+                .wrapping_sub(self.script.grh());
+            let message = match heard {
+                Some(Heard::Some) => messages[next..].iter().position(|message| message.len == len),
+                _ => (next < messages.len()).then_some(0),
+            };
+            let Some(message) = message.map(|skipped| &messages[next + skipped]) else {
                 return Err(format!("{side:?}'s receive {number} completes without a message"));
             };
-            let buffer = host.recv_bufs[*number as usize].get(..message.len).unwrap_or(&[]);
-            if *status == WcStatus::Success && message.operation != Operation::WriteImm && !sound(buffer, 1) {
+            next = 1 + messages
+                .iter()
+                .position(|m| std::ptr::eq(m, message))
+                .unwrap_or(next);
+            let start = self.script.grh();
+            let buffer = host.recv_bufs[*number as usize].get(start..start + message.len);
+            let placed = message.operation == Operation::WriteImm || sound(buffer.unwrap_or(&[]), 1);
+            if *status == WcStatus::Success && (len != message.len || !placed) {
                 return Err(format!("the data of {side:?}'s receive {number} is wrong"));
             }
         }
@@ -390,7 +423,11 @@ impl<'s> Player<'s> {
             }
         }
         let lives = self.nodes[1 - side.index()].qp.state() != QpState::Err;
-        if lives && (seen as usize) < messages.len() {
+        let enough = match heard {
+            Some(Heard::Some) => seen > 0,
+            _ => next == messages.len(),
+        };
+        if lives && !enough {
             return Err(format!(
                 "{side:?} has received {seen} of {} messages",
                 messages.len()

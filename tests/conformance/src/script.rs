@@ -1,6 +1,6 @@
 //! A script as it was read.
 
-use rnic_transport::{EventKind, WcStatus};
+use rnic_transport::{EventKind, GRH_AREA, WcStatus};
 use rnic_wire::Mtu;
 
 /// One of the two QPs.
@@ -57,10 +57,40 @@ pub struct Post {
     pub fence: bool,
     /// Its remote key names nothing.
     pub bad_key: bool,
+    /// Of a datagram: its Q_Key is not the peer's.
+    pub bad_qkey: bool,
     /// Over XRC: which XRC SRQ it is for.
     pub srq: Srq,
     /// When, in nanoseconds.
     pub at: u64,
+}
+
+/// The service that the QPs are of.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Service {
+    #[default]
+    Rc,
+    /// `a` is an initiator, `b` its target.
+    Xrc,
+    Uc,
+    Ud,
+}
+
+impl Service {
+    /// Whether what is sent arrives.
+    pub fn is_reliable(self) -> bool {
+        matches!(self, Service::Rc | Service::Xrc)
+    }
+}
+
+/// Which messages a side is told of, when it is not all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// At least one, each once, in order.
+    Some,
+    /// These, by the numbers of the work requests, in this order.
+    Exactly(Vec<usize>),
 }
 
 /// An XRC SRQ at `b`.
@@ -224,8 +254,8 @@ pub fn content(at: usize) -> u8 {
 pub struct Script {
     /// Where it came from, for messages.
     pub name: String,
-    /// `a` is an XRC initiator and `b` its target. Default: two RC QPs.
-    pub xrc: bool,
+    /// Default: RC.
+    pub service: Service,
     /// Path MTU. Default 256.
     pub mtu: Mtu,
     /// Seed of what happens by chance. Default 0.
@@ -246,17 +276,21 @@ pub struct Script {
     pub counts: Vec<Count>,
     /// Completions that are no success, in order.
     pub done: Vec<Done>,
+    /// Messages that sides are told of; a side without such a statement is told of all.
+    pub heard: Vec<(Side, Heard)>,
     /// Asynchronous events, in order.
     pub events: Vec<(Side, EventKind)>,
 }
 
 impl Script {
     /// Whether it can be played against an appliance: nothing happens to chosen frames nor at given times, and first
-    /// PSNs are free. What it demands of the trace holds in virtual time alone; an appliance's is checked by the rules.
+    /// PSNs are free; datagrams have the path MTU of the port. What it demands of the trace holds in virtual time alone; an appliance's is checked by the rules.
     pub fn is_live(&self) -> bool {
         let atomic = |post: &Post| matches!(post.operation, Operation::FetchAdd | Operation::CmpSwap);
+        let too_long = |post: &Post| self.service == Service::Ud && post.len > self.mtu.bytes();
         self.faults.is_empty()
-            && !self.xrc
+            && !self.xrc()
+            && !self.posts.iter().any(too_long)
             && !self.posts.iter().any(|post| post.at > 0 || atomic(post))
             && !self.recvs.iter().any(|recv| recv.at > 0)
             && !self
@@ -280,16 +314,61 @@ impl Script {
             .collect()
     }
 
-    /// The messages that a side receives, in order.
+    /// Over XRC.
+    pub fn xrc(&self) -> bool {
+        self.service == Service::Xrc
+    }
+
+    /// Bytes in front of a message where it is received.
+    pub fn grh(&self) -> usize {
+        match self.service {
+            Service::Ud => GRH_AREA,
+            _ => 0,
+        }
+    }
+
+    /// Which messages a side is told of, when it is not all.
+    pub fn heard(&self, side: Side) -> Option<&Heard> {
+        self.heard
+            .iter()
+            .find(|(at, _)| *at == side)
+            .map(|(_, heard)| heard)
+    }
+
+    /// The messages that a side receives, in order; when it is told of some only, all of which those are.
     pub fn messages_to(&self, side: Side) -> Vec<Post> {
-        let message = |post: &&Post| {
-            post.side != side
-                && matches!(
-                    post.operation,
-                    Operation::Send | Operation::SendImm | Operation::WriteImm
-                )
+        let sent: Vec<Post> = self
+            .posts
+            .iter()
+            .filter(|post| post.side != side)
+            .copied()
+            .collect();
+        let tells = |post: &Post| {
+            matches!(
+                post.operation,
+                Operation::Send | Operation::SendImm | Operation::WriteImm
+            )
         };
-        self.posts.iter().filter(message).copied().collect()
+        match self.heard(side) {
+            Some(Heard::Exactly(numbers)) => {
+                let message = |number: &usize| sent.get(*number).copied();
+                numbers.iter().filter_map(message).collect()
+            }
+            _ => sent.into_iter().filter(tells).collect(),
+        }
+    }
+
+    /// Whether all of a side's request must be where it belongs in the end: a WRITE of UC whose immediate the peer is not told
+    /// of may be there in part.
+    pub fn arrives(&self, side: Side, number: usize, post: &Post) -> bool {
+        let peer = [Side::B, Side::A][side.index()];
+        match self.heard(peer) {
+            _ if self.service.is_reliable() => true,
+            Some(Heard::Exactly(numbers)) if post.operation == Operation::WriteImm => {
+                numbers.contains(&number)
+            }
+            _ => self.faults.is_empty() && self.rates.is_empty() && !post.bad_key,
+        }
     }
 
     /// The status that a work request must complete with.

@@ -64,6 +64,10 @@ fn completions_events_and_counts_must_be_those_of_the_script() {
         said("post a send 4\ndone b recv 0 loc_len_err").contains("B's receive 0 completes with Success")
     );
     assert!(said("post a send 4\nevent a qp_fatal").contains("A's events are [] instead of [QpFatal]"));
+    assert!(said("service uc\npost a send 4\nheard b none").contains("B's receive 0 completes without"));
+    assert!(said("service uc\npost a send 4\ndrop a any 0").contains("B has received 0 of 1 messages"));
+    assert!(said("service uc\npost a send 4\ndrop a any 0\nheard b some").contains("B has received 0 of 1"));
+    assert!(said("service ud\npost a send 4\npost a send 5\nheard b 1 0").contains("B's receive 0 is wrong"));
     assert!(said("post a send 4\n\ncount b ACK 0 2").contains("line 3: 1 such frames instead of 2"));
 }
 
@@ -80,9 +84,10 @@ fn errors_name_file_line_column_and_what_may_stand_there() {
         ("drop a SEND_ONLY first", "1:18", "a relative PSN, or any"),
         ("delay a any 0 by 10", "1:20", "a time, such as 40us"),
         ("rate a drop 101%", "1:13", "a share from 0% to 100%"),
+        ("heard b ten", "1:9", "some, none, or numbers"),
         ("> b NAK 0", "1:9", "sequence, invalid, access"),
         ("done a send 0 bad", "1:15", "a status as ibv_wc_status"),
-        ("service uc", "1:9", "rc or xrc"),
+        ("service rd", "1:9", "rc, xrc, uc or ud"),
         ("post a send 4 srq third", "1:19", "first, second, foreign"),
         ("set a mtu 4", "1:7", "an attribute as ibv_qp_attr"),
     ] {

@@ -3,13 +3,19 @@
 use std::time::Duration;
 
 use rnic::{
-    Access, Completion, ConnectOptions, Context, Cq, EventKind, EventObject, Mr, Mtu, Qp, QpConfig, Status,
+    Access, AddressVector, Ah, Completion, ConnectOptions, Context, Cq, EventKind, EventObject, Mr, Mtu, Pd,
+    Qp, QpConfig, QpType, Status,
 };
-use rnic_conformance::{Attribute, FaultKind, Operation, Post, Queue, Script, Side, content, scripts};
+use rnic_conformance::{
+    Attribute, FaultKind, Heard, Operation, Post, Queue, Script, Service, Side, content, scripts,
+};
 use rnic_tests::{Appliance, PortSetup, Setup, Turn};
 use rnic_transport::{EventKind as TransportEvent, WcStatus};
 
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(60));
+/// Silence after which nothing more is on its way.
+const SILENCE: Option<Duration> = Some(Duration::from_millis(300));
+const QKEY: u32 = 0x1111_1111;
 
 #[test]
 fn every_script_that_does_not_depend_on_the_machine_holds_on_an_appliance() {
@@ -66,6 +72,7 @@ struct End<'s> {
     script: &'s Script,
     side: Side,
     context: Context,
+    pd: Pd,
     qp: Qp,
     send_cq: Cq,
     recv_cq: Cq,
@@ -104,7 +111,13 @@ impl<'s> End<'s> {
             context.create_cq(256).expect("a CQ"),
             context.create_cq(256).expect("a CQ"),
         );
-        let qp = pd.create_qp(QpConfig::new(&send_cq, &recv_cq)).expect("a QP");
+        let qp_type = match script.service {
+            Service::Uc => QpType::Uc,
+            Service::Ud => QpType::Ud,
+            _ => QpType::Rc,
+        };
+        let config = QpConfig::new(&send_cq, &recv_cq).qp_type(qp_type);
+        let qp = pd.create_qp(config).expect("a QP");
         let all = Access::LOCAL_WRITE | Access::REMOTE_WRITE | Access::REMOTE_READ;
         let len = |of: Side| {
             let end = |(post, offset): &(Post, u64)| *offset as usize + post.len;
@@ -117,7 +130,8 @@ impl<'s> End<'s> {
             .map(|post| post.len)
             .max()
             .unwrap_or(0)
-            .max(1);
+            .max(1)
+            + script.grh();
         let end = End {
             local: pd.alloc_mr(len(side), Access::LOCAL_WRITE).expect("memory"),
             memory: pd.alloc_mr(len(other), all).expect("memory"),
@@ -125,6 +139,7 @@ impl<'s> End<'s> {
             script,
             side,
             context,
+            pd,
             qp,
             send_cq,
             recv_cq,
@@ -142,7 +157,10 @@ impl<'s> End<'s> {
             .iter()
             .filter(|recv| recv.side == self.side)
             .collect();
-        let mut sizes: Vec<usize> = own.iter().flat_map(|recv| vec![recv.size; recv.count]).collect();
+        let mut sizes: Vec<usize> = own
+            .iter()
+            .flat_map(|recv| vec![recv.size + self.script.grh(); recv.count])
+            .collect();
         if own.is_empty() {
             sizes = vec![self.slot; self.script.messages_to(self.side).len()];
         }
@@ -157,7 +175,15 @@ impl<'s> End<'s> {
         }
     }
 
+    /// An address handle to the peer.
+    fn ah(&self, peer: &End<'_>) -> Ah {
+        let dgid = peer.context.gid(0).expect("a GID").gid;
+        let to = AddressVector::to(dgid).gid_index(0);
+        self.pd.create_ah(&to).expect("an address handle")
+    }
+
     fn post_sends(&self, peer: &End<'_>) {
+        let ah = (self.script.service == Service::Ud).then(|| self.ah(peer));
         for (number, (post, offset)) in self.script.posts_of(self.side).into_iter().enumerate() {
             let start = offset as usize;
             let filled: Vec<u8> = match post.operation {
@@ -170,13 +196,22 @@ impl<'s> End<'s> {
             remote.rkey ^= u32::from(post.bad_key) << 31;
             let number = number as u64;
             let mut batch = self.qp.batch();
-            match post.operation {
-                Operation::Send => finish!(batch.send(local), number, post.fence),
-                Operation::SendImm => finish!(batch.send(local).imm(7), number, post.fence),
-                Operation::Write => finish!(batch.write(local, remote), number, post.fence),
-                Operation::WriteImm => finish!(batch.write(local, remote).imm(7), number, post.fence),
-                Operation::Read => finish!(batch.read(local, remote), number, post.fence),
-                Operation::FetchAdd | Operation::CmpSwap => unreachable!("is_live excludes atomics"),
+            let datagram = ah
+                .as_ref()
+                .map(|ah| (ah, peer.qp.qpn(), QKEY + u32::from(post.bad_qkey)));
+            match (post.operation, datagram) {
+                (Operation::Send, Some((ah, qpn, qkey))) => {
+                    finish!(batch.send_to(local, ah, qpn, qkey), number, post.fence);
+                }
+                (Operation::SendImm, Some((ah, qpn, qkey))) => {
+                    finish!(batch.send_to(local, ah, qpn, qkey).imm(7), number, post.fence);
+                }
+                (Operation::Send, _) => finish!(batch.send(local), number, post.fence),
+                (Operation::SendImm, _) => finish!(batch.send(local).imm(7), number, post.fence),
+                (Operation::Write, _) => finish!(batch.write(local, remote), number, post.fence),
+                (Operation::WriteImm, _) => finish!(batch.write(local, remote).imm(7), number, post.fence),
+                (Operation::Read, _) => finish!(batch.read(local, remote), number, post.fence),
+                (Operation::FetchAdd | Operation::CmpSwap, _) => unreachable!("is_live excludes atomics"),
             }
             batch.post().expect("room for a request");
         }
@@ -199,6 +234,11 @@ impl<'s> End<'s> {
             let (bytes, from) = match post.operation {
                 _ if completion.status != Status::Success => continue,
                 Operation::Read => (self.local.read_vec(start, post.len), start),
+                Operation::Write | Operation::WriteImm
+                    if !self.script.arrives(self.side, completion.wr_id as usize, post) =>
+                {
+                    continue;
+                }
                 Operation::Write | Operation::WriteImm => (peer.memory.read_vec(start, post.len), 1),
                 _ => continue,
             };
@@ -236,19 +276,50 @@ impl<'s> End<'s> {
         } else {
             messages.len()
         };
-        for (number, completion) in collect(&self.recv_cq, due).iter().enumerate() {
+        let some = self.script.heard(self.side) == Some(&Heard::Some);
+        let completions = match some {
+            true => collect_until_silent(&self.recv_cq),
+            false => collect(&self.recv_cq, due),
+        };
+        assert!(!some || !completions.is_empty(), "{name} has received nothing");
+        let mut messages = messages.iter();
+        for (number, completion) in completions.iter().enumerate() {
             let wanted = self.script.status(self.side, Queue::Recv, number);
             assert_eq!(
                 (completion.wr_id, completion.status),
                 (number as u64, status(wanted)),
                 "{name}"
             );
-            let message = &messages[number];
-            if wanted == WcStatus::Success && message.operation != Operation::WriteImm {
-                let bytes = self.inbox.read_vec(number * self.slot, message.len);
+            let grh = self.script.grh();
+            let len = completion.byte_len as usize;
+            // Of messages some of which get lost, the length says which it is.
+            let message = messages.find(|message| !some || message.len + grh == len);
+            let message = message.unwrap_or_else(|| panic!("{name}: {completion:?} is for no message due"));
+            if wanted != WcStatus::Success {
+                continue;
+            }
+            assert_eq!(len, message.len + grh, "{name}: length of message {number}");
+            if message.operation != Operation::WriteImm {
+                let bytes = self.inbox.read_vec(number * self.slot + grh, message.len);
                 assert!(sound(&bytes, 1), "{name}: data of message {number}");
             }
         }
+        // Nothing comes that is not listed.
+        if !self.script.service.is_reliable() && !some {
+            let more = self.recv_cq.wait_vec(1, SILENCE).expect("the daemon lives");
+            assert!(more.is_empty(), "{name}: a message too many: {more:?}");
+        }
+    }
+}
+
+fn collect_until_silent(cq: &Cq) -> Vec<Completion> {
+    let mut all = Vec::new();
+    loop {
+        let some = cq.wait_vec(16, SILENCE).expect("the daemon lives");
+        if some.is_empty() {
+            return all;
+        }
+        all.extend(some);
     }
 }
 
@@ -298,12 +369,18 @@ fn play(script: &Script) {
     let appliance = Appliance::start(&Setup::new([Side::A, Side::B].map(|side| port(script, side))));
     let [a, b] = [Side::A, Side::B].map(|side| End::new(script, side, &appliance));
     let (to_a, to_b) = (options(script, Side::A), options(script, Side::B));
-    let (of_a, of_b) = (
-        a.qp.endpoint(&to_a).expect("an endpoint"),
-        b.qp.endpoint(&to_b).expect("an endpoint"),
-    );
-    a.qp.connect(&of_b, &to_a).expect("a connects");
-    b.qp.connect(&of_a, &to_b).expect("b connects");
+    if script.service == Service::Ud {
+        for end in [&a, &b] {
+            end.qp.activate(QKEY).expect("a UD QP");
+        }
+    } else {
+        let (of_a, of_b) = (
+            a.qp.endpoint(&to_a).expect("an endpoint"),
+            b.qp.endpoint(&to_b).expect("an endpoint"),
+        );
+        a.qp.connect(&of_b, &to_a).expect("a connects");
+        b.qp.connect(&of_a, &to_b).expect("b connects");
+    }
     a.post_recvs();
     b.post_recvs();
     a.post_sends(&b);

@@ -4,7 +4,7 @@ use std::time::Duration;
 use rnic_tests::probe::Rng;
 use rnic_tests::raw::{Verbs, ipv4_gid, write};
 use rnic_tests::{Appliance, Bystanders, PortSetup, RawPort, Setup, Turn, Wire, poll_until, privileged};
-use rnic_wire::{FrameRepr, Ipv4, Ipv6, MacAddr, Net, Opcode, ParseError, TableCrc, VlanTags};
+use rnic_wire::{FrameRepr, Ipv4, Ipv6, MacAddr, Net, Opcode, ParseError, TableCrc, VlanTag, VlanTags};
 
 #[path = "../../../dataplane/wire/tests/common/mod.rs"]
 mod common;
@@ -90,6 +90,18 @@ impl Scene {
 
     /// A frame of `opcode` from a station to one of `a`'s QPs.
     fn frame(&self, rng: &mut Rng, opcode: Opcode, source: u8, qpn: u32) -> Vec<u8> {
+        self.frame_with(rng, opcode, source, qpn, |_| ())
+    }
+
+    /// The same, changed by `twist` before its ICRC is computed.
+    fn frame_with(
+        &self,
+        rng: &mut Rng,
+        opcode: Opcode,
+        source: u8,
+        qpn: u32,
+        twist: impl Fn(&mut FrameRepr),
+    ) -> Vec<u8> {
         let mut repr = samples::repr(opcode, samples::v4(), VlanTags::NONE);
         repr.link.dst = self.mac;
         repr.headers.bth.dest_qpn = qpn;
@@ -114,6 +126,7 @@ impl Scene {
                 ..ip
             })
         };
+        twist(&mut repr);
         emit(&repr, &samples::payload(opcode))
     }
 }
@@ -218,6 +231,15 @@ fn well_formed_packets_with_a_wrong_icrc_qp_or_address_are_dropped_by_reason() {
     }));
     // From a station that the QP is not connected to.
     scene.send((0..400).map(|i| scene.frame(&mut rng, opcodes[i % opcodes.len()], 77, ours[0])));
+    for (name, before) in counters {
+        scene.assert_counted(name, before, 100, || count(name));
+    }
+    // From the right peer, but on a VLAN that the QP is not on, and of a partition that it is not in.
+    let vlan = |repr: &mut FrameRepr| repr.link.tags = VlanTags::one(VlanTag::customer(9));
+    let pkey = |repr: &mut FrameRepr| repr.headers.bth.pkey = 0x8123;
+    let counters = ["address_mismatch", "pkey_mismatch"].map(before);
+    scene.send((0..400).map(|i| scene.frame_with(&mut rng, opcodes[i % opcodes.len()], 2, ours[0], vlan)));
+    scene.send((0..400).map(|i| scene.frame_with(&mut rng, opcodes[i % opcodes.len()], 2, ours[0], pkey)));
     for (name, before) in counters {
         scene.assert_counted(name, before, 100, || count(name));
     }
