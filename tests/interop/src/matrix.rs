@@ -110,7 +110,8 @@ impl Outcome {
 
 /// The path MTU of the link, which datagrams have.
 const LARGEST: Mtu = Mtu::Mtu4096;
-const MTUS: [Mtu; 5] = [Mtu::Mtu256, Mtu::Mtu512, Mtu::Mtu1024, Mtu::Mtu2048, Mtu::Mtu4096];
+/// Path MTUs, each a mark in a cell of the table.
+pub const MTUS: [Mtu; 5] = [Mtu::Mtu256, Mtu::Mtu512, Mtu::Mtu1024, Mtu::Mtu2048, Mtu::Mtu4096];
 
 /// Which ends make requests, ours and theirs, with the way that goes.
 const WAYS: [([bool; 2], &str); 3] = [
@@ -127,9 +128,8 @@ pub fn cases(wire: &Wire, extent: Extent, seed: u64) -> Vec<Case> {
             exchanges(family, mtu, seed, &mut all);
             if wire.netem.is_none() {
                 unreliable_exchanges(family, mtu, seed, &mut all);
-            } else {
-                unreliable(wire, Service::Uc, family, mtu, seed, &mut all);
             }
+            unreliable(wire, Service::Uc, family, mtu, seed, &mut all);
             atomics(family, mtu, seed, &mut all);
             pingpongs(wire, family, mtu, &mut all);
         }
@@ -201,7 +201,12 @@ fn unreliable_exchanges(family: Family, mtu: Mtu, seed: u64, all: &mut Vec<Case>
 fn unreliable(wire: &Wire, service: Service, family: Family, mtu: Mtu, seed: u64, all: &mut Vec<Case>) {
     let tests: &[_] = match service {
         Service::Ud => &[("UD SEND_IMM", Op::SendImm)],
-        _ => &[("UC SEND_IMM", Op::SendImm), ("UC WRITE_IMM", Op::WriteImm)],
+        _ => &[
+            ("UC SEND", Op::Send),
+            ("UC SEND_IMM", Op::SendImm),
+            ("UC WRITE", Op::Write),
+            ("UC WRITE_IMM", Op::WriteImm),
+        ],
     };
     for (test, op) in tests {
         for (sender, (_, direction)) in WAYS[..2].iter().enumerate() {

@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result};
 use rnic_trace::{Options, Violation, check_file};
 use serde::Serialize;
 
-use crate::matrix::Outcome;
-use crate::wire::Wire;
+use crate::matrix::{MTUS, Outcome};
+use crate::wire::{Family, Wire};
 
 /// A whole run.
 #[derive(Debug, Serialize)]
@@ -36,38 +36,36 @@ impl Report {
         std::fs::write(file, text).with_context(|| file.display().to_string())
     }
 
-    /// A line for each test, direction and family, a column for each wire: at how many path MTUs it was right.
+    /// A line for each test and direction, a column for each wire and family, and in each cell a mark for each path MTU.
     pub fn table(&self) -> String {
         let mut rows: Vec<Row<'_>> = self.outcomes.iter().map(Row::of).collect();
         // In the order of the matrix.
         let first = |row: &Row<'_>| self.outcomes.iter().position(|outcome| outcome.test == row.test);
-        rows.sort_by_key(|row| (first(row), row.direction, row.family));
+        rows.sort_by_key(|row| (first(row), row.direction));
         rows.dedup();
-        let mut text = format!("{:<16} {:<11} {:<3}", "", "", "IP");
+        let mut text = format!("{:<28}", "");
         for wire in &Wire::ALL {
-            text += &format!(" {:>10}", wire.name);
+            text += &format!("  {:<11}", wire.name);
+        }
+        text += &format!("\n{:<16} {:<11}", "", "");
+        for _ in &Wire::ALL {
+            text += "  IPv4  IPv6 ";
         }
         for row in rows {
-            let Row {
-                test,
-                direction,
-                family,
-            } = row;
-            text += &format!("\n{test:<16} {direction:<11} {family:<3}");
+            text += &format!("\n{:<16} {:<11}", row.test, row.direction);
             for wire in &Wire::ALL {
-                let cell = self
-                    .outcomes
-                    .iter()
-                    .filter(|o| Row::of(o) == row && o.wire == wire.name);
-                let (right, wrong): (Vec<_>, Vec<_>) = cell.partition(|outcome| outcome.error.is_none());
-                let cell = match (right.len(), wrong.len()) {
-                    (0, 0) => "·".into(),
-                    (right, 0) => format!("ok {right}"),
-                    (right, wrong) => format!("FAIL {wrong}/{}", right + wrong),
-                };
-                text += &format!(" {cell:>10}");
+                text += " ";
+                for family in Family::ALL {
+                    text.push(' ');
+                    text.extend(MTUS.iter().map(|mtu| self.mark(row, wire, family, mtu.bytes())));
+                }
             }
         }
+        let mtus = MTUS.map(|mtu| mtu.bytes().to_string()).join(", ");
+        text += &format!(
+            "\n\nEach mark a path MTU: {mtus}. {RIGHT} right, {WRONG} wrong, {NOT_RUN} not run: datagrams have the path MTU of \
+             the link; the tools of rdma-core do not mend what is lost."
+        );
         let sum = |of: fn(&Outcome) -> u64| self.outcomes.iter().map(of).sum::<u64>();
         text + &format!(
             "\n\n{} cases, {} requests, {} bytes compared; frames lost: {} from the guest, {} to it; {} s; {}",
@@ -80,7 +78,25 @@ impl Report {
             self.kernel,
         )
     }
+
+    /// What came of a row at one place of the matrix.
+    fn mark(&self, row: Row<'_>, wire: &Wire, family: Family, mtu: u32) -> char {
+        let here = |o: &&Outcome| {
+            Row::of(o) == row && o.wire == wire.name && o.family == family.to_string() && o.mtu == mtu
+        };
+        let mut of = self.outcomes.iter().filter(here);
+        match of.next() {
+            None => NOT_RUN,
+            Some(first) if first.error.is_none() && of.all(|o| o.error.is_none()) => RIGHT,
+            Some(_) => WRONG,
+        }
+    }
 }
+
+/// Marks of the table.
+const RIGHT: char = '+';
+const WRONG: char = 'X';
+const NOT_RUN: char = '·';
 
 /// What `rnic-trace` finds in the capture of a wire, which sees frames as `rnicd` sends and receives them.
 #[derive(Debug, Serialize)]
@@ -149,7 +165,6 @@ impl fmt::Display for Trace {
 struct Row<'a> {
     test: &'a str,
     direction: &'a str,
-    family: &'a str,
 }
 
 impl Row<'_> {
@@ -157,7 +172,58 @@ impl Row<'_> {
         Row {
             test: &outcome.test,
             direction: outcome.direction,
-            family: &outcome.family,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(direction: &'static str, family: &str, mtu: u32, wire: &'static str, right: bool) -> Outcome {
+        Outcome {
+            test: "RC SEND".into(),
+            direction,
+            family: family.into(),
+            mtu,
+            wire,
+            messages: 1,
+            bytes: 2,
+            milliseconds: 3,
+            lost: [0; 2],
+            error: (!right).then(|| "why".into()),
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_mark_for_each_path_mtu_of_each_wire_and_family() {
+        let report = Report {
+            kernel: "linux".into(),
+            seed: 1,
+            outcomes: vec![
+                outcome("there", "v4", 256, "clean", true),
+                outcome("there", "v4", 4096, "clean", false),
+                outcome("there", "v6", 512, "loss 10%", true),
+                outcome("back", "v4", 256, "clean", true),
+            ],
+            traces: Vec::new(),
+            complaints: Vec::new(),
+        };
+        let table = report.table();
+        let lines: Vec<&str> = table.lines().collect();
+        let none = "·····";
+        let line = |cells: [&str; 10]| {
+            let pairs: Vec<String> = cells
+                .chunks(2)
+                .map(|pair| format!("{} {}", pair[0], pair[1]))
+                .collect();
+            pairs.join("  ")
+        };
+        let mut cells = [none; 10];
+        cells[0] = "+····";
+        assert_eq!(lines[2], format!("RC SEND          back         {}", line(cells)));
+        (cells[0], cells[5]) = ("+···X", "·+···");
+        assert_eq!(lines[3], format!("RC SEND          there        {}", line(cells)));
+        assert!(table.contains("4 cases, 4 requests"));
     }
 }

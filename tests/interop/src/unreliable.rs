@@ -27,13 +27,14 @@ enum Area {
     Written,
 }
 
-/// Messages with immediate data, which says which of them has arrived. Those that have must be whole, and on a wire that
-/// only loses each comes once, in order.
+/// Messages, of which immediate data says which of them has arrived; of a SEND without, its length does. Those that have must
+/// be whole, and on a wire that only loses each comes once, in order; to our UC QP they do so on any wire. Of a WRITE without
+/// immediate data nobody is told: of each the first packets are there, unharmed, and nothing else is.
 #[derive(Clone, Debug)]
 pub struct Unreliable {
     /// UC or UD.
     pub service: Service,
-    /// SEND or WRITE with immediate.
+    /// SEND or WRITE, with immediate data or without. Datagrams have it.
     pub op: Op,
     /// Who sends: 0 ours, 1 theirs.
     pub sender: usize,
@@ -75,7 +76,7 @@ impl Unreliable {
         let mut moved = Moved::default();
         for round in 0..ROUNDS {
             // All of a round are as long, so that what is left of a message given up is covered by the next one.
-            let len = [1, self.mtu.bytes() as usize, self.max() - 5][round % 3];
+            let len = [1, self.mtu.bytes() as usize, self.max() - WINDOW - 5][round % 3];
             let [ours, theirs] = &mut sides;
             let [sender, receiver] = if self.sender == 0 {
                 [ours, theirs]
@@ -113,6 +114,15 @@ impl Unreliable {
         packets * self.mtu.bytes() as usize
     }
 
+    /// Bytes of a message in a round of `len`. SENDs without immediate data grow, so that what is left of one given up is
+    /// covered by the next one here, too.
+    fn len_of(&self, len: usize, message: usize) -> usize {
+        match self.op {
+            Op::Send => len + message,
+            _ => len,
+        }
+    }
+
     fn slot(&self, area: Area, at: usize) -> Slot {
         Slot::new(area as usize * WINDOW + at, self.max())
     }
@@ -135,7 +145,7 @@ impl Unreliable {
         let message = |slot, i: usize| Image {
             slot,
             misaligned: 0,
-            len,
+            len: self.len_of(len, i),
             seed: seeds[i],
         };
         let sent: Vec<_> = (0..WINDOW)
@@ -154,7 +164,7 @@ impl Unreliable {
             op: self.op,
             local: Range {
                 offset: self.slot(Area::Source, i).data(0),
-                len,
+                len: self.len_of(len, i),
                 parts: 2,
             },
             remote: sender.remote.at(self.slot(Area::Written, i).data(0) as u64),
@@ -164,9 +174,13 @@ impl Unreliable {
         sender.end.post_send(&sends)?;
         all_sent(sender.end).with_context(|| sender.end.name())?;
 
+        if self.op == Op::Write {
+            let slots = (0..WINDOW).map(|i| message(self.slot(Area::Written, i), i));
+            return self.written(receiver.end, &slots.collect::<Vec<_>>());
+        }
         let completions = receiver.end.poll(receives.posted.len(), SILENCE)?;
         let arrived = self
-            .arrived(&completions, receives, self.grh() + len)
+            .arrived(&completions, receives, len)
             .with_context(|| receiver.end.name())?;
         // What the GRH area says is not what this is about.
         let grhs = arrived.iter().map(|(_, at)| {
@@ -184,6 +198,35 @@ impl Unreliable {
             found.map_err(|why| anyhow::anyhow!("{}: message {i}: {why}", receiver.end.name()))?;
         }
         Ok(arrived.len() as u64)
+    }
+
+    /// How many WRITEs are there as a whole. Of the others it is the packets before the first one lost, and guards.
+    fn written(&self, end: &mut dyn End, messages: &[Image]) -> Result<u64> {
+        let told = end.poll(1, SILENCE)?;
+        ensure!(told.is_empty(), "{}: told of a WRITE: {told:?}", end.name());
+        let mut left: Vec<(usize, Image)> = messages.iter().copied().enumerate().collect();
+        let mut whole = 0;
+        let packets = messages[0].len.div_ceil(self.mtu.bytes() as usize);
+        for count in (0..=packets).rev() {
+            let part = |(_, image): &(usize, Image)| Image {
+                len: image.len.min(count * self.mtu.bytes() as usize),
+                ..*image
+            };
+            let parts: Vec<Image> = left.iter().map(part).collect();
+            let mut found = end.check(&parts)?.into_iter();
+            let before = left.len();
+            left.retain(|_| found.next().is_some_and(|found| found.is_err()));
+            if count == packets {
+                whole = before - left.len();
+            }
+        }
+        match left.first() {
+            None => Ok(whole as u64),
+            Some((message, _)) => bail!(
+                "{}: what was written of message {message} is not its first packets",
+                end.name()
+            ),
+        }
     }
 
     fn post_receives(&self, end: &mut dyn End, receives: &mut Receives) -> Result<()> {
@@ -215,14 +258,20 @@ impl Unreliable {
                 completion.is_recv && completion.wr_id == at as u64,
                 "receive {at} is due: {completion:?}"
             );
-            let message = completion.imm.map_or(WINDOW, |imm| imm as usize);
+            let bytes = (completion.byte_len as usize).wrapping_sub(self.grh());
+            let message = match self.op {
+                Op::Send => bytes.wrapping_sub(len),
+                _ => completion.imm.map_or(WINDOW, |imm| imm as usize),
+            };
             ensure!(
-                message < WINDOW && completion.byte_len as usize == len,
+                message < WINDOW && bytes == self.len_of(len, message),
                 "no message of this round, of {len} bytes: {completion:?}"
             );
             let before = arrived.last().map(|(before, _)| *before);
+            // Our UC QP delivers nothing twice or late, whatever the wire does.
+            let ordered = !self.disorder || self.service == Service::Uc && self.sender == 1;
             ensure!(
-                before < Some(message) || self.disorder,
+                before < Some(message) || !ordered,
                 "message {message} comes after {before:?}"
             );
             arrived.push((message, at));
