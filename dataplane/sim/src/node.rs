@@ -245,9 +245,11 @@ impl Node {
     /// The next packet to send, its payload gathered; failed gathers are reported to the QP.
     pub fn transmit(&mut self) -> Option<Packet> {
         loop {
+            // Both halves of the QP may wait for a key, and what one hears the other is told at the next call.
+            let waited = self.host.waits();
             let Some(emit) = self.with(|qp, ctx| qp.poll_transmit(ctx)) else {
                 let spins = self.qp.has_work() && !matches!(self.qp.state(), QpState::Err | QpState::Sqe);
-                if spins && self.host.waits() {
+                if spins && (waited || self.host.waits()) {
                     continue;
                 }
                 assert!(!spins, "has_work is true, but there is nothing to send");

@@ -17,6 +17,9 @@ impl RcQp {
         payload: H::Payload<'_>,
     ) -> Received {
         let psn = headers.bth.psn;
+        if !self.waits_for_response(ctx, psn) {
+            return Received::Dropped(DropReason::UnexpectedResponse);
+        }
         // A response acknowledges every request before it; one that skips others says that they are lost.
         if !self.complete_before(ctx, psn) && !self.mutated(Mutation::OverlookMissingResponse) {
             return self.response_missing(ctx);
@@ -63,6 +66,19 @@ impl RcQp {
         }
         self.progressed(ctx);
         Received::Accepted
+    }
+
+    /// Whether the request that a PSN between `una` and `max` belongs to is a READ or an atomic.
+    fn waits_for_response<H: Host>(&self, ctx: &mut Ctx<'_, H>, psn: Psn) -> bool {
+        let mut index = self.req.head;
+        while index != self.req.fresh {
+            let wr = ctx.wr(index);
+            if !psn.is_after(wr.last) {
+                return wr.is_rd_atomic();
+            }
+            index = index.wrapping_add(1);
+        }
+        false
     }
 
     #[inline]

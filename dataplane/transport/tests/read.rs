@@ -104,6 +104,27 @@ fn an_ack_for_a_later_psn_is_an_implied_nak_for_a_pending_read() {
 }
 
 #[test]
+fn a_response_to_what_is_no_read_completes_nothing() {
+    let (mut a, _) = connect(Mtu::M256, |_| ());
+    for wr_id in 0..3 {
+        a.post_bytes(wr_id, b"send");
+    }
+    a.transmit_all();
+    for (operation, psn) in [
+        (Operation::ReadResponseOnly, 101),
+        (Operation::ReadResponseMiddle, 102),
+    ] {
+        let outcome = a.receive(&response(operation, psn, b"data"));
+        assert_eq!(outcome, Received::Dropped(DropReason::UnexpectedResponse));
+    }
+    let outcome = a.receive(&atomic_ack(102, Syndrome::ACK, 3));
+    assert_eq!(outcome, Received::Dropped(DropReason::UnexpectedResponse));
+    assert_eq!(sends(&a), [], "not even what lies before it");
+    a.receive(&ack(102, Syndrome::ACK));
+    assert_eq!(sends(&a).len(), 3);
+}
+
+#[test]
 fn a_response_acknowledges_the_requests_before_its_read() {
     let (mut a, mut b) = connect(Mtu::M256, |_| ());
     register(&mut b, 64);
