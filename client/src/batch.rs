@@ -91,6 +91,22 @@ impl<'q> Batch<'q> {
         Wr::new(&mut self.writer)
     }
 
+    /// The same of bytes copied now into the work request.
+    pub fn send_inline_to(
+        &mut self,
+        payload: &[u8],
+        ah: &Ah,
+        remote_qpn: u32,
+        remote_qkey: u32,
+    ) -> Wr<'_, 'q, op::Send> {
+        let head = self
+            .head(opcode::SEND, None)
+            .to(ah.number(), remote_qpn, remote_qkey);
+        self.writer.append_inline(head, payload);
+        self.writer.hold_ah(ah);
+        Wr::new(&mut self.writer)
+    }
+
     /// RDMA WRITE of the bytes of `local` to the peer's memory at `remote`.
     pub fn write(
         &mut self,
