@@ -234,11 +234,16 @@ impl Qp {
 
     /// The transition to ERR.
     pub fn to_error(&self) -> ModifyQp {
+        self.to_state(6)
+    }
+
+    /// A transition that needs no attributes, by the state's number.
+    pub fn to_state(&self, qp_state: u8) -> ModifyQp {
         ModifyQp {
             handle: self.handle,
             mask: qp_mask::STATE,
             attrs: QpAttrs {
-                qp_state: 6,
+                qp_state,
                 ..QpAttrs::default()
             },
         }

@@ -16,6 +16,10 @@ mod status {
     pub const RNR_RETRY_EXCEEDED: u8 = 13;
 }
 
+/// `enum ibv_qp_state`.
+const RTS: u8 = 3;
+const SQD: u8 = 4;
+
 impl Worker {
     /// Posts a few messages on a link that is idle.
     pub(crate) fn start_round(&mut self) -> Result<()> {
@@ -37,8 +41,32 @@ impl Worker {
             unverified: false,
         };
         self.post(index, &round)?;
+        let from = round.from;
         self.links[index].round = Some(round);
         self.done.count("rounds of messages");
+        if self.rng.below(4) == 0 {
+            self.drain(index, from)?;
+        }
+        Ok(())
+    }
+
+    /// Stops the send queue of one end in the middle of what it does (SQD), and lets it go on.
+    fn drain(&mut self, index: usize, which: usize) -> Result<()> {
+        let (own, other) = self.ends(index, which)?;
+        for state in [SQD, RTS] {
+            let session = &mut self.sessions[own.side];
+            let change = session.qps[&own.qp].to_state(state);
+            let Err(refused) = session.request::<Empty>(Op::ModifyQp, &change, &[])? else {
+                continue;
+            };
+            // In error, since a device has gone.
+            let may_fail = [own, other].iter().any(|end| self.sessions[end.side].may_go());
+            if may_fail || self.is_gone(own.side, "modify_qp", &refused)? {
+                return Ok(());
+            }
+            bail!("modify_qp to {state}: errno {}: {}", refused.errno, refused.text);
+        }
+        self.done.count("send queues stopped and resumed");
         Ok(())
     }
 
