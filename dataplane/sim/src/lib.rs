@@ -10,11 +10,13 @@
 //! - [`Unreliable`] is the same for UC and UD, where messages may be lost, but nothing else may happen to them.
 //!
 //! - [`Shared`] are several connections whose receivers share an SRQ, with one that may fail.
+//! - [`Flows`] are many QPs through one [`Bottleneck`]: a port that marks, overflows and loses.
 //!
 //! The same seed gives the same run, on every machine.
 
 #![forbid(unsafe_code)]
 
+mod bottleneck;
 mod check;
 mod memory;
 mod network;
@@ -27,6 +29,7 @@ mod shared;
 mod unreliable;
 mod watch;
 
+pub use bottleneck::{Bottleneck, Flows, Traffic, jain};
 pub use memory::{Effect, Region, SimHost, SimSrq};
 pub use network::{Faults, Network};
 pub use node::{GRH_BYTE, Node, Packet, QKEY, connect, connect_as, connect_at, connect_xrc, default_attr};

@@ -57,6 +57,8 @@ struct World<'a> {
     watches: [Watch; 2],
     network: Network,
     rng: Rng,
+    /// Of its own, so that marks change nothing else.
+    rng_marks: Rng,
     agenda: BinaryHeap<Reverse<(Time, u64, usize, Event)>>,
     added: u64,
     polling: [bool; 2],
@@ -115,7 +117,10 @@ impl<'a> World<'a> {
         }
         let mut nodes = [a, b];
         for (node, plan) in nodes.iter_mut().zip(&scenario.plans) {
-            node.qp = node.qp.with_limits(scenario.limits);
+            node.qp = node
+                .qp
+                .with_limits(scenario.limits)
+                .with_congestion(&scenario.congestion);
             adjust(&mut node.qp);
             node.sq = vec![SendWr::default(); scenario.ring_len];
             node.host.grace = scenario.grace;
@@ -149,6 +154,7 @@ impl<'a> World<'a> {
             watches: [0, 1].map(|side| Watch::new(scenario, side)),
             network: Network::new(scenario.faults, Rng::new(scenario.seed ^ 0x5EED)),
             rng: Rng::new(scenario.seed ^ 0xB00),
+            rng_marks: Rng::new(scenario.seed ^ 0x3A2C),
             agenda: BinaryHeap::new(),
             added: 0,
             polling: [false; 2],
@@ -228,6 +234,9 @@ impl<'a> World<'a> {
             node.now = now;
         }
         let side = if let Some((to, packet)) = self.network.arrive(now) {
+            if self.rng_marks.chance(self.scenario.marks) && self.nodes[1 - to].qp.is_ecn_capable() {
+                self.nodes[to].with(|qp, _| qp.marked(packet.headers.bth.opcode, now));
+            }
             let outcome = self.nodes[to].receive(&packet);
             if outcome == Received::Accepted && packet.takes_further() && self.checkers[to].failed.is_none() {
                 self.troubled[to] = self.network.troubled;

@@ -3,7 +3,7 @@
 use crate::network::Faults;
 use crate::operation::{Aim, Kind, MIX, takes_receive};
 use crate::rng::Rng;
-use rnic_transport::{Limits, SendFlags, WrOpcode};
+use rnic_transport::{Congestion, DcqcnSettings, Limits, SendFlags, WrOpcode};
 use rnic_wire::Mtu;
 
 /// Key of the region that a side's WRITEs go to.
@@ -142,6 +142,10 @@ pub struct Scenario {
     pub limits: Limits,
     /// Records of the send rings.
     pub ring_len: usize,
+    /// Congestion control of both sides.
+    pub congestion: Congestion,
+    /// Packets marked "congestion experienced", in thousandths, where that is asked for.
+    pub marks: u32,
     /// Packets sent before the other side gets its turn, at most.
     pub burst: u64,
     /// Receive WQEs come late.
@@ -188,6 +192,8 @@ impl Scenario {
             min_rnr_timer: rng.between(1, 14) as u8,
             max_rd_atomic: rng.pick(&[1, 2, 3, 16]),
             limits: Limits::new(rng.pick(&[1, 2, 3, 5, 16, 1024]), rng.below(5) as u32),
+            congestion: Congestion::Off,
+            marks: 0,
             ring_len: rng.pick(&[1, 2, 4, 16, 64]),
             burst: rng.between(1, 24),
             slow_receiver,
@@ -214,6 +220,10 @@ impl Scenario {
             scenario.drains = (0..count)
                 .map(|_| (rng.below(2) as usize, rng.below(400_000)))
                 .collect();
+        }
+        if rng.chance(400) {
+            scenario.congestion = congestion(rng);
+            scenario.marks = rng.pick(&[0, 20, 200, 1_000]);
         }
         scenario
     }
@@ -376,6 +386,22 @@ pub(crate) fn bytes_of(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
+/// Never so slow that a packet takes as long as an ACK timer.
+fn congestion(rng: &mut Rng) -> Congestion {
+    const SLOW: u64 = 100_000_000;
+    if rng.chance(200) {
+        return Congestion::FixedRate {
+            rate: rng.between(SLOW, 10 * SLOW),
+        };
+    }
+    Congestion::Dcqcn(DcqcnSettings {
+        min_rate: SLOW,
+        cnp_interval: rng.between(1_000, 50_000) as u32,
+        decrease_interval: rng.between(1_000, 50_000) as u32,
+        ..DcqcnSettings::for_line_rate(rng.between(SLOW, 50 * SLOW))
+    })
+}
+
 fn flags(rng: &mut Rng, last: bool) -> SendFlags {
     let mut flags = SendFlags::NONE;
     for (flag, chance) in [
@@ -426,8 +452,8 @@ impl std::fmt::Display for Scenario {
         )?;
         writeln!(
             f,
-            "ring {}, burst {}, drains {:?}, {:?}",
-            self.ring_len, self.burst, self.drains, self.faults
+            "ring {}, burst {}, drains {:?}, {:?}, marks {}, {:?}",
+            self.ring_len, self.burst, self.drains, self.faults, self.marks, self.congestion
         )?;
         for (side, plan) in self.plans.iter().enumerate() {
             for (at, op) in plan.ops.iter().enumerate() {

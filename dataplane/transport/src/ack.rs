@@ -23,8 +23,13 @@ impl RcQp {
         if !psn.is_before(self.req.max) {
             return Received::Dropped(DropReason::UnexpectedResponse);
         }
+        let room = headers.aeth.is_some_and(|aeth| self.take_credits(aeth));
         if psn.is_before(self.req.una) {
-            return Received::Dropped(DropReason::StaleResponse);
+            // An ACK said again because there is room again.
+            return match room {
+                true => Received::Accepted,
+                false => Received::Dropped(DropReason::StaleResponse),
+            };
         }
         match (headers.bth.opcode.operation, headers.aeth) {
             (Operation::Acknowledge, Some(aeth)) => self.acknowledge(ctx, psn, aeth),
@@ -42,7 +47,6 @@ impl RcQp {
             syndrome: aeth.syndrome.to_u8(),
         };
         match aeth.syndrome {
-            // Credits are not used: a peer without receive WQEs says so by an RNR NAK.
             Syndrome::Ack { .. } => {
                 if self.complete_through(ctx, psn) {
                     Received::Accepted

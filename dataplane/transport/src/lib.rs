@@ -12,7 +12,8 @@
 //!   reserved;
 //! - accepted work: [`RcQp::post_send`]; receive WQEs are drawn when needed, through [`Host::take_recv`];
 //! - while [`RcQp::has_work`] and its budget lasts: [`RcQp::poll_transmit`], in ERR also [`RcQp::flush`];
-//! - when [`RcQp::poll_timeout`] is reached: [`RcQp::handle_timeout`]. Both deadlines only ever need to be
+//! - beside a frame that arrives marked "congestion experienced": [`RcQp::marked`];
+//! - when [`RcQp::poll_timeout`] is reached: [`RcQp::handle_timeout`]. Deadlines only ever need to be
 //!   looked at after a call that took a `Ctx`.
 
 #![no_std]
@@ -23,6 +24,8 @@ mod atomic;
 mod attr;
 mod attr_mask;
 mod bit_set;
+mod congestion;
+mod credit;
 mod flush;
 mod host;
 mod modify;
@@ -48,6 +51,7 @@ mod xrc;
 pub use atomic::AtomicOp;
 pub use attr::{MAX_RD_ATOMIC, MIGRATED, ModifyError, QpAttr};
 pub use attr_mask::QpAttrMask;
+pub use congestion::{Congestion, DcqcnSettings};
 pub use host::{Completion, CqFull, Host, KeyError, Payload, RecvError};
 pub use modify_table::check_modify;
 pub use mutation::Mutation;

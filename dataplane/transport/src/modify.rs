@@ -113,9 +113,14 @@ impl RcQp {
         *self = RcQp {
             uses_srq: self.uses_srq,
             limits: self.limits,
+            pace: self.pace,
+            flow: self.flow,
             mutation: self.mutation,
             ..fresh
         };
+        // A fresh flow, with congestion control as it is set.
+        let on = self.pace.is_on();
+        self.use_congestion_control(on);
     }
 
     /// The attributes as they are now; PSNs are the next ones of either direction.

@@ -92,11 +92,23 @@ pub enum Mutation {
     FlushSharedReceives,
     /// LAST_WQE_REACHED is not raised.
     ForgetLastWqe,
+    /// Marked packets are not answered by a CNP.
+    ForgetCnp,
+    /// Every mark is answered by a CNP, however soon.
+    CnpPerMark,
+    /// A CNP does not lower the rate.
+    IgnoreCnp,
+    /// Lost packets do not lower the rate.
+    IgnoreLoss,
+    /// The rate holds no packet back.
+    SendUnpaced,
+    /// A peer's credits do not bound what is sent.
+    IgnoreCredits,
 }
 
 impl Mutation {
     /// Every fault.
-    pub const ALL: [Mutation; 43] = [
+    pub const ALL: [Mutation; 49] = [
         Mutation::ReexecuteDuplicateSend,
         Mutation::ReexecuteDuplicateAtomic,
         Mutation::IgnoreDuplicate,
@@ -140,6 +152,12 @@ impl Mutation {
         Mutation::NameOtherSrq,
         Mutation::FlushSharedReceives,
         Mutation::ForgetLastWqe,
+        Mutation::ForgetCnp,
+        Mutation::CnpPerMark,
+        Mutation::IgnoreCnp,
+        Mutation::IgnoreLoss,
+        Mutation::SendUnpaced,
+        Mutation::IgnoreCredits,
     ];
 }
 

@@ -1,6 +1,7 @@
 //! The queue pair: its record, and the entry points that share work between requester and responder.
 
 use crate::attr::Attrs;
+use crate::congestion::{Flow, Pace};
 use crate::host::{Completion, Host, KeyError};
 use crate::record::record;
 use crate::requester::Requester;
@@ -89,6 +90,8 @@ pub enum Received {
     OutOfOrder,
     /// No receive WQE: answered with an RNR NAK.
     NotReady,
+    /// A CNP: the QP has slowed down.
+    Notified,
     /// An error: NAKed if it is a request, a failed completion if it is a response. The QP is in ERR.
     Refused(Check),
     /// It had no effect.
@@ -104,6 +107,8 @@ pub enum DropReason {
     OtherClass,
     /// A request to an XRC initiator, or a response to an XRC target.
     OtherHalf,
+    /// A CNP, to a QP without a reaction point: congestion control is off, or of a fixed rate, or it is a UD QP.
+    CnpIgnored,
     /// A reserved opcode, on an unreliable QP.
     ReservedOpcode,
     /// Of a message that is dropped as a whole, since part of it is missing (UC).
@@ -213,6 +218,8 @@ record! {
         pub(crate) recv_flushed: bool,
         /// In ERR: LAST_WQE_REACHED was raised.
         pub(crate) last_wqe_raised: bool,
+        /// Congestion control, as far as every packet asks for it.
+        pub(crate) pace: Pace,
         pub(crate) dest_qpn: u32,
         pub(crate) req: Requester,
         pub(crate) resp: Responder,
@@ -221,6 +228,7 @@ record! {
         pub(crate) qpn: u32,
         /// XRC domain of an XRC target QP.
         pub(crate) xrcd: u32,
+        pub(crate) flow: Flow,
         /// Deliberate fault of tests, by number; zero is none.
         pub(crate) mutation: u8,
     }
@@ -237,6 +245,7 @@ impl RcQp {
             overflowed: false,
             recv_flushed: false,
             last_wqe_raised: false,
+            pace: Pace::OFF,
             dest_qpn: 0,
             req: Requester::new(),
             resp: Responder::new(),
@@ -244,6 +253,7 @@ impl RcQp {
             limits: Limits::new(1024, 4),
             qpn,
             xrcd: 0,
+            flow: Flow::new(),
             mutation: 0,
         }
     }
@@ -331,7 +341,10 @@ impl RcQp {
     ) -> Received {
         let opcode = headers.bth.opcode;
         if opcode.transport != self.qp_type.transport() {
-            return Received::Dropped(DropReason::OtherClass);
+            return match opcode {
+                Opcode::CNP => self.notified(ctx.now),
+                _ => Received::Dropped(DropReason::OtherClass),
+            };
         }
         match self.qp_type {
             QpType::Rc | QpType::XrcIni if opcode.is_response() => self.response(ctx, headers, payload),
@@ -355,8 +368,18 @@ impl RcQp {
 
     /// The next packet to send, or `None` when there is nothing to send now. Requests and responses take
     /// turns.
+    ///
+    /// A QP with congestion control may have packets to send, and to wait: [`RcQp::poll_timeout`] then says until when.
     #[inline]
     pub fn poll_transmit<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
+        if self.pace.is_engaged() {
+            return self.poll_paced(ctx);
+        }
+        self.poll_next(ctx)
+    }
+
+    #[inline]
+    pub(crate) fn poll_next<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
         match self.qp_type {
             QpType::Rc | QpType::XrcIni | QpType::XrcTgt => {}
             QpType::Uc => return self.poll_uc(ctx),
@@ -387,13 +410,14 @@ impl RcQp {
     /// Whether [`RcQp::poll_transmit`] or [`RcQp::flush`] may have something to do.
     #[inline]
     pub fn has_work(&self) -> bool {
-        if self.resp.has_work() {
+        let waiting = self.pace.is_waiting();
+        if self.pace.owes_cnp() || self.resp.has_work() && (!waiting || self.resp.has_unpaced()) {
             return true;
         }
         match self.state {
             QpState::Err => self.req.head != self.req.tail || !self.recv_flushed,
             QpState::Sqe => self.req.head != self.req.tail,
-            _ => self.state.sends() && (self.req.may_send() || self.has_sent()),
+            _ => self.state.sends() && (self.req.may_send() && !waiting || self.has_sent()),
         }
     }
 
@@ -430,6 +454,7 @@ impl RcQp {
     pub(crate) fn enter_err(&mut self, answer: bool) {
         self.state = QpState::Err;
         self.req.stop();
+        self.stop_pacing();
         self.resp.invalidating = false;
         if !answer {
             self.resp.silence();

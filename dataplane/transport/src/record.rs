@@ -107,7 +107,7 @@ leaf! {
     u8, u16, u32, u64, bool,
     rnic_wire::Psn, rnic_wire::Mtu, rnic_wire::RnrTimer, rnic_wire::AckTimeout, rnic_wire::MessageKind,
     crate::Time, crate::QpState, crate::QpType, crate::Access, crate::WcStatus, crate::Check, crate::WrOpcode, crate::SendFlags,
-    crate::responder::Answer,
+    crate::responder::Answer, crate::congestion::Algorithm, crate::congestion::Pace,
 }
 
 /// Declares a record: the structure, `repr(C)`, and its [`Record`]. Types of fields are records themselves.

@@ -48,6 +48,7 @@ impl RcQp {
         self.attrs.check()?;
         self.limits.check()?;
         self.check_unreliable()?;
+        self.flow.check(self.pace, self.qp_type)?;
         self.resp.check(self.state, self.attrs.mtu)?;
         self.req.check(self.state, &self.attrs, ring)
     }
@@ -162,6 +163,7 @@ impl Requester {
             psn(field, at)?;
         }
         psn("req.resumed", self.resumed)?;
+        self.credit.check()?;
         let tail = self.ahead(self.tail);
         BadField::unless(
             tail as usize <= ring.len(),

@@ -107,6 +107,12 @@ impl ResponseQueue {
         self.len = 0;
     }
 
+    /// Whether a READ is being answered, or is next.
+    #[inline]
+    pub fn begins_with_read(&self) -> bool {
+        self.live().first().is_some_and(|job| !job.atomic)
+    }
+
     /// Those asked for once, which the requester may count as outstanding.
     pub fn first_time(&self) -> u8 {
         self.live().iter().filter(|job| !job.again).count() as u8

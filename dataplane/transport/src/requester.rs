@@ -1,6 +1,7 @@
 //! The requester's sending half: posting, segmentation, windows, fence (9.7.1 to 9.7.3).
 
 use crate::atomic::ATOMIC_LEN;
+use crate::credit::Credit;
 use crate::host::{Host, KeyError};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, Emit, MAX_MESSAGE, MAX_WINDOW, PostError, RcQp, Source};
@@ -51,6 +52,8 @@ record! {
         pub drained: bool,
         pub failed_at: u32,
         pub failed_cause: Cause,
+        /// End-to-end credits.
+        pub credit: Credit,
         pub ack_deadline: Time,
         pub rnr_deadline: Time,
     }
@@ -78,6 +81,7 @@ impl Requester {
             drained: false,
             failed_at: 0,
             failed_cause: Cause::of(Check::None),
+            credit: Credit::new(),
             ack_deadline: Time::NEVER,
             rnr_deadline: Time::NEVER,
         }
@@ -235,10 +239,12 @@ impl RcQp {
         let wr = ctx.wr(index);
         wr.first = first;
         wr.last = first + (mtu.packets(wr.length) - 1);
+        let takes_recv = wr.takes_recv();
         self.req.fresh = index.wrapping_add(1);
+        self.req.credit.start(takes_recv);
     }
 
-    /// Whether the packet at `next` may go out now: window, fence, limit of READs and atomics, drain, an earlier local error.
+    /// Whether the packet at `next` may go out now: window, credits, fence, limit of READs and atomics, drain, an earlier local error.
     #[inline]
     fn may_begin<H: Host>(&self, ctx: &mut Ctx<'_, H>, index: u32) -> bool {
         let req = &self.req;
@@ -267,6 +273,9 @@ impl RcQp {
             if many || unacked + psns > MAX_WINDOW {
                 return false;
             }
+        }
+        if self.out_of_credit(index, wr) {
+            return false;
         }
         let fenced = fresh && req.rd_atomics > 0 && wr.flags.contains(SendFlags::FENCE);
         !fenced || self.mutated(Mutation::IgnoreFence)
@@ -365,7 +374,8 @@ impl RcQp {
         let fills_window = psn.diff(self.req.una) as u32 + 1 >= self.limits.max_unacked;
         // So does the first of a retry, which shows soonest that it helped.
         let retried = psn == self.req.una && psn != self.req.max;
-        bth.ack_req = place.last || number & every == every || fills_window || retried;
+        let alone = self.is_slow() || self.is_probe(wr, psn);
+        bth.ack_req = place.last || number & every == every || fills_window || retried || alone;
         let mut headers = Headers::new(bth);
         headers.xrceth = self.xrceth(wr);
         if place.first && matches!(wr.opcode, WrOpcode::Write | WrOpcode::WriteImm) {

@@ -127,6 +127,12 @@ impl Responder {
         self.answer != Answer::Nothing || !self.responses.is_empty() || self.invalidating
     }
 
+    /// Whether there is something to say, or to look at, that no READ response has to precede.
+    #[inline]
+    pub fn has_unpaced(&self) -> bool {
+        self.has_work() && (self.invalidating || !self.responses.begins_with_read())
+    }
+
     /// Forgets everything still to be said.
     pub fn silence(&mut self) {
         self.answer = Answer::Nothing;

@@ -1,5 +1,6 @@
 //! Retries and the two timers: local ACK timeout and RNR (9.7.5.2.8, 9.9.2.1).
 
+use crate::congestion::Signal;
 use crate::host::{Completion, Host};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, RcQp};
@@ -13,18 +14,25 @@ impl RcQp {
     /// The next moment at which [`RcQp::handle_timeout`] wants to be called.
     #[inline]
     pub fn poll_timeout(&self) -> Option<Time> {
-        let next = self.req.ack_deadline.min(self.req.rnr_deadline);
+        let mut next = self.req.ack_deadline.min(self.req.rnr_deadline);
+        if self.pace.is_engaged() {
+            next = next.min(self.pace_deadline());
+        }
         (next != Time::NEVER).then_some(next)
     }
 
     /// Acts on every deadline not after `ctx.now`. Early or repeated calls do nothing.
     pub fn handle_timeout<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) {
+        if self.pace.is_engaged() {
+            self.come_up(ctx.now);
+        }
         if self.req.rnr_deadline <= ctx.now && self.req.rnr_wait {
             self.end_rnr_wait();
         }
         if self.req.ack_deadline <= ctx.now && self.req.ack_deadline != Time::NEVER {
             self.req.ack_deadline = Time::NEVER;
             if self.state.sends() && self.req.una != self.req.max {
+                self.hear(Signal::Timeout, ctx.now);
                 self.retry(ctx);
             }
         }
@@ -76,6 +84,7 @@ impl RcQp {
             return;
         }
         if self.req.retries == 0 || self.mutated(Mutation::RetryOnEveryNak) {
+            self.hear(Signal::SequenceError, ctx.now);
             self.retry(ctx);
         } else if self.req.ack_deadline == Time::NEVER {
             self.arm_ack_timer(ctx.now);

@@ -3,7 +3,7 @@
 use crate::script::{Amount, Fault, FaultKind, FrameName, Pick, Rate, Script, Side};
 use rnic_sim::{Packet, Rng};
 use rnic_transport::Time;
-use rnic_wire::{NakCode, Psn, Syndrome};
+use rnic_wire::{NakCode, Opcode, Psn, Syndrome};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -12,17 +12,27 @@ pub(crate) const WIRE: u64 = 1_000;
 /// A frame to be overtaken goes on after so many nanoseconds though none has followed.
 const OVERTAKE: u64 = 100_000;
 
+/// A frame as it arrives.
+#[derive(Clone)]
+pub(crate) struct Arrival {
+    pub packet: Packet,
+    /// "Congestion experienced".
+    pub marked: bool,
+}
+
 /// Frames on their way.
 pub(crate) struct Link {
     faults: Vec<Fault>,
     rates: Vec<Rate>,
     rng: Rng,
+    /// Frames can be marked.
+    capable: bool,
     /// First PSN of either requester.
     firsts: [Psn; 2],
     in_flight: BinaryHeap<Reverse<(Time, u64, usize)>>,
-    packets: Vec<Packet>,
+    packets: Vec<Arrival>,
     /// Of each side, a frame that the next one overtakes.
-    held: [Option<(Time, Packet)>; 2],
+    held: [Option<(Time, Arrival)>; 2],
 }
 
 impl Link {
@@ -31,6 +41,7 @@ impl Link {
             faults: script.faults.clone(),
             rates: script.rates.clone(),
             rng: Rng::new(script.seed),
+            capable: script.congestion,
             firsts: firsts.map(Psn::new),
             in_flight: BinaryHeap::new(),
             packets: Vec::new(),
@@ -38,8 +49,8 @@ impl Link {
         }
     }
 
-    /// Sends a frame of `side`.
-    pub fn send(&mut self, now: Time, side: Side, packet: Packet) {
+    /// Sends a frame of `side`. Whether it is marked on the way.
+    pub fn send(&mut self, now: Time, side: Side, packet: Packet) -> bool {
         let relative = relative(&packet, side, self.firsts);
         let mut happens = Vec::new();
         for fault in &mut self.faults {
@@ -54,34 +65,36 @@ impl Link {
         }
         let due = self.held[side.index()].take();
         let mut late = 0;
-        let (mut lost, mut copies, mut reordered) = (false, 1, false);
+        let (mut lost, mut copies, mut reordered, mut marked) = (false, 1, false, false);
         for kind in happens {
             match kind {
                 FaultKind::Drop | FaultKind::Corrupt => lost = true,
                 FaultKind::Duplicate => copies = 2,
                 FaultKind::Delay(nanos) => late += nanos,
                 FaultKind::Reorder => reordered = true,
-                FaultKind::Mark => {}
+                FaultKind::Mark => marked = self.capable,
             }
         }
+        let arrival = Arrival { packet, marked };
         if !lost && reordered && due.is_none() {
-            self.held[side.index()] = Some((now.saturating_add(OVERTAKE), packet));
-            return;
+            self.held[side.index()] = Some((now.saturating_add(OVERTAKE), arrival));
+            return marked;
         }
         if !lost {
             for _ in 0..copies {
-                self.schedule(now.saturating_add(WIRE + late), side, packet.clone());
+                self.schedule(now.saturating_add(WIRE + late), side, arrival.clone());
             }
         }
         if let Some((_, overtaken)) = due {
             self.schedule(now.saturating_add(WIRE), side, overtaken);
         }
+        marked && !lost
     }
 
-    fn schedule(&mut self, at: Time, side: Side, packet: Packet) {
+    fn schedule(&mut self, at: Time, side: Side, arrival: Arrival) {
         self.in_flight
             .push(Reverse((at, self.packets.len() as u64, 1 - side.index())));
-        self.packets.push(packet);
+        self.packets.push(arrival);
     }
 
     /// When something happens next.
@@ -92,10 +105,10 @@ impl Link {
     }
 
     /// The next frame that arrives by `now`, and at which side.
-    pub fn arrive(&mut self, now: Time) -> Option<(usize, Packet)> {
+    pub fn arrive(&mut self, now: Time) -> Option<(usize, Arrival)> {
         for side in [Side::A, Side::B] {
-            if let Some((at, packet)) = self.held[side.index()].take_if(|(at, _)| *at <= now) {
-                self.schedule(at, side, packet);
+            if let Some((at, arrival)) = self.held[side.index()].take_if(|(at, _)| *at <= now) {
+                self.schedule(at, side, arrival);
             }
         }
         self.in_flight.peek().filter(|Reverse((at, ..))| *at <= now)?;
@@ -116,8 +129,11 @@ fn take(amount: &mut Amount) -> bool {
     }
 }
 
-/// The PSN counted from the first of the requester that it belongs to.
+/// The PSN counted from the first of the requester that it belongs to; that of a CNP as it is.
 pub(crate) fn relative(packet: &Packet, side: Side, firsts: [Psn; 2]) -> u32 {
+    if packet.headers.bth.opcode == Opcode::CNP {
+        return packet.psn();
+    }
     let requester = if packet.headers.bth.opcode.is_request() {
         side.index()
     } else {
@@ -140,6 +156,7 @@ pub(crate) fn name(packet: &Packet) -> String {
                 _ => "reserved",
             }
         ),
+        _ if packet.headers.bth.opcode == Opcode::CNP => "CNP".into(),
         _ => packet.name().into(),
     }
 }

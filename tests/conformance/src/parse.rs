@@ -31,6 +31,7 @@ pub struct ScriptError {
 enum Statement {
     Service(Service),
     Mtu(Mtu),
+    Congestion(bool),
     Seed(u64),
     Set(Side, Attribute, u32),
     Recv(Recv),
@@ -54,6 +55,7 @@ impl Script {
             name: name.into(),
             service: Service::Rc,
             mtu: Mtu::M256,
+            congestion: false,
             seed: 0,
             attributes: Vec::new(),
             recvs: Vec::new(),
@@ -88,6 +90,7 @@ impl Script {
         match statement {
             Statement::Service(service) => self.service = service,
             Statement::Mtu(mtu) => self.mtu = mtu,
+            Statement::Congestion(on) => self.congestion = on,
             Statement::Seed(seed) => self.seed = seed,
             Statement::Set(side, attribute, value) => self.attributes.push((side, attribute, value)),
             Statement::Recv(recv) => self.recvs.push(recv),
@@ -159,6 +162,7 @@ fn option<'s, O>(
 const STATEMENTS: &[&str] = &[
     "service",
     "mtu",
+    "congestion",
     "seed",
     "set",
     "recv",
@@ -188,6 +192,7 @@ const SRQS: &[(&str, Srq)] = &[
     ("foreign", Srq::Foreign),
     ("unknown", Srq::Unknown),
 ];
+const CONGESTION: &[(&str, bool)] = &[("off", false), ("dcqcn", true)];
 const QUEUES: &[(&str, Queue)] = &[("send", Queue::Send), ("recv", Queue::Recv)];
 const ATTRIBUTES: &[(&str, Attribute)] = &[
     ("psn", Attribute::Psn),
@@ -255,7 +260,7 @@ fn time(input: &mut &str) -> ModalResult<u64> {
 
 fn named(input: &mut &str) -> ModalResult<String> {
     let known = |word: &str| {
-        matches!(word, "ACK" | "NAK" | "RNR_NAK")
+        matches!(word, "ACK" | "NAK" | "RNR_NAK" | "CNP")
             || WireOperation::ALL
                 .iter()
                 .any(|operation| operation.name() == word)
@@ -434,6 +439,7 @@ fn statement(input: &mut &str) -> ModalResult<Statement> {
     dispatch! {alt((word.verify(|word: &str| STATEMENTS.contains(&word)), ">"));
         "service" => next(one_of(SERVICES), "rc, xrc, uc or ud").map(Statement::Service),
         "mtu" => mtu().map(Statement::Mtu),
+        "congestion" => next(one_of(CONGESTION), "off or dcqcn").map(Statement::Congestion),
         "seed" => number.map(|seed| Statement::Seed(seed.into())),
         "set" => (side, next(one_of(ATTRIBUTES), "an attribute as ibv_qp_attr has it, or psn"), number)
             .map(|(side, attribute, value)| Statement::Set(side, attribute, value)),
@@ -454,7 +460,7 @@ fn statement(input: &mut &str) -> ModalResult<Statement> {
         _ => fail,
     }
     .context(describe(
-        "service, mtu, seed, set, recv, post, drop, duplicate, corrupt, reorder, mark, delay, rate, >, count, done, heard or event",
+        "service, mtu, congestion, seed, set, recv, post, drop, duplicate, corrupt, reorder, mark, delay, rate, >, count, done, heard or event",
     ))
     .parse_next(input)
 }

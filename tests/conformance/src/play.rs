@@ -1,16 +1,16 @@
 //! Plays a script against the state machines, in virtual time.
 
-use crate::link::{Link, WIRE, name, picks, relative};
+use crate::link::{Arrival, Link, WIRE, name, picks, relative};
 use crate::script::{
-    Attribute, FaultKind, Heard, Operation, Post, Queue, Script, Service, Side, Srq, content,
+    Attribute, Heard, Operation, Post, Queue, Script, Service, Side, Srq, content,
 };
 use crate::trace::{self, Sent};
 use rnic_sim::{Node, QKEY, connect_as, connect_xrc};
 use rnic_transport::{
-    Access, EventKind, QpAttr, QpState, QpType, Queue as WcQueue, RcQp, SendFlags, SendWr, Time, WcStatus,
-    WrOpcode,
+    Access, Congestion, DcqcnSettings, EventKind, QpAttr, QpState, QpType, Queue as WcQueue, RcQp, SendFlags,
+    SendWr, Time, WcStatus, WrOpcode,
 };
-use rnic_wire::Psn;
+use rnic_wire::{Ecn, Psn};
 use std::fmt::Write;
 
 /// Key and address of the memory of either side.
@@ -24,6 +24,8 @@ const BAD_KEY: u32 = 0xBAD;
 const FIRST_PSNS: [u32; 2] = [100, 200];
 /// Receive WQEs of a side for which the script has none, and their bytes.
 const DEFAULT_RECVS: (usize, u32) = (256, 1 << 16);
+/// Of congestion control: 10 Gb/s.
+const LINE_RATE: u64 = 1_250_000_000;
 /// Virtual time by which everything has to be over.
 const LIMIT: Time = Time(600_000_000_000);
 const STEPS: u32 = 1_000_000;
@@ -72,17 +74,6 @@ struct Player<'s> {
 
 impl<'s> Player<'s> {
     fn new(script: &'s Script) -> Result<Self, String> {
-        let marks = script
-            .faults
-            .iter()
-            .map(|f| f.kind)
-            .chain(script.rates.iter().map(|r| r.kind));
-        if marks.into_iter().any(|kind| kind == FaultKind::Mark) {
-            return Err(format!(
-                "{}: the state machines know no congestion marks yet: play it against an appliance",
-                script.name
-            ));
-        }
         let firsts = [0, 1].map(|at| {
             script
                 .attribute(SIDES[at], Attribute::Psn)
@@ -122,6 +113,12 @@ impl<'s> Player<'s> {
             recvs: [Vec::new(), Vec::new()],
             received: [0; 2],
         };
+        if script.congestion {
+            let dcqcn = Congestion::Dcqcn(DcqcnSettings::for_line_rate(LINE_RATE));
+            for node in &mut player.nodes {
+                node.qp = node.qp.with_congestion(&dcqcn);
+            }
+        }
         player.load();
         Ok(player)
     }
@@ -175,8 +172,12 @@ impl<'s> Player<'s> {
             }
             // What arrives together is a burst: it is answered when all of it is in.
             let mut idle = true;
-            while let Some((to, packet)) = self.link.arrive(self.now) {
-                self.nodes[to].receive(&packet);
+            while let Some((to, Arrival { packet, marked })) = self.link.arrive(self.now) {
+                let (node, now) = (&mut self.nodes[to], self.now);
+                if marked {
+                    node.with(|qp, _| qp.marked(packet.headers.bth.opcode, now));
+                }
+                node.receive(&packet);
                 idle = false;
             }
             if idle {
@@ -237,12 +238,17 @@ impl<'s> Player<'s> {
         for side in SIDES {
             let node = &mut self.nodes[side.index()];
             while let Some(packet) = node.transmit() {
+                let marked = self.link.send(self.now, side, packet.clone());
                 self.sent.push(Sent {
                     nanos: self.now.0,
                     side,
-                    packet: packet.clone(),
+                    packet,
+                    ecn: match (self.script.congestion, marked) {
+                        (false, _) => Ecn::NotEct,
+                        (true, false) => Ecn::Ect0,
+                        (true, true) => Ecn::Ce,
+                    },
                 });
-                self.link.send(self.now, side, packet);
             }
             if node.qp.state() == QpState::Err {
                 node.flush_all();

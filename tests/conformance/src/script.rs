@@ -258,6 +258,8 @@ pub struct Script {
     pub service: Service,
     /// Path MTU. Default 256.
     pub mtu: Mtu,
+    /// Both QPs have DCQCN's congestion control.
+    pub congestion: bool,
     /// Seed of what happens by chance. Default 0.
     pub seed: u64,
     /// Attributes that are not the default.

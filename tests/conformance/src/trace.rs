@@ -3,14 +3,19 @@
 use crate::script::Side;
 use rnic_sim::Packet;
 use rnic_trace::{Near, Options, Record, Report};
-use rnic_wire::{FrameRepr, Ipv4, Link, MAX_FRAME_HEADER_LEN, Net, TableCrc, udp_source_port};
+use rnic_wire::{Ecn, FrameRepr, Ipv4, Link, MAX_FRAME_HEADER_LEN, Net, TableCrc, udp_source_port};
 use std::net::Ipv4Addr;
+
+/// Nanoseconds between two CNPs: the default of DCQCN.
+const CNP_INTERVAL: u64 = 50_000;
 
 /// A frame as it was sent.
 pub(crate) struct Sent {
     pub nanos: u64,
     pub side: Side,
     pub packet: Packet,
+    /// As it arrives.
+    pub ecn: Ecn,
 }
 
 /// Checks every rule of the transport on what both sides sent, seen where they sent it.
@@ -21,6 +26,8 @@ pub(crate) fn check(sent: &[Sent], crossing: u64) -> Report {
         &Options {
             near: Near::Everybody,
             crossing,
+            cnp_interval: CNP_INTERVAL,
+            cnp_within: Some(CNP_INTERVAL + crossing),
             ..Options::default()
         },
     )
@@ -34,7 +41,7 @@ fn record((at, sent): (usize, &Sent)) -> Record {
         net: Net::V4(Ipv4 {
             src: address(side),
             dst: address(1 - side),
-            tos: 0,
+            tos: sent.ecn.on(0),
             ttl: 64,
             ident: 0,
             dont_fragment: true,

@@ -74,8 +74,9 @@ fn completions_events_and_counts_must_be_those_of_the_script() {
 #[test]
 fn errors_name_file_line_column_and_what_may_stand_there() {
     for (text, at, expected) in [
-        ("mtu 256\nport a send 4", "2:1", "service, mtu, seed"),
+        ("mtu 256\nport a send 4", "2:1", "service, mtu, congestion"),
         ("mtu 300", "1:5", "a path MTU: 256"),
+        ("congestion on", "1:12", "off or dcqcn"),
         ("post c send 4", "1:6", "a or b"),
         ("post a sent 4", "1:8", "send, send_imm, write"),
         ("post a send", "1:12", "a number"),
@@ -117,6 +118,7 @@ fn only_what_does_not_depend_on_the_machine_is_for_an_appliance() {
 }
 
 #[test]
-fn a_mark_is_refused_in_virtual_time() {
-    assert!(said("mark a any any always\npost a send 4").contains("no congestion marks yet"));
+fn a_mark_that_is_not_answered_is_told() {
+    let marked = "congestion dcqcn\nmark a any any always\npost a send 4\n";
+    assert!(said(&format!("{marked}count b CNP any 0")).contains("1 such frames instead of 0"));
 }

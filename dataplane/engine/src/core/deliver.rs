@@ -79,6 +79,7 @@ impl Core {
             Received::Duplicate => c.duplicate += 1,
             Received::OutOfOrder => c.out_of_order += 1,
             Received::NotReady => c.rnr_nak_sent += 1,
+            Received::Notified => {}
             Received::Refused(_) => c.refused += 1,
             Received::Dropped(reason) => {
                 *match reason {

@@ -8,10 +8,12 @@ use crate::frames::{INVALIDATE, INVALIDATES, LONGEST, Message, Spec, request, tw
 use crate::model::Model;
 use rnic_sim::{Node, Packet, Rng, connect_as};
 use rnic_transport::{
-    Access, Check, EventKind, Limits, Mutation, QpState, QpType, Queue, RcQp, Received, Time,
+    Access, Check, Congestion, DcqcnSettings, EventKind, Limits, Mutation, QpState, QpType, Queue, RcQp,
+    Received, Time,
 };
 use rnic_wire::{
-    Frame, FrameRepr, Ipv4, Link, MAX_FRAME_HEADER_LEN, Mtu, Net, Opcode, Psn, TableCrc, verify_icrc,
+    Bth, Frame, FrameRepr, Headers, Ipv4, Link, MAX_FRAME_HEADER_LEN, Mtu, Net, Opcode, Operation, Psn,
+    TableCrc, Transport, verify_icrc,
 };
 use std::collections::VecDeque;
 
@@ -100,6 +102,9 @@ impl Siege {
             if self.rng.chance(5) {
                 self.reserved();
             }
+            if self.rng.chance(20) {
+                self.congest();
+            }
             let mut spec = self.next();
             if self.rng.chance(60) {
                 twist(&mut self.rng, self.qp_type, &mut spec);
@@ -137,6 +142,22 @@ impl Siege {
             psn,
             INVALIDATE + self.invalidated.min(INVALIDATES - 1),
         )
+    }
+
+    /// A CNP, or a mark: neither of them touches what the QP is about.
+    fn congest(&mut self) {
+        let before = self.before();
+        let now = self.node.now;
+        if self.qp_type == QpType::Rc && self.rng.chance(500) {
+            let opcode = Opcode::new(Transport::Rc, Operation::SendOnly);
+            self.node.with(|qp, _| qp.marked(opcode, now));
+            assert_eq!(before, self.before());
+            return;
+        }
+        let mut bth = Bth::new(Opcode::CNP, self.node.qp.qpn(), Psn::ZERO);
+        bth.becn = true;
+        let outcome = self.node.receive(&Packet::new(&Headers::new(bth), Vec::new()));
+        self.check_outcome(before, true, outcome);
     }
 
     /// A packet of a reserved opcode: refused on RC, when its turn is there, and of no effect elsewhere.
@@ -245,7 +266,7 @@ impl Siege {
         };
         let nak_stood = std::mem::replace(&mut self.nak, nak);
         match outcome {
-            Received::Dropped(_) | Received::Duplicate | Received::NotReady => {
+            Received::Dropped(_) | Received::Duplicate | Received::NotReady | Received::Notified => {
                 assert_eq!(before, now, "{outcome:?} had an effect");
             }
             Received::OutOfOrder if self.qp_type == QpType::Rc && !response => {
@@ -326,6 +347,10 @@ impl Siege {
 fn qp(rng: &mut Rng, qp_type: QpType, srq: bool) -> RcQp {
     let psns = [0, 0].map(|_: u32| rng.pick(&[0xFF_FFF0, 0x7F_FFF0, 100]));
     let (node, _) = connect_as(qp_type, Mtu::M256, psns, |attr| attr.max_dest_rd_atomic = 4);
-    let qp = node.qp.with_limits(Limits::new(8, 2));
+    let mut qp = node.qp.with_limits(Limits::new(8, 2));
+    if rng.chance(400) {
+        let line_rate = rng.pick(&[10_000_000, 1_250_000_000]);
+        qp = qp.with_congestion(&Congestion::Dcqcn(DcqcnSettings::for_line_rate(line_rate)));
+    }
     if srq { qp.with_srq() } else { qp }
 }
