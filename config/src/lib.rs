@@ -30,7 +30,7 @@ pub use eal::{eal_args, eal_args_on};
 pub use machine::Machine;
 pub use schema::*;
 pub use value::{
-    Address, ByteSize, Chance, DeviceName, MacAddr, PciAddress, SocketMode, TimeSpan, ValueError,
+    Address, BitRate, ByteSize, Chance, DeviceName, MacAddr, PciAddress, SocketMode, TimeSpan, ValueError,
 };
 
 /// The JSON schema of a configuration file, indented, with a newline at its end. For editors and

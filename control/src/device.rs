@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use rnic_config::{Loopback, Port};
+use rnic_config::{Congestion, Loopback, Port};
 use rnic_engine::PortInfo;
 use rnic_wire::Mtu;
 
@@ -94,6 +94,8 @@ pub struct Device {
     pub sources: Sources,
     /// Next hops out of the port's networks.
     pub gateways: Vec<IpAddr>,
+    /// How its QPs deal with congestion, as configured.
+    pub congestion: Congestion,
     /// QPs of this appliance reach each other without frames.
     pub direct: bool,
     /// Whether the link is up.
@@ -121,6 +123,7 @@ impl Device {
             gids: sources.table(),
             sources,
             gateways: config.gateways.clone(),
+            congestion: config.congestion(),
             direct: config.loopback == Loopback::Direct,
             up,
             netdev_up: true,
@@ -163,6 +166,7 @@ pub(crate) fn sample(name: &str, mac: u8, addresses: &[(&str, u8)]) -> Device {
         gids: GidTable::of(addresses.iter().map(entry)),
         sources: Sources::default(),
         gateways: vec![],
+        congestion: Congestion::Off,
         direct: true,
         up: true,
         netdev_up: true,

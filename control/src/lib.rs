@@ -10,6 +10,7 @@ mod admin;
 mod batch;
 mod client;
 mod client_record;
+mod congestion;
 mod control;
 pub mod daemon;
 mod destroy;

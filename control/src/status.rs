@@ -7,6 +7,7 @@ use rnic_transport::Check;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    congestion,
     control::Control,
     device::Device,
     gid::GidTable,
@@ -84,6 +85,11 @@ pub struct PortState {
     pub mtu: u16,
     /// GIDs, in the order of their indices; zeros where there is none.
     pub gids: Vec<String>,
+    /// How QPs made now deal with congestion: `off`, `fixed` or `dcqcn`.
+    pub congestion: String,
+    /// What was counted about congestion, by the names of `rdma statistic`: `np_ecn_marked_roce_packets`, `np_cnp_sent`,
+    /// `rp_cnp_handled`, `rp_cnp_ignored`.
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// One index of `rnicctl gid`.
@@ -170,6 +176,10 @@ pub struct QpState {
     pub dropped_packets: u64,
     /// Retransmissions begun.
     pub retries: u64,
+    /// How it deals with congestion: `off`, `fixed` or `dcqcn`.
+    pub congestion: String,
+    /// Bits a second that it sends at most now; none when it is not limited.
+    pub rate_bps: Option<u64>,
     /// Why it is in the error state.
     pub last_cause: Option<CauseState>,
 }
@@ -256,7 +266,7 @@ impl Control {
                 .collect(),
             ports: self
                 .devices_there()
-                .map(|(_, device)| port_state(device))
+                .map(|(slot, device)| self.port_state(slot, device))
                 .collect(),
         }
     }
@@ -313,7 +323,7 @@ impl Control {
                 tx_dropped,
             } = self.engine.port_stats(index);
             Some(DeviceState {
-                port: port_state(device),
+                port: self.port_state(index, device),
                 driver: info.driver.clone(),
                 mac: mac_text(info.mac),
                 path_mtu: device.path_mtu.bytes(),
@@ -355,6 +365,8 @@ impl Control {
             received_packets: status.received_packets,
             dropped_packets: status.dropped_packets,
             retries: status.retries,
+            congestion: congestion::name(&status.congestion).into(),
+            rate_bps: status.rate.map(|bytes| bytes * 8),
             last_cause: (status.cause.check != Check::None).then(|| CauseState {
                 check: format!("{:?}", status.cause.check),
                 psn: status.cause.psn,
@@ -365,17 +377,23 @@ impl Control {
     }
 }
 
-fn port_state(device: &Device) -> PortState {
-    let state = match device.entry.state() {
-        registry::DeviceState::Present if device.up => "active",
-        registry::DeviceState::Present => "down",
-        registry::DeviceState::Removing | registry::DeviceState::Gone => "removing",
-    };
-    PortState {
-        name: device.name.clone(),
-        state: state.into(),
-        mtu: device.mtu,
-        gids: gid_texts(&device.gids),
+impl Control {
+    fn port_state(&self, slot: usize, device: &Device) -> PortState {
+        let state = match device.entry.state() {
+            registry::DeviceState::Present if device.up => "active",
+            registry::DeviceState::Present => "down",
+            registry::DeviceState::Removing | registry::DeviceState::Gone => "removing",
+        };
+        let counters = self.engine.port_congestion(slot).named();
+        let counters = counters.into_iter().map(|(name, value)| (name.to_owned(), value));
+        PortState {
+            name: device.name.clone(),
+            state: state.into(),
+            mtu: device.mtu,
+            gids: gid_texts(&device.gids),
+            congestion: congestion::name(&congestion::control(&device.congestion, device.speed_mbps)).into(),
+            counters: counters.collect(),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use rnic_engine::{
     port::OpenPort,
     view::{Kind, Leaf, number},
 };
-use rnic_transport::{Access, QpAttr, QpAttrMask, QpState, QpType};
+use rnic_transport::{Access, Congestion, QpAttr, QpAttrMask, QpState, QpType};
 use rnic_wire::Mtu;
 
 use crate::{
@@ -293,6 +293,7 @@ impl Rig {
             qp_type: QpType::Rc,
             port: end as u16,
             mtu: plan.mtu,
+            congestion: Congestion::Off,
         };
         let qp = self.engine.make_qp(init)?;
         let (token, change) = (self.token(), None);

@@ -1,5 +1,6 @@
 //! Checks across keys, and ranges of quantities. They report all findings, and know where each key is written.
 
+mod congestion;
 mod port;
 mod sections;
 mod wiring;

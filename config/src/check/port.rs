@@ -25,6 +25,9 @@ pub(super) fn check(checks: &mut Checks<'_>, index: usize) {
     addresses(checks, &key, port);
     gateways(checks, &key.key("gateways"), port);
     neighbours(checks, &key.key("neighbours"), port);
+    if let Some(congestion) = &port.congestion {
+        super::congestion::check(checks, &key.key("congestion"), congestion);
+    }
     if let Some(capture) = &port.capture {
         checks.within(
             key.key("capture").key("limit"),

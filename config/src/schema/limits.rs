@@ -1,4 +1,4 @@
-//! Sections `limits` and `transport`.
+//! Section `limits`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -85,22 +85,4 @@ impl Default for PerClient {
             bytes_awaiting_grace: ByteSize::mib(16),
         }
     }
-}
-
-/// Behaviour of the transport for all queue pairs.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Transport {
-    /// Congestion control on wires. Only `off` is built so far. Default `off`.
-    pub congestion_control: CongestionControl,
-}
-
-/// Congestion control algorithms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum CongestionControl {
-    /// Send as fast as the queue pair's windows allow.
-    #[default]
-    #[schemars(extend("x-not-yet" = ["dcqcn"]))]
-    Off,
 }

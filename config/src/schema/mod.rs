@@ -1,6 +1,7 @@
 //! What a configuration file can say. The doc comment of each field becomes its description in the JSON
 //! schema, and `range` attributes are enforced from that schema, so each limit is written once.
 
+mod congestion;
 mod cores;
 mod daemon;
 mod limits;
@@ -9,9 +10,10 @@ mod port;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use congestion::{Congestion, Dcqcn};
 pub use cores::{Cores, Idle, IdlePolicy, PollCores};
 pub use daemon::{Control, Eal, Log, LogFormat, LogLevel, Memory};
-pub use limits::{CongestionControl, Limits, PerClient, Transport};
+pub use limits::{Limits, PerClient};
 pub use port::{
     AF_XDP_MAX_MTU, Capture, Device, FaultRates, Faults, HEADER_ROOM, Loopback, Neighbour, Port, PortAddress,
 };
@@ -52,9 +54,6 @@ pub struct Config {
     /// What clients may use up.
     #[serde(default)]
     pub limits: Limits,
-    /// Behaviour of the transport for all queue pairs.
-    #[serde(default)]
-    pub transport: Transport,
 
     /// The text this came from, so that later findings still have a line and column.
     #[serde(skip)]

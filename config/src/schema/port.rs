@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::{Congestion, Dcqcn};
 use crate::value::{Address, ByteSize, Chance, DeviceName, MacAddr, PciAddress, TimeSpan, ValueError, bad};
 
 /// One port, which clients see as one RDMA device.
@@ -72,6 +73,10 @@ pub struct Port {
     /// How two queue pairs of this appliance reach each other. Default `direct`.
     #[serde(default)]
     pub loopback: Loopback,
+    /// How queue pairs deal with congestion: `off`, `dcqcn`, `{ dcqcn: { … } }` or `{ fixed: 1Gbps }`. Those of this appliance
+    /// that reach each other directly have none, and datagrams know a fixed rate alone. Default: `dcqcn`, and `off` on a ring.
+    #[serde(default)]
+    pub congestion: Option<Congestion>,
     /// Write every frame of the port to a file. Default: no capture.
     #[serde(default)]
     pub capture: Option<Capture>,
@@ -263,6 +268,15 @@ impl Port {
     /// the link MTU, rounded up to cache lines.
     pub fn buffer_room(&self) -> u16 {
         (128 + 14 + 8 + 4 + self.link_mtu()).next_multiple_of(64)
+    }
+
+    /// How its queue pairs deal with congestion: `congestion`, else DCQCN where there is a wire.
+    pub fn congestion(&self) -> Congestion {
+        match (&self.congestion, &self.device) {
+            (Some(given), _) => given.clone(),
+            (None, Device::Ring(_)) => Congestion::Off,
+            (None, _) => Congestion::Dcqcn(Dcqcn::default()),
+        }
     }
 
     /// The VLAN of `address`: its own, else the port's, else none.

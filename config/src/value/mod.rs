@@ -8,7 +8,7 @@ mod units;
 
 pub(crate) use net::station;
 pub use net::{Address, DeviceName, MacAddr, PciAddress};
-pub use units::{ByteSize, Chance, SocketMode, TimeSpan};
+pub use units::{BitRate, ByteSize, Chance, SocketMode, TimeSpan};
 
 /// Text that does not have the form its type asks for. Says what is wrong with it; the caller knows where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -76,6 +76,66 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// Bits a second: `40Mbps`, `10Gbps`. Units are powers of 1000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BitRate(u64);
+
+const RATE_UNITS: [(&str, u64); 4] = [
+    ("Gbps", 1_000_000_000),
+    ("Mbps", 1_000_000),
+    ("Kbps", 1_000),
+    ("bps", 1),
+];
+
+impl BitRate {
+    /// `n` bits a second.
+    pub const fn bps(n: u64) -> Self {
+        Self(n)
+    }
+    /// `n` million bits a second.
+    pub const fn mbps(n: u64) -> Self {
+        Self(n * 1_000_000)
+    }
+    /// The number of bits a second.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+    /// Whole bytes a second.
+    pub const fn bytes(self) -> u64 {
+        self.0 / 8
+    }
+}
+
+impl FromStr for BitRate {
+    type Err = ValueError;
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let (number, unit) = split_unit(text)?;
+        if unit.is_empty() {
+            return Err(bad!(
+                "`{text}` has no unit; units are bps, Kbps, Mbps, Gbps, for example `{number}Mbps`"
+            ));
+        }
+        let known = |(name, _): &&(&str, u64)| name.eq_ignore_ascii_case(unit);
+        let (_, scale) = RATE_UNITS.iter().find(known).ok_or_else(|| {
+            bad!("`{unit}` is not a unit of rate; units are bps, Kbps, Mbps, Gbps (bits a second)")
+        })?;
+        number
+            .checked_mul(*scale)
+            .map(Self)
+            .ok_or_else(|| bad!("`{text}` is more than 64 bits can count"))
+    }
+}
+
+impl fmt::Display for BitRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, scale) = RATE_UNITS
+            .into_iter()
+            .find(|(_, scale)| self.0 != 0 && self.0.is_multiple_of(*scale))
+            .unwrap_or(("bps", 1));
+        write!(f, "{}{unit}", self.0 / scale)
+    }
+}
+
 /// A length of time with a unit: `100us`, `1ms`, `2s`. Resolution is one nanosecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct TimeSpan(pub Duration);
@@ -284,6 +344,7 @@ quantity!(TimeSpan, "a time in ns, us, ms, s or min", example: "100us", json: ["
         number.to_string().parse().map_err(E::custom)
     }
 );
+quantity!(BitRate, "a rate in bps, Kbps, Mbps or Gbps", example: "10Gbps", json: ["string"],);
 quantity!(Chance, "a chance from 0% to 100%", example: "5%", json: ["string", "number"],
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<Chance, E> {
         Chance::from_fraction(number as f64, &number).map_err(E::custom)
@@ -321,6 +382,24 @@ mod tests {
         assert!(message("1.5GiB").contains("fraction"));
         assert!(message("-1").contains("whole number"));
         assert!(message("99999999999TiB").contains("64 bits"));
+    }
+
+    #[test]
+    fn rates_count_bits_in_powers_of_1000() {
+        for (text, bits) in [
+            ("40Mbps", 40_000_000),
+            ("10Gbps", 10_000_000_000),
+            ("8 bps", 8),
+            ("1kbps", 1_000),
+        ] {
+            assert_eq!(text.parse().map(BitRate::bits), Ok(bits), "{text}");
+        }
+        assert_eq!(BitRate::mbps(2_000).to_string(), "2Gbps");
+        assert_eq!(BitRate::mbps(8).bytes(), 1_000_000);
+        let message = |text: &str| text.parse::<BitRate>().unwrap_err().to_string();
+        assert!(message("10").contains("no unit"));
+        assert!(message("10GBps ").contains("not a unit") || message("10GB").contains("not a unit"));
+        assert!(message("1.5Gbps").contains("fraction"));
     }
 
     #[test]

@@ -41,10 +41,10 @@ fn unknown_keys_are_refused_at_each_level_with_the_likely_name() {
         "`qps`?",
     );
     one_error(
-        &with("transport: { icrc: off }"),
-        (2, 14),
-        "transport.icrc",
-        "known keys here are `congestion_control`",
+        &with_port("congestion: { dcqcm: {} }"),
+        (5, 19),
+        "ports[0].congestion.dcqcm",
+        "did you mean `dcqcn`?",
     );
     one_error(
         &with_port("mtuu: 4200"),
@@ -184,10 +184,10 @@ fn names_to_choose_from_are_listed() {
         "did you mean `wire`?",
     );
     one_error(
-        &with("transport: { congestion_control: dcqcn }"),
-        (2, 34),
-        "transport.congestion_control",
-        "not supported yet",
+        &with_port("congestion: on"),
+        (5, 17),
+        "ports[0].congestion",
+        "`off` or `dcqcn`",
     );
 }
 

@@ -241,3 +241,31 @@ fn names_devices_addresses_and_files_are_used_once() {
         (1, 4, "ports[1].capture.file")
     );
 }
+
+#[test]
+fn congestion_control_has_one_form_and_rates_within_the_link() {
+    one_error(
+        &with_port("congestion: { fixed: 1Gbps, dcqcn: {} }"),
+        (5, 17),
+        "ports[0].congestion",
+        "exactly one of `fixed` and `dcqcn`",
+    );
+    one_error(
+        &with_port("congestion: { fixed: 10 }"),
+        (5, 26),
+        "ports[0].congestion.fixed",
+        "a rate in bps",
+    );
+    one_error(
+        &with_port("congestion: { dcqcn: { line_rate: 1Gbps, min_rate: 2Gbps } }"),
+        (5, 56),
+        "ports[0].congestion.dcqcn.min_rate",
+        "1Gbps",
+    );
+    one_error(
+        &with_port("congestion: { dcqcn: { cnp_interval: 10s } }"),
+        (5, 42),
+        "ports[0].congestion.dcqcn.cnp_interval",
+        "4s",
+    );
+}

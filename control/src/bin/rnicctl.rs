@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::PathBuf,
@@ -333,11 +334,6 @@ fn status(status: &Status) -> String {
         } else {
             core.busy_cycles as f64 * 100.0 / total as f64
         };
-        let counters: Vec<_> = core
-            .counters
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
         table.row([
             core.id.to_string(),
             match core.stalled_ms {
@@ -346,21 +342,39 @@ fn status(status: &Status) -> String {
             },
             core.epoch.to_string(),
             format!("{busy:.1}%"),
-            counters.join(" "),
+            counters_text(&core.counters),
         ]);
     }
     text += &table.text();
     text.push('\n');
-    let mut table = Table::new(&["PORT", "STATE", "MTU", "GIDS"]);
+    let mut table = Table::new(&["PORT", "STATE", "MTU", "CONGESTION", "COUNTERS", "GIDS"]);
     for port in ports {
         table.row([
             port.name.clone(),
             port.state.clone(),
             port.mtu.to_string(),
+            port.congestion.clone(),
+            counters_text(&port.counters),
             port.gids.join(" "),
         ]);
     }
     text + &table.text()
+}
+
+/// Bits a second: "156Mb/s".
+fn rate_text(bps: u64) -> String {
+    match bps {
+        10_000_000_000.. => format!("{}Gb/s", bps / 1_000_000_000),
+        10_000_000.. => format!("{}Mb/s", bps / 1_000_000),
+        _ => format!("{}kb/s", bps / 1_000),
+    }
+}
+
+/// Counters that are not zero.
+fn counters_text(counters: &BTreeMap<String, u64>) -> String {
+    let counted = counters.iter().filter(|(_, value)| **value != 0);
+    let texts: Vec<_> = counted.map(|(name, value)| format!("{name}={value}")).collect();
+    texts.join(" ")
 }
 
 /// What is to be said of a core that does not go on.
@@ -441,6 +455,7 @@ fn qps(qps: &[QpState]) -> String {
         "RECEIVED",
         "DROPPED",
         "RETRIES",
+        "RATE",
         "LAST-CAUSE",
     ];
     let mut table = Table::new(&headings);
@@ -462,6 +477,7 @@ fn qps(qps: &[QpState]) -> String {
             qp.received_packets.to_string(),
             qp.dropped_packets.to_string(),
             qp.retries.to_string(),
+            qp.rate_bps.map_or_else(|| "-".into(), rate_text),
             cause.map_or_else(|| "-".into(), |c| format!("{} (PSN {})", c.check, c.psn)),
         ]);
     }

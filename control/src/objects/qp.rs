@@ -12,6 +12,7 @@ use rnic_transport::{QpState, QpType};
 
 use super::{IdKind, Key, Kind, Number, Object, What};
 use crate::{
+    congestion,
     control::Control,
     dispatch::Outcome,
     gid::GidHold,
@@ -230,6 +231,10 @@ impl Control {
             qp_type,
             port: device as u16,
             mtu: self.devices[device as usize].path_mtu,
+            congestion: {
+                let device = &self.devices[device as usize];
+                congestion::control(&device.congestion, device.speed_mbps)
+            },
         });
         let engine_qp = match made {
             Ok(qp) => qp,

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     admin::{AdminResponse, ok},
+    congestion,
     control::Control,
     events::LastError,
     objects::{Key, Kind, Object, What},
@@ -25,7 +26,8 @@ const PAGE: usize = 256;
 #[serde(rename_all = "lowercase")]
 pub enum ResKind {
     /// Queue pairs: `qpn`, `type`, `state`, `draining` (in SQD, until everything begun is done), `access`, `core`, `dest_qpn`, `sq_psn`, `rq_psn`, `path_mtu`, `pdn`, `send_cqn`, `recv_cqn`, `srqn`,
-    /// `sent_messages`, `received_packets`, `dropped_packets`, `retries`.
+    /// `sent_messages`, `received_packets`, `dropped_packets`, `retries`, `congestion`
+    /// (`off`, `fixed` or `dcqcn`), `rate_bps` (bits a second that it sends at most now, or null).
     Qp,
     /// Completion queues: `cqn`, `state` (`ok`, `error`, or `resizing` until the client has read what was left in the old
     /// place), `depth`, `moderation_count`, `moderation_period_us`.
@@ -237,6 +239,8 @@ impl Control {
                     "received_packets": status.received_packets,
                     "dropped_packets": status.dropped_packets,
                     "retries": status.retries,
+                    "congestion": congestion::name(&status.congestion),
+                    "rate_bps": status.rate.map(|bytes| bytes * 8),
                 })
             }
         };

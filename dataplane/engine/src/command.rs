@@ -5,7 +5,7 @@
 use std::fmt;
 
 use rnic_qsbr::spsc::INLINE;
-use rnic_transport::{Cause, ModifyError, QpAttr, QpAttrMask, QpState};
+use rnic_transport::{Cause, Congestion, ModifyError, QpAttr, QpAttrMask, QpState};
 
 use crate::{
     core::{ClientDoorbells, CompletionQueue, PortPart, Qp, Srq},
@@ -344,6 +344,10 @@ pub struct QpStatus {
     pub dropped_packets: u64,
     /// Retransmissions begun.
     pub retries: u64,
+    /// How it deals with congestion.
+    pub congestion: Congestion,
+    /// Bytes a second that it sends at most now; none when it is not limited.
+    pub rate: Option<u64>,
     /// Units of its send queue.
     pub sq_depth: u32,
     /// Units of its receive queue; 0 on an SRQ.

@@ -18,8 +18,8 @@ use crate::{
     arena::ArenaError,
     command::{Command, Message, Sent},
     core::{
-        COMMANDS, CompletionQueue, Core, CoreArenas, CoreInit, CoreStatus, CqInit, Idle, InitError, MESSAGES,
-        Qp, QpInit, Shared, Srq, SrqInit,
+        COMMANDS, CompletionQueue, CongestionCounters, Core, CoreArenas, CoreInit, CoreStatus, CqInit, Idle,
+        InitError, MESSAGES, Qp, QpInit, Shared, Srq, SrqInit,
     },
     grace::{Garbage, VIEWS_KEPT},
     mem::{AhTable, McastTable, MrTable, PortAddresses},
@@ -429,6 +429,12 @@ impl Engine {
                 tx_bytes: a.tx_bytes + b.tx_bytes,
                 tx_dropped: a.tx_dropped + b.tx_dropped,
             })
+    }
+
+    /// What the QPs of a port have counted about congestion, on all cores.
+    pub fn port_congestion(&self, port: usize) -> CongestionCounters {
+        let counters = self.cores.iter().map(|core| core.shared.congestion(port));
+        counters.fold(CongestionCounters::default(), CongestionCounters::and)
     }
 
     /// Whether every poll thread still runs; one that has ended by itself has panicked.

@@ -1,7 +1,7 @@
 //! The view over what surrounds a transport packet: total parsing of Ethernet, IP and UDP.
 
 use crate::ethernet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Link, VLAN_TAG_LEN};
-use crate::ip::{IPV4_LEN, IPV6_LEN, IpVersion, Ipv4, Ipv6, Net, PROTOCOL_UDP, ones_complement_sum};
+use crate::ip::{Ecn, IPV4_LEN, IPV6_LEN, IpVersion, Ipv4, Ipv6, Net, PROTOCOL_UDP, ones_complement_sum};
 use crate::udp::UDP_LEN;
 use crate::{ICRC_LEN, ParseError, ROCE_UDP_PORT};
 use core::ops::Range;
@@ -68,6 +68,16 @@ impl<'a> Datagram<'a> {
             IpVersion::V4 => Net::V4(Ipv4::read(self.chunk(at))),
             IpVersion::V6 => Net::V6(Ipv6::read(self.chunk(at))),
         }
+    }
+
+    /// The ECN bits, without the rest of the IP header.
+    #[inline]
+    pub fn ecn(&self) -> Ecn {
+        let [first, second]: [u8; 2] = *self.chunk(self.ip_start as usize);
+        Ecn::of(match self.version {
+            IpVersion::V4 => second,
+            IpVersion::V6 => first << 4 | second >> 4,
+        })
     }
 
     /// The IP version.

@@ -1,9 +1,7 @@
 //! Plays a script against the state machines, in virtual time.
 
 use crate::link::{Arrival, Link, WIRE, name, picks, relative};
-use crate::script::{
-    Attribute, Heard, Operation, Post, Queue, Script, Service, Side, Srq, content,
-};
+use crate::script::{Attribute, Heard, Operation, Post, Queue, Script, Service, Side, Srq, content};
 use crate::trace::{self, Sent};
 use rnic_sim::{Node, QKEY, connect_as, connect_xrc};
 use rnic_transport::{

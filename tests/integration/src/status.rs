@@ -1,4 +1,6 @@
 //! `rnicctl status --json`, the part of it that is stable.
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 /// State of an appliance.
@@ -60,4 +62,8 @@ pub struct PortStatus {
     pub mtu: u32,
     /// GIDs as text.
     pub gids: Vec<String>,
+    /// `off`, `fixed` or `dcqcn`.
+    pub congestion: String,
+    /// What was counted about congestion.
+    pub counters: BTreeMap<String, u64>,
 }

@@ -7,7 +7,7 @@ use rnic::{
     Qp, QpConfig, QpType, Status,
 };
 use rnic_conformance::{
-    Attribute, FaultKind, Heard, Operation, Post, Queue, Script, Service, Side, content, scripts,
+    Attribute, FaultKind, Heard, Operation, Post, Queue, Rate, Script, Service, Side, content, scripts,
 };
 use rnic_tests::{Appliance, PortSetup, Setup, Turn};
 use rnic_transport::{EventKind as TransportEvent, WcStatus};
@@ -38,21 +38,29 @@ fn every_script_that_does_not_depend_on_the_machine_holds_on_an_appliance() {
 fn port(script: &Script, side: Side) -> PortSetup {
     let (own, other) = (side.index() as u32, 1 - side.index() as u32);
     let mut faults = format!("seed: {}, rx: {{ ", script.seed + u64::from(own));
-    for rate in script.rates.iter().filter(|rate| rate.side != side) {
+    let elsewhere = |rate: &&Rate| rate.side != side && rate.kind != FaultKind::Mark;
+    for rate in script.rates.iter().filter(elsewhere) {
         let percent = rate.per_mille / 10;
         faults += &match rate.kind {
             FaultKind::Drop => format!("drop: {percent}%, "),
             FaultKind::Duplicate => format!("duplicate: {percent}%, "),
             FaultKind::Corrupt => format!("corrupt: {percent}%, "),
             FaultKind::Reorder => format!("reorder: {percent}%, "),
-            FaultKind::Mark => format!("ecn_mark: {percent}%, "),
+            FaultKind::Mark => continue,
             FaultKind::Delay(nanos) => format!("delay: {nanos}ns, "),
         };
     }
+    faults += "}";
+    // But marks, whose CNPs would have no cause in a capture of unmarked frames.
+    let marks = |rate: &&Rate| rate.side == side && rate.kind == FaultKind::Mark;
+    for rate in script.rates.iter().filter(marks) {
+        faults += &format!(", tx: {{ ecn_mark: {}% }}", rate.per_mille / 10);
+    }
+    let congestion = if script.congestion { "dcqcn" } else { "off" };
     // Neighbours are known beforehand: a script may lose every frame.
     PortSetup::ring(own).with(&format!(
-        "loopback: wire\nmac: \"02:00:00:00:00:0{own}\"\n\
-         neighbours: [{{ ip: 10.0.0.{}, mac: \"02:00:00:00:00:0{other}\" }}]\nfaults: {{ {faults} }} }}",
+        "loopback: wire\ncongestion: {congestion}\nmac: \"02:00:00:00:00:0{own}\"\n\
+         neighbours: [{{ ip: 10.0.0.{}, mac: \"02:00:00:00:00:0{other}\" }}]\nfaults: {{ {faults} }}",
         other + 1
     ))
 }

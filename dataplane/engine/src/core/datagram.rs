@@ -38,7 +38,7 @@ impl Core {
                 }
             };
             bytes += payload.iter().map(|r| r.len).sum::<usize>();
-            let (template, ident) = (template(&path), qp.next_ident());
+            let (template, ident) = (template(&path, false), qp.next_ident());
             if emit.headers.bth.dest_qpn == Qpn::MULTICAST.get() {
                 // The link does not bring it back to this port's own members.
                 let owner = usize::from(self.view.refresh().owner(Qpn::MULTICAST.get()));

@@ -79,8 +79,11 @@ impl Core {
             Received::Duplicate => c.duplicate += 1,
             Received::OutOfOrder => c.out_of_order += 1,
             Received::NotReady => c.rnr_nak_sent += 1,
-            Received::Notified => {}
+            Received::Notified => self.ports[usize::from(qp.rec.id.port)].congestion.rp_cnp_handled += 1,
             Received::Refused(_) => c.refused += 1,
+            Received::Dropped(DropReason::CnpIgnored) => {
+                self.ports[usize::from(qp.rec.id.port)].congestion.rp_cnp_ignored += 1;
+            }
             Received::Dropped(reason) => {
                 *match reason {
                     DropReason::MessageLost => &mut c.message_lost,

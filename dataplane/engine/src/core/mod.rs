@@ -28,7 +28,7 @@ pub use queue::InitError;
 pub(crate) use records::Found;
 pub use records::{CORE_FILES, CoreArenas};
 pub use run::now as clock;
-pub use shared::{CoreCounters, CoreStatus};
+pub use shared::{CongestionCounters, CoreCounters, CoreStatus};
 pub use srq::{Srq, SrqInit};
 
 pub(crate) use run::{Core, CoreInit};

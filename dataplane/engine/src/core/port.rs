@@ -1,7 +1,7 @@
 //! Ports as one core has them: taken in and given back by command.
 use super::{
     run::Core,
-    shared::{Handoff, Shared},
+    shared::{CongestionCounters, Handoff, Shared},
 };
 use crate::{
     frame::{BURST, FrameBurst, SharedPool},
@@ -23,6 +23,8 @@ pub struct PortPart {
     pub(super) spare: FrameBurst,
     /// A core that has a queue.
     pub(super) owner: u16,
+    /// Of this core's QPs.
+    pub(super) congestion: CongestionCounters,
     /// For its way back.
     pub(crate) link: RetireLink,
 }
@@ -88,6 +90,8 @@ impl Core {
             if place.is_there() {
                 self.port_list.push(port);
                 self.me.publish_port(usize::from(port), PortStats::default());
+                self.me
+                    .publish_congestion(usize::from(port), &CongestionCounters::default());
             }
         }
         part

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use rnic_qsbr::Epoch;
 use rnic_transport::{
-    BadField, Cause, Ctx, ModifyError, QpAttr, QpAttrMask, QpState, QpType, RcQp, SendWr, Time,
+    BadField, Cause, Congestion, Ctx, ModifyError, QpAttr, QpAttrMask, QpState, QpType, RcQp, SendWr, Time,
 };
 use rnic_wire::{Ecn, FrameTemplate, Ipv4, Ipv6, Link, MacAddr, Mtu, Net, VlanTag, VlanTags};
 
@@ -52,14 +52,17 @@ pub struct QpInit {
     pub port: u16,
     /// Largest path MTU of its device: what datagrams have.
     pub mtu: Mtu,
+    /// How it deals with congestion, except towards QPs of this appliance that are reached without frames.
+    pub congestion: Congestion,
 }
 
 impl QpInit {
     fn transport(&self) -> RcQp {
-        match self.qp_type {
+        let qp = match self.qp_type {
             QpType::Ud => RcQp::new_ud(self.qpn, self.mtu),
             connected => RcQp::new(self.qpn).with_type(connected),
-        }
+        };
+        qp.with_congestion(&self.congestion)
     }
 }
 
@@ -172,7 +175,7 @@ impl Qp {
             records,
             sq,
             rq,
-            template: path.as_ref().map(template),
+            template: path.as_ref().map(|path| template(path, rec.rc.is_ecn_capable())),
             path,
             listed: false,
             active: false,
@@ -304,6 +307,11 @@ impl Qp {
             received_packets: counters.received_packets,
             dropped_packets: counters.dropped_packets,
             retries: counters.retries,
+            congestion: match self.rec.rc.controls_congestion() {
+                true => self.rec.rc.congestion(),
+                false => Congestion::Off,
+            },
+            rate: self.rec.rc.rate(),
             sq_depth: self.rec.sq.depth,
             rq_depth: self.rec.rq.depth,
             sig_all: self.rec.id.sig_all,
@@ -350,7 +358,11 @@ impl Qp {
     /// Takes a new path.
     pub(super) fn set_path(&mut self, path: Path) {
         self.rec.path = PathRecord::from(&path);
-        self.template = Some(template(&path));
+        let rc = &mut self.rec.rc;
+        if rc.controls_congestion() == path.direct {
+            rc.use_congestion_control(!path.direct);
+        }
+        self.template = Some(template(&path, rc.is_ecn_capable()));
         self.path = Some(path);
     }
 
@@ -435,7 +447,8 @@ pub(crate) fn ipv4_of(ip: [u8; 16]) -> Option<[u8; 4]> {
     }
 }
 
-pub(super) fn template(path: &Path) -> FrameTemplate {
+/// The headers of frames on a path; `ecn` for a sender that hears of congestion.
+pub(super) fn template(path: &Path, ecn: bool) -> FrameTemplate {
     let tags = path
         .vlan
         .map_or(VlanTags::NONE, |tci| VlanTags::one(VlanTag::customer(tci)));
@@ -444,8 +457,7 @@ pub(super) fn template(path: &Path) -> FrameTemplate {
         src: MacAddr(path.local_mac),
         tags,
     };
-    // Without congestion control frames leave as Not-ECT.
-    let tos = Ecn::NotEct.on(path.traffic_class);
+    let tos = if ecn { Ecn::Ect0 } else { Ecn::NotEct }.on(path.traffic_class);
     let net = match (ipv4_of(path.local_ip), ipv4_of(path.remote_ip)) {
         (Some(src), Some(dst)) => Net::V4(Ipv4 {
             src: src.into(),

@@ -2,7 +2,7 @@
 use std::ptr::NonNull;
 
 use rnic_transport::{QpType, Received};
-use rnic_wire::{self as wire, Datagram, Kind, Qpn, Transport, classify, verify_icrc};
+use rnic_wire::{self as wire, Datagram, Ecn, Kind, Qpn, Transport, classify, verify_icrc};
 
 use super::{
     host::Gathered,
@@ -91,6 +91,9 @@ impl Core {
                     let slot = self.find(qpn, packet.bth().pkey);
                     let Some((slot, mut qp)) = slot else { return };
                     if self.addressed(&qp, packet.datagram(), port, direct) {
+                        if packet.datagram().ecn() == Ecn::Ce {
+                            self.marked(&mut qp, &packet);
+                        }
                         let outcome = self.give(&mut qp, &packet);
                         self.received(slot, &mut qp, outcome);
                     } else {
@@ -131,6 +134,14 @@ impl Core {
             }
         };
         self.hand_to(owner, Handoff::Received { port, frame, direct });
+    }
+
+    /// A packet for a QP is marked "congestion experienced".
+    #[cold]
+    fn marked(&mut self, qp: &mut Qp, packet: &wire::Frame<'_>) {
+        let counters = &mut self.ports[usize::from(qp.rec.id.port)].congestion;
+        counters.np_ecn_marked_roce_packets += 1;
+        qp.rec.rc.marked(packet.bth().opcode, self.env.now);
     }
 
     /// Gives a packet to the transport of the QP it is for.

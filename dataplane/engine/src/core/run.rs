@@ -262,9 +262,11 @@ impl Core {
         self.me.publish_counters(&self.env.counters);
         for &port in &self.port_list {
             let port = usize::from(port);
-            if let Some(queue) = &self.ports[port].queue {
+            let part = &self.ports[port];
+            if let Some(queue) = &part.queue {
                 self.me.publish_port(port, queue.stats());
             }
+            self.me.publish_congestion(port, &part.congestion);
         }
     }
 }

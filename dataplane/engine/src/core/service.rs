@@ -3,6 +3,8 @@ use rnic_abi::event_kind;
 use rnic_qsbr::spsc::Consumer;
 use rnic_transport::{Cause, Check, QpType, SendFlags, SendWr, Time, WrOpcode};
 
+use rnic_wire::Opcode;
+
 use super::{
     qp::Qp,
     queue::{Accepted, QueueError},
@@ -251,7 +253,9 @@ impl Core {
                 && let Some(frame) = self.build(port, template, ident, &emit, &payload)
             {
                 self.env.counters.tx_roce += 1;
-                self.ports[port].tx.push(frame);
+                let part = &mut self.ports[port];
+                part.congestion.np_cnp_sent += u64::from(emit.headers.bth.opcode == Opcode::CNP);
+                part.tx.push(frame);
             }
         }
         PACKET_BUDGET

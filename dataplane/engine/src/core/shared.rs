@@ -140,6 +140,40 @@ counters! {
     retired_without_page,
 }
 
+/// What a port has counted about congestion, by the names of `rdma statistic`.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct CongestionCounters {
+    /// Packets for its QPs that arrived marked "congestion experienced".
+    pub np_ecn_marked_roce_packets: u64,
+    /// CNPs sent.
+    pub np_cnp_sent: u64,
+    /// CNPs that a QP with a reaction point has taken.
+    pub rp_cnp_handled: u64,
+    /// CNPs to QPs without one, or not in a state to send.
+    pub rp_cnp_ignored: u64,
+}
+
+impl CongestionCounters {
+    /// Every counter with its name.
+    pub fn named(&self) -> [(&'static str, u64); 4] {
+        [
+            ("np_ecn_marked_roce_packets", self.np_ecn_marked_roce_packets),
+            ("np_cnp_sent", self.np_cnp_sent),
+            ("rp_cnp_handled", self.rp_cnp_handled),
+            ("rp_cnp_ignored", self.rp_cnp_ignored),
+        ]
+    }
+
+    pub(crate) fn and(self, other: Self) -> Self {
+        CongestionCounters {
+            np_ecn_marked_roce_packets: self.np_ecn_marked_roce_packets + other.np_ecn_marked_roce_packets,
+            np_cnp_sent: self.np_cnp_sent + other.np_cnp_sent,
+            rp_cnp_handled: self.rp_cnp_handled + other.rp_cnp_handled,
+            rp_cnp_ignored: self.rp_cnp_ignored + other.rp_cnp_ignored,
+        }
+    }
+}
+
 /// State of a core, for users.
 #[derive(Clone, Debug)]
 pub struct CoreStatus {
@@ -170,6 +204,7 @@ pub(crate) struct Shared {
     pub idle_cycles: AtomicU64,
     counters: Vec<AtomicU64>,
     ports: Vec<[AtomicU64; 6]>,
+    congestion: Vec<[AtomicU64; 4]>,
 }
 
 /// The control thread's bell: a descriptor to sleep on, written at most once a sleep. While the thread is awake the
@@ -233,6 +268,7 @@ impl Shared {
             idle_cycles: AtomicU64::new(0),
             counters: (0..count).map(|_| AtomicU64::new(0)).collect(),
             ports: (0..ports).map(|_| Default::default()).collect(),
+            congestion: (0..ports).map(|_| Default::default()).collect(),
         })
     }
 
@@ -265,6 +301,22 @@ impl Shared {
         ];
         for (shared, value) in self.ports[port].iter().zip(values) {
             shared.store(value, Ordering::Relaxed);
+        }
+    }
+
+    pub fn publish_congestion(&self, port: usize, counters: &CongestionCounters) {
+        for (shared, (_, value)) in self.congestion[port].iter().zip(counters.named()) {
+            shared.store(value, Ordering::Relaxed);
+        }
+    }
+
+    pub fn congestion(&self, port: usize) -> CongestionCounters {
+        let v = |i: usize| self.congestion[port][i].load(Ordering::Relaxed);
+        CongestionCounters {
+            np_ecn_marked_roce_packets: v(0),
+            np_cnp_sent: v(1),
+            rp_cnp_handled: v(2),
+            rp_cnp_ignored: v(3),
         }
     }
 

@@ -2,7 +2,7 @@
 use super::Engine;
 use crate::{
     command::Command,
-    core::PortPart,
+    core::{CongestionCounters, PortPart},
     frame::{Frame, SharedPool},
     port::{Link, OpenPort, PortStats},
 };
@@ -76,6 +76,8 @@ impl Engine {
         *place = Some(info);
         for core in &self.cores {
             core.shared.publish_port(slot, PortStats::default());
+            core.shared
+                .publish_congestion(slot, &CongestionCounters::default());
         }
         Ok(parts)
     }

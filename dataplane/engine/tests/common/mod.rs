@@ -19,7 +19,7 @@ use rnic_engine::{
     port::OpenPort,
     view::{Kind, Leaf, number, slot_of},
 };
-use rnic_transport::{Access, ModifyError, QpAttr, QpAttrMask, QpState, QpType};
+use rnic_transport::{Access, Congestion, ModifyError, QpAttr, QpAttrMask, QpState, QpType};
 use rnic_wire::Mtu;
 
 pub const DEPTH: u32 = 64;
@@ -46,6 +46,8 @@ pub struct Rig {
     pub port: u16,
     /// Daemon's end of the completion channel of CQs that are made from now on.
     pub channel: Option<Arc<OwnedFd>>,
+    /// Of QPs made from now on.
+    pub congestion: Congestion,
     pub qps: Vec<ClientQp>,
     pub srqs: Vec<ClientSrq>,
     pub events: Vec<ObjectEvent>,
@@ -156,6 +158,7 @@ impl Rig {
             qp_type: QpType::Rc,
             port: 0,
             channel: None,
+            congestion: Congestion::Off,
             qps: Vec::new(),
             srqs: Vec::new(),
             events: Vec::new(),
@@ -372,6 +375,7 @@ impl Rig {
             qp_type: self.qp_type,
             port: self.port,
             mtu: Mtu::M1024,
+            congestion: self.congestion,
         };
         let qp = self.engine.make_qp(init).unwrap();
         let core = self.engine.publisher().owner(qpn);

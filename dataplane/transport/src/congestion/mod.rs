@@ -279,6 +279,12 @@ impl RcQp {
             .set(Pace::LIMITED, on && self.flow.algorithm == Algorithm::FixedRate);
     }
 
+    /// Whether it has congestion control, and that is at work.
+    #[inline]
+    pub fn controls_congestion(&self) -> bool {
+        self.pace.is_on()
+    }
+
     /// Its congestion control, at work or not.
     pub fn congestion(&self) -> Congestion {
         self.flow.congestion()
