@@ -32,6 +32,8 @@ record! {
         pub srqn: u32,
         /// It was answered before: it does not count against `max_dest_rd_atomic`.
         pub again: bool,
+        /// A response with its MSN was sent, though all of them may have to be sent anew.
+        pub told: bool,
         /// An atomic: one response, without `rkey` and `len`.
         pub atomic: bool,
     }
@@ -48,6 +50,7 @@ impl ResponseJob {
         msn: 0,
         srqn: 0,
         again: false,
+        told: false,
         atomic: false,
     };
 
@@ -175,6 +178,7 @@ impl ResponseQueue {
                 *old = ResponseJob {
                     msn: old.msn,
                     again: old.again,
+                    told: old.told,
                     ..job
                 };
             }
@@ -190,7 +194,7 @@ impl ResponseQueue {
             .unwrap_or(len);
         // What follows is not finished, so its MSN must not be told yet, unless it was told already.
         let msn = match self.live().get(at) {
-            Some(next) if next.again || next.sent > 0 => next.msn,
+            Some(next) if next.again || next.told => next.msn,
             Some(next) => next.msn.wrapping_sub(1) & 0x00FF_FFFF,
             None => job.msn,
         };

@@ -56,6 +56,7 @@ impl RcQp {
         let psn = job.first + job.sent;
         let first = job.sent == 0;
         job.sent += 1;
+        job.told = true;
         let last = job.sent == job.packets;
         let (msn, srqn, retransmitted) = (job.msn, job.srqn, job.again);
         let source = match len {

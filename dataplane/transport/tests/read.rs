@@ -483,3 +483,25 @@ fn a_read_without_resources_or_of_too_many_packets_is_not_accepted() {
     assert_eq!(a.post(read), Ok(()));
     assert_eq!(a.transmit_all().len(), 1);
 }
+
+#[test]
+fn a_read_interrupted_more_than_once_tells_no_msn_from_before() {
+    let (_, mut b) = connect(Mtu::M256, |_| ());
+    register(&mut b, 1_024);
+    let again = rdma(Operation::ReadRequest, 100, 256, b"");
+    b.receive(&again);
+    b.receive(&rdma(Operation::ReadRequest, 101, 768, b""));
+    let mut msns: Vec<_> = [b.transmit(), b.transmit()].into_iter().flatten().collect();
+    // The first is asked for again while the second is being answered, and once more.
+    for _ in 0..2 {
+        b.receive(&again);
+        msns.extend(b.transmit());
+    }
+    msns.extend(b.transmit_all());
+    let msns: Vec<_> = msns
+        .iter()
+        .filter_map(|packet| packet.aeth())
+        .map(|(_, _, msn)| msn)
+        .collect();
+    assert_eq!(msns, [1, 2, 2, 2, 2, 2]);
+}
