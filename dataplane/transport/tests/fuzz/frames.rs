@@ -13,6 +13,9 @@ use rnic_wire::{
 pub const MTU: usize = 256;
 /// The longest payload of a frame, wrong ones included.
 pub const LONGEST: usize = 2_000;
+/// The XRC SRQ of an XRC target's domain, and one of another.
+pub const SRQ: u32 = 0x51;
+pub const FOREIGN_SRQ: u32 = 0x61;
 /// First of the keys that may be invalidated.
 pub const INVALIDATE: u32 = 0x5000;
 /// How many there are.
@@ -65,8 +68,7 @@ pub fn fitting(old: &Headers) -> Headers {
         src_qpn: 0x22,
     };
     Headers {
-        // Of another class than any QP here.
-        xrceth: has(HeaderSet::XRCETH).then_some(XrcEth { srqn: 0x33 }),
+        xrceth: has(HeaderSet::XRCETH).then(|| old.xrceth.unwrap_or(XrcEth { srqn: SRQ })),
         reth: has(HeaderSet::RETH).then(|| old.reth.unwrap_or(reth)),
         aeth: has(HeaderSet::AETH).then(|| old.aeth.unwrap_or(ack)),
         atomic: has(HeaderSet::ATOMIC).then(|| old.atomic.unwrap_or(atomic)),
@@ -93,7 +95,7 @@ pub fn request(rng: &mut Rng, qp_type: QpType, message: Option<Message>, psn: Ps
         Some(Message { left, .. }) => (Operation::WriteLast, left as usize, 0),
         None if qp_type == QpType::Ud && imm => (Operation::SendOnlyImm, small, 0),
         None if qp_type == QpType::Ud => (Operation::SendOnly, small, 0),
-        None => match rng.below(if qp_type == QpType::Rc { 11 } else { 6 }) {
+        None => match rng.below(if qp_type.transport().is_reliable() { 11 } else { 6 }) {
             0 => (Operation::SendFirst, MTU, 0),
             1 => (Operation::SendOnly, small, 0),
             2 => (Operation::SendOnlyImm, small, 0),
@@ -123,7 +125,7 @@ pub fn request(rng: &mut Rng, qp_type: QpType, message: Option<Message>, psn: Ps
 /// Makes one thing wrong.
 pub fn twist(rng: &mut Rng, qp_type: QpType, (headers, len): &mut Spec) {
     let odd = rng.next_u64();
-    match rng.below(12) {
+    match rng.below(13) {
         0 => headers.bth.psn += rng.pick(&[1, 2, 9, 0xFF_FFFF, 0xFF_FFF0, 0x80_0000, 0x7F_FFFF]),
         1 => {
             let own = rng.chance(900);
@@ -177,6 +179,11 @@ pub fn twist(rng: &mut Rng, qp_type: QpType, (headers, len): &mut Spec) {
         10 => {
             if let Some(atomic) = &mut headers.atomic {
                 atomic.va += rng.between(1, 7);
+            }
+        }
+        11 => {
+            if let Some(xrceth) = &mut headers.xrceth {
+                xrceth.srqn = rng.pick(&[FOREIGN_SRQ, 0, odd as u32 & 0xFF_FFFF]);
             }
         }
         _ => headers.bth.mig_req = false,

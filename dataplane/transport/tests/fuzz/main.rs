@@ -22,7 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const FRAMES: u64 = 1_000_000;
 
 /// What is under fire, by turns: the type, and whether its receives come from an SRQ.
-const TARGETS: [(QpType, bool); 8] = [
+const TARGETS: [(QpType, bool); 10] = [
     (QpType::Rc, false),
     (QpType::Uc, false),
     (QpType::Rc, true),
@@ -31,10 +31,12 @@ const TARGETS: [(QpType, bool); 8] = [
     (QpType::Uc, true),
     (QpType::Rc, false),
     (QpType::Ud, true),
+    (QpType::XrcIni, false),
+    (QpType::XrcTgt, true),
 ];
 
 /// Types of which the sums are kept apart.
-const TYPES: [QpType; 3] = [QpType::Rc, QpType::Uc, QpType::Ud];
+const TYPES: [QpType; 5] = [QpType::Rc, QpType::Uc, QpType::Ud, QpType::XrcIni, QpType::XrcTgt];
 
 /// What became of the frames for one type.
 #[derive(Copy, Clone, Default)]
@@ -145,11 +147,14 @@ fn judge(qp_type: QpType, sum: &Tally) {
         accepted * 2 > frames,
         "{qp_type}: {accepted} of {frames} accepted"
     );
-    assert!(received * 20 > frames && sent * 20 > frames && dropped * 100 > frames);
+    let (receives, sends) = (received * 20 > frames, sent * 20 > frames);
+    assert!(dropped * 100 > frames, "{qp_type}: {dropped} of {frames} dropped");
     match qp_type {
-        QpType::Rc => assert!(responses * 10 > frames && refused > qps / 10),
+        QpType::Rc => assert!(receives && sends && responses * 10 > frames && refused > qps / 10),
+        QpType::XrcIni => assert!(sends && responses == accepted && received == 0 && refused > qps / 10),
+        QpType::XrcTgt => assert!(receives && sends && responses == 0 && refused > qps / 10),
         // What the peer does wrong costs its message alone; only a bad buffer of its owner ends the QP.
-        _ => assert!(responses == 0 && refused > 0 && refused <= qps),
+        _ => assert!(receives && sends && responses == 0 && refused > 0 && refused <= qps),
     }
 }
 

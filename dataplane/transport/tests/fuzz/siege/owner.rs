@@ -1,7 +1,7 @@
 //! What the owner of the QP does while it is under fire.
 
 use super::{BAD_AH, Siege};
-use crate::frames::{INVALIDATE, INVALIDATES, MTU, headers};
+use crate::frames::{INVALIDATE, INVALIDATES, MTU, SRQ, headers};
 use rnic_sim::{Packet, QKEY};
 use rnic_transport::{QpState, QpType, Queue, SendFlags, SendWr, WrOpcode};
 use rnic_wire::{Mtu, Opcode, Operation, Transport};
@@ -15,7 +15,10 @@ impl Siege {
         {
             self.post_recv();
         }
-        if self.rng.chance(200) {
+        if self
+            .rng
+            .chance(if self.qp_type == QpType::XrcIni { 600 } else { 200 })
+        {
             self.post_send();
         }
         if self.rng.chance(20) {
@@ -53,8 +56,8 @@ impl Siege {
     fn post_recv(&mut self) {
         // On UC and UD one that is too small stays, for a message that fits.
         let (often, sizes) = match self.qp_type {
-            QpType::Rc => (10, [0, 1, 300]),
-            _ => (200, [100, 200, 300]),
+            QpType::Uc | QpType::Ud => (200, [100, 200, 300]),
+            _ => (10, [0, 1, 300]),
         };
         let small = self.rng.chance(often);
         let capacity = if small { self.rng.pick(&sizes) } else { 2_048 };
@@ -64,11 +67,18 @@ impl Siege {
                 .bad_recv
                 .push(self.node.host.recv_bufs.len() as u32);
         }
-        self.node.host.post_recv(self.received, capacity);
+        match self.qp_type {
+            QpType::XrcIni => return,
+            QpType::XrcTgt => self.node.host.post_srq_recv(SRQ, self.received, capacity),
+            _ => self.node.host.post_recv(self.received, capacity),
+        }
         self.received += 1;
     }
 
     fn post_send(&mut self) {
+        if self.qp_type == QpType::XrcTgt {
+            return;
+        }
         use WrOpcode::{CompSwap, FetchAdd, LocalInv, Read, Send, SendImm, SendInv, Write, WriteImm};
         let rng = &mut self.rng;
         let opcode = match self.qp_type {
@@ -126,19 +136,19 @@ impl Siege {
         assert_eq!(bth.opcode.transport, self.qp_type.transport(), "{packet:?}");
         assert!(packet.payload.len() <= MTU, "{packet:?}");
         let quiet = bth.opcode.is_request() && !bth.ack_req;
-        assert!(quiet || self.qp_type == QpType::Rc, "{packet:?}");
+        assert!(quiet || self.reliable(), "{packet:?}");
     }
 
     /// Notes the right answers to a request of the QP.
     fn answer(&mut self, packet: &Packet) {
         let opcode = packet.headers.bth.opcode;
         let psn = packet.headers.bth.psn;
-        if self.qp_type != QpType::Rc {
+        if !self.reliable() {
             return;
         }
+        let transport = self.qp_type.transport();
         let mut push = |operation, psn, len| {
-            self.answers
-                .push_back((headers(Transport::Rc, operation, psn), len));
+            self.answers.push_back((headers(transport, operation, psn), len));
         };
         if opcode.operation == Operation::ReadRequest {
             let len = packet.headers.reth.map_or(0, |reth| reth.dma_len);
