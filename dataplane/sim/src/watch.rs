@@ -16,6 +16,8 @@ pub(crate) struct Watch {
     nak: bool,
     /// The last ACK sent.
     acked: Option<(Psn, u32)>,
+    /// The last MSN sent, by whatever answer.
+    told: u32,
     /// No request may be sent before this, after an RNR NAK.
     quiet_until: Time,
     /// The PSN which that RNR NAK was for.
@@ -38,6 +40,7 @@ impl Watch {
             firsts,
             nak: false,
             acked: None,
+            told: 0,
             quiet_until,
             waits: sent,
             sent,
@@ -52,6 +55,10 @@ impl Watch {
         let Some((_, syndrome, msn)) = packet.aeth() else {
             return Ok(());
         };
+        if msn_before(msn, self.told) {
+            return Err(format!("MSN {msn} after {}", self.told));
+        }
+        self.told = msn;
         match syndrome {
             Syndrome::Nak(NakCode::PsnSequenceError) => {
                 let second = std::mem::replace(&mut self.nak, true);
