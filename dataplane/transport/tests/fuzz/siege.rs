@@ -174,7 +174,7 @@ impl Siege {
         let mut bth = Bth::new(Opcode::CNP, self.node.qp.qpn(), Psn::ZERO);
         bth.becn = true;
         let outcome = self.node.receive(&Packet::new(&Headers::new(bth), Vec::new()));
-        self.check_outcome(before, true, outcome);
+        self.check_outcome(before, true, false, outcome);
     }
 
     /// A packet of a reserved opcode: refused on RC, when its turn is there, and of no effect elsewhere.

@@ -4,7 +4,7 @@ use super::{BAD_AH, Siege};
 use crate::frames::{INVALIDATE, INVALIDATES, MTU, SRQ, headers};
 use rnic_sim::{Packet, QKEY};
 use rnic_transport::{QpState, QpType, Queue, SendFlags, SendWr, WrOpcode};
-use rnic_wire::{Mtu, Opcode, Operation, Transport};
+use rnic_wire::{Mtu, Opcode, Operation};
 
 impl Siege {
     /// What the QP's owner does meanwhile.
