@@ -117,11 +117,17 @@ pub enum QpType {
     Uc = 3,
     /// Unreliable datagram: SENDs of one packet to any QP, through address handles.
     Ud = 4,
+    /// The sending half of an extended reliable connection: each request names an SRQ at the peer
+    /// ([`Wr::to_srq`](crate::Wr::to_srq)), whose other half is a [`TargetQp`](crate::TargetQp).
+    XrcIni = 9,
+    /// The receiving half ([`TargetQp`](crate::TargetQp)), which no [`QpConfig`](crate::QpConfig) makes.
+    XrcTgt = 10,
 }
 
 impl QpType {
     pub(crate) fn from_code(code: u32) -> Option<QpType> {
-        [QpType::Rc, QpType::Uc, QpType::Ud]
+        use QpType::*;
+        [Rc, Uc, Ud, XrcIni, XrcTgt]
             .into_iter()
             .find(|qp_type| *qp_type as u32 == code)
     }

@@ -163,7 +163,9 @@ impl<'q> Batch<'q> {
     /// [`Access::INVALIDATE`](crate::Access::INVALIDATE). It begins when everything before it is done, what
     /// follows begins when it is done; then nobody uses the key any more.
     pub fn local_invalidate(&mut self, key: u32) -> Wr<'_, 'q, op::LocalInvalidate> {
-        let wr = self.append(opcode::LOCAL_INV, None, &[]);
+        let wr: Wr<'_, 'q, op::LocalInvalidate> = self.append(opcode::LOCAL_INV, None, &[]);
+        // It goes nowhere.
+        wr.writer.address(0);
         wr.change(|head| head.imm_or_rkey = key)
     }
 
@@ -300,6 +302,13 @@ impl<K: sealed::Sends> Wr<'_, '_, K> {
     /// Asks for a completion on success too.
     pub fn signaled(self) -> Self {
         self.change(|head| head.flags |= wqe_flags::SIGNALED)
+    }
+
+    /// Over XRC: the number of the SRQ at the peer that it is for. A SEND takes a receive of it; keys are those of its
+    /// protection domain. Every work request of an XRC initiator names one.
+    pub fn to_srq(self, remote_srqn: u32) -> Self {
+        self.writer.address(remote_srqn);
+        self
     }
 
     /// Makes it wait for the READs and atomics before it.

@@ -138,6 +138,8 @@ pub struct Completion {
     /// Whether the first 40 bytes received are the GRH area of a datagram ([`crate::Pd::create_ah_from_wc`]); they count in
     /// `byte_len`.
     pub has_grh: bool,
+    /// Received over XRC: number of the SRQ it was received by; `qpn` is that of the [`TargetQp`](crate::TargetQp).
+    pub srqn: Option<u32>,
     /// Nanoseconds of `CLOCK_MONOTONIC`.
     pub timestamp: u64,
     /// Why, for an error.
@@ -159,6 +161,7 @@ impl Completion {
             solicited: has(cqe_flags::SOLICITED),
             src_qpn: cqe.src_qpn,
             has_grh: has(cqe_flags::GRH),
+            srqn: None,
             timestamp: cqe.timestamp,
             cause: Cause::from_abi(cqe.cause),
         }

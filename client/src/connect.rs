@@ -2,7 +2,7 @@
 use rnic_abi::{Av, QpAttrs, qp_mask};
 use serde::{Deserialize, Serialize};
 
-use crate::{Access, Error, Gid, Mtu, Qp, QpState, QpType, Result};
+use crate::{Access, Context, Error, Gid, Mtu, QpState, QpType, Result};
 
 /// What a peer must know to connect to a QP. Sent to it by any means; [`crate::exchange`] is one.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,13 +25,12 @@ impl Endpoint {
     /// Version of this structure's serialised form.
     pub const VERSION: u32 = 1;
 
-    pub(crate) fn of(qp: &Qp, options: &ConnectOptions) -> Result<Endpoint> {
-        let context = qp.pd().context();
+    pub(crate) fn of(context: &Context, qpn: u32, psn: u32, options: &ConnectOptions) -> Result<Endpoint> {
         let active = context.query_port()?.active_mtu;
         Ok(Endpoint {
             version: Self::VERSION,
-            qpn: qp.qpn(),
-            psn: qp.initial_psn(),
+            qpn,
+            psn,
             gid: context.gid(options.gid_index)?.gid,
             mtu: options.mtu.map_or(active, |mtu| mtu.min(active)),
             rd_atomic: options.rd_atomic.min(clamp(context.attr().max_qp_rd_atom)),
@@ -88,9 +87,52 @@ impl Default for ConnectOptions {
     }
 }
 
+/// A state to go to, and what is given on the way: mask and attributes.
+pub(crate) type Transition = (QpState, u32, QpAttrs);
+
+/// What a reliable QP does: send requests that are acknowledged, acknowledge those of others, or both.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Side {
+    pub asks: bool,
+    pub answers: bool,
+}
+
+impl Side {
+    /// That of an XRC target.
+    pub const TARGET: Side = Side {
+        asks: false,
+        answers: true,
+    };
+
+    /// That of a QP of this type.
+    pub fn of(qp_type: QpType) -> Side {
+        Side {
+            asks: matches!(qp_type, QpType::Rc | QpType::XrcIni),
+            answers: qp_type == QpType::Rc,
+        }
+    }
+}
+
 impl ConnectOptions {
+    /// The transition to INIT, with its mask.
+    pub(crate) fn init_transition(&self) -> Transition {
+        let attrs = QpAttrs {
+            port_num: 1,
+            qp_access_flags: self.access.bits(),
+            ..QpAttrs::default()
+        };
+        let mask = qp_mask::PKEY_INDEX | qp_mask::PORT | qp_mask::ACCESS_FLAGS;
+        (QpState::Init, mask, attrs)
+    }
+
     /// The transitions to RTR and RTS, with their masks (IBTA table 91).
-    pub(crate) fn transitions(&self, qp: &Qp, peer: &Endpoint) -> Result<[(QpState, u32, QpAttrs); 2]> {
+    pub(crate) fn transitions(
+        &self,
+        context: &Context,
+        side: Side,
+        ours: &Endpoint,
+        peer: &Endpoint,
+    ) -> Result<[Transition; 2]> {
         if peer.version != Endpoint::VERSION {
             return Err(Error::InvalidArgument(format!(
                 "the peer's endpoint is of version {}, this library's of {}",
@@ -98,7 +140,6 @@ impl ConnectOptions {
                 Endpoint::VERSION
             )));
         }
-        let ours = Endpoint::of(qp, self)?;
         if ours.gid.is_ipv4() != peer.gid.is_ipv4() {
             return Err(Error::InvalidArgument(format!(
                 "our GID {} and the peer's {} are of different address families; choose another gid_index",
@@ -128,7 +169,7 @@ impl ConnectOptions {
             rnr_retry: self.rnr_retry,
             max_rd_atomic: self
                 .rd_atomic
-                .min(clamp(qp.pd().context().attr().max_qp_init_rd_atom))
+                .min(clamp(context.attr().max_qp_init_rd_atom))
                 .min(peer.rd_atomic),
             ..QpAttrs::default()
         };
@@ -136,8 +177,11 @@ impl ConnectOptions {
             qp_mask::AV | qp_mask::PATH_MTU | qp_mask::DEST_QPN | qp_mask::RQ_PSN,
             qp_mask::SQ_PSN,
         );
-        if qp.qp_type() == QpType::Rc {
+        if side.answers {
             rtr |= qp_mask::MAX_DEST_RD_ATOMIC | qp_mask::MIN_RNR_TIMER;
+            rts |= qp_mask::TIMEOUT;
+        }
+        if side.asks {
             rts |= qp_mask::TIMEOUT | qp_mask::RETRY_CNT | qp_mask::RNR_RETRY | qp_mask::MAX_QP_RD_ATOMIC;
         }
         Ok([(QpState::Rtr, rtr, receive), (QpState::Rts, rts, send)])

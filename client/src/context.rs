@@ -1,4 +1,5 @@
 //! Contexts: a device opened by a process.
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,10 @@ use rnic_abi::{
 };
 
 use crate::session::Session;
-use crate::{AsyncEvent, AsyncEvents, CompChannel, Cq, Error, Gid, GidEntry, Mtu, Pd, PortState, Result};
+use crate::{
+    AsyncEvent, AsyncEvents, CompChannel, Cq, Error, Gid, GidEntry, Mtu, Pd, PortState, Result, Xrcd,
+    XrcdOpen,
+};
 
 /// Where the daemon listens: `$RNIC_SOCKET`, or `/run/rnic/rnicd.sock`.
 pub fn default_socket() -> PathBuf {
@@ -133,6 +137,17 @@ impl Context {
     pub fn alloc_pd(&self) -> Result<Pd> {
         let reply: HandleReply = self.session.control.request(Op::AllocPd, &self.arg())?;
         Ok(Pd::new(self.clone(), reply.handle))
+    }
+
+    /// Opens the XRC domain that an open file stands for: the same for every client that opens the same file, whatever it
+    /// calls it. Anyone who can open the file, if only for reading, can take part.
+    pub fn open_xrcd(&self, file: impl AsFd, how: XrcdOpen) -> Result<Xrcd> {
+        Xrcd::open(self, file.as_fd(), how)
+    }
+
+    /// Makes an XRC domain of this client alone.
+    pub fn alloc_xrcd(&self) -> Result<Xrcd> {
+        Xrcd::alloc(self)
     }
 
     /// Makes a completion channel, for several CQs to wake one waiter.

@@ -14,6 +14,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::context::Context;
 use crate::queue::{QpQueues, Receives};
 use crate::session::Session;
+use crate::srq::Slots;
 use crate::wake::deadline;
 use crate::{CompChannel, Completion, Error, Result};
 
@@ -79,8 +80,36 @@ struct State {
     heads: Box<[u32]>,
     /// Sub-ring at which the next poll begins.
     next: usize,
-    /// The QPs that complete here, by handle, sorted.
-    qps: Vec<(u32, Arc<QpQueues>)>,
+    /// The QPs and XRC SRQs that complete here, by handle, sorted.
+    sources: Vec<(u32, Source)>,
+}
+
+/// What completions are of.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Qp(Arc<QpQueues>),
+    /// An XRC SRQ: whatever QP it has received by.
+    Srq(Arc<Slots>),
+}
+
+impl Source {
+    /// What a completion retires, as the application knows it; `None` when there is no such thing.
+    fn retire(&self, cqe: &Cqe) -> Option<Completion> {
+        match self {
+            Source::Qp(queues) => Some(Completion::new(cqe, queues.retire(cqe)?)),
+            Source::Srq(slots) => Some(Completion {
+                srqn: Some(slots.number),
+                ..Completion::new(cqe, slots.retire(cqe.wr_id)?)
+            }),
+        }
+    }
+
+    fn settle(&self) {
+        match self {
+            Source::Qp(queues) => queues.settle(),
+            Source::Srq(slots) => slots.settle(),
+        }
+    }
 }
 
 impl Cq {
@@ -104,7 +133,7 @@ impl Cq {
                 carried: VecDeque::new(),
                 heads: place.heads(session, reply.subrings),
                 next: 0,
-                qps: Vec::new(),
+                sources: Vec::new(),
             }),
             armed: AtomicBool::new(false),
             corrupt: AtomicBool::new(false),
@@ -273,19 +302,19 @@ impl CqInner {
             carried,
             heads,
             next,
-            qps,
+            sources,
         } = &mut *state;
         let mut count = 0;
         let mut touched: Option<(u32, Touched<'_>)> = None;
         let mut take = |cqe: Cqe, out: &mut [Completion], count: &mut usize| {
             if touched.as_ref().is_none_or(|(handle, _)| *handle != cqe.handle) {
-                // Completions of QPs that were destroyed find no QP and are dropped.
-                touched = find(qps, cqe.handle).map(|queues| (cqe.handle, Touched(queues)));
+                // Completions of QPs and SRQs that were destroyed find nothing and are dropped.
+                touched = find(sources, cqe.handle).map(|source| (cqe.handle, Touched(source)));
             }
-            if let Some((_, Touched(queues))) = &touched
-                && let Some(wr_id) = queues.retire(&cqe)
+            if let Some((_, Touched(source))) = &touched
+                && let Some(completion) = source.retire(&cqe)
             {
-                out[*count] = Completion::new(&cqe, wr_id);
+                out[*count] = completion;
                 *count += 1;
             }
         };
@@ -336,11 +365,14 @@ impl CqInner {
         }
         // No core writes to the old place any more.
         let State {
-            heads, carried, qps, ..
+            heads,
+            carried,
+            sources,
+            ..
         } = &mut *state;
         self.each_in(old, heads, |cqe| {
             // Those of destroyed QPs would be dropped later.
-            if find(qps, cqe.handle).is_some() {
+            if find(sources, cqe.handle).is_some() {
                 carried.push_back(*cqe);
             }
         });
@@ -384,18 +416,18 @@ impl CqInner {
         Ok(())
     }
 
-    /// Completions of this QP are delivered from now on.
-    pub fn attach(&self, handle: u32, queues: &Arc<QpQueues>) {
+    /// Completions of this QP or XRC SRQ are delivered from now on.
+    pub fn attach(&self, handle: u32, source: Source) {
         let mut state = self.lock();
-        if let Err(at) = state.qps.binary_search_by_key(&handle, |(handle, _)| *handle) {
-            state.qps.insert(at, (handle, queues.clone()));
+        if let Err(at) = state.sources.binary_search_by_key(&handle, |(handle, _)| *handle) {
+            state.sources.insert(at, (handle, source));
         }
     }
 
-    /// Completions of this QP are dropped from now on. The daemon makes no more.
+    /// Completions of this QP or XRC SRQ are dropped from now on. The daemon makes no more.
     pub fn detach(&self, handle: u32) {
         let mut state = self.lock();
-        if let Some(queues) = find(&state.qps, handle)
+        if let Some(Source::Qp(queues)) = find(&state.sources, handle)
             && let Receives::Shared(srq) = &queues.recv
         {
             // What it has received and nobody has polled: the SRQ lives on, and needs the room.
@@ -404,10 +436,10 @@ impl CqInner {
                     queues.retire(cqe);
                 }
             });
-            srq.0.settle();
+            srq.0.slots.settle();
         }
-        if let Ok(at) = state.qps.binary_search_by_key(&handle, |(handle, _)| *handle) {
-            state.qps.remove(at);
+        if let Ok(at) = state.sources.binary_search_by_key(&handle, |(handle, _)| *handle) {
+            state.sources.remove(at);
         }
     }
 
@@ -473,13 +505,15 @@ impl Drop for CqInner {
     }
 }
 
-fn find(qps: &[(u32, Arc<QpQueues>)], handle: u32) -> Option<&QpQueues> {
-    let at = qps.binary_search_by_key(&handle, |(handle, _)| *handle).ok()?;
-    Some(&qps[at].1)
+fn find(sources: &[(u32, Source)], handle: u32) -> Option<&Source> {
+    let at = sources
+        .binary_search_by_key(&handle, |(handle, _)| *handle)
+        .ok()?;
+    Some(&sources[at].1)
 }
 
-/// A QP of which completions were taken. What they retired is released when the poll turns to another QP.
-struct Touched<'q>(&'q QpQueues);
+/// A QP or SRQ of which completions were taken. What they retired is released when the poll turns to another.
+struct Touched<'q>(&'q Source);
 
 impl Drop for Touched<'_> {
     fn drop(&mut self) {

@@ -79,6 +79,7 @@ mod session;
 mod shm;
 mod srq;
 mod wake;
+mod xrc;
 
 pub use access::{Access, Mtu, PortState, QpState, QpType};
 pub use ah::{AddressVector, Ah, AhAttr, MacAddr};
@@ -98,3 +99,4 @@ pub use qp::Qp;
 pub use qp_attr::{QpAttr, QpChange, QpInitAttr};
 pub use qp_config::QpConfig;
 pub use srq::{Srq, SrqAttr, SrqBatch, SrqRecv};
+pub use xrc::{TargetQp, Xrcd, XrcdOpen};

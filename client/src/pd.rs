@@ -3,7 +3,9 @@ use std::sync::Arc;
 
 use rnic_abi::{Empty, HandleArg, Op};
 
-use crate::{Access, AddressVector, Ah, Completion, Context, Error, Mr, MrSlice, Qp, QpConfig, Result, Srq};
+use crate::{
+    Access, AddressVector, Ah, Completion, Context, Cq, Error, Mr, MrSlice, Qp, QpConfig, Result, Srq, Xrcd,
+};
 
 /// A protection domain: QPs use the memory regions of their own domain only. Cheap to clone; any thread. Freed
 /// when the last clone, region and QP of it are gone.
@@ -46,6 +48,13 @@ impl Pd {
     /// Makes a shared receive queue for at least `max_wr` receives of up to `max_sge` scatter/gather entries.
     pub fn create_srq(&self, max_wr: u32, max_sge: u32) -> Result<Srq> {
         Srq::create(self, max_wr, max_sge)
+    }
+
+    /// Makes an XRC SRQ of a domain: initiators send to it, by its number, through the domain's target QPs. Its receives, for
+    /// which all else is as in [`Pd::create_srq`], complete to `cq`; the keys of requests that name it must be of this
+    /// protection domain.
+    pub fn create_xrc_srq(&self, xrcd: &Xrcd, cq: &Cq, max_wr: u32, max_sge: u32) -> Result<Srq> {
+        Srq::create_xrc(self, xrcd, cq, max_wr, max_sge)
     }
 
     /// Makes an address handle back to the sender of a datagram, from where it was received: `received` begins with the

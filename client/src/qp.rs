@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rnic_abi::{
-    CreateQp, CreateQpReply, Empty, Handle, HandleArg, McastArg, ModifyQp, Op, QpAttrs, QueryQpReply,
-    qp_mask, work_queue_size,
+    CreateQp, CreateQpReply, Empty, Handle, McastArg, ModifyQp, Op, QpAttrs, qp_mask, work_queue_size,
 };
 
+use crate::connect::Side;
+use crate::cq::Source;
 use crate::queue::{Doorbell, QpQueues, Receives, WorkQueue};
 use crate::session::Session;
 use crate::{
@@ -53,7 +54,10 @@ impl Qp {
         let body = CreateQp {
             pd: pd.0.handle,
             send_cq: config.send_cq.0.handle(),
-            recv_cq: config.recv_cq.0.handle(),
+            recv_cq: match config.qp_type {
+                QpType::XrcIni => 0,
+                _ => config.recv_cq.0.handle(),
+            },
             qp_type: config.qp_type as u32,
             sq_units,
             rq_units,
@@ -62,14 +66,14 @@ impl Qp {
         };
         let reply: CreateQpReply = session.control.request(Op::CreateQp, &body)?;
         let queues = Arc::new(Self::queues(session, &config, &reply)?);
-        config.send_cq.0.attach(reply.handle, &queues);
-        config.recv_cq.0.attach(reply.handle, &queues);
+        for cq in [&config.send_cq, &config.recv_cq] {
+            cq.0.attach(reply.handle, Source::Qp(queues.clone()));
+        }
         Ok(Qp {
             handle: reply.handle,
             qpn: reply.qpn,
             qp_type: config.qp_type,
-            // A start that nobody can guess, so that frames of an earlier connection do not fit (IBTA 9.7.1).
-            initial_psn: RandomState::new().hash_one(reply.qpn) as u32 & 0xFF_FFFF,
+            initial_psn: unpredictable_psn(reply.qpn),
             sq_sig_all: config.sq_sig_all,
             state: AtomicU8::new(QpState::Reset as u8),
             queues,
@@ -97,6 +101,7 @@ impl Qp {
             send: queue("send", reply.sq_offset, reply.sq_depth, config.send_limits())?,
             recv: match &config.srq {
                 Some(srq) => Receives::Shared(srq.clone()),
+                None if config.qp_type == QpType::XrcIni => Receives::Nowhere,
                 None => Receives::Own(queue(
                     "receive",
                     reply.rq_offset,
@@ -137,7 +142,7 @@ impl Qp {
     pub fn depths(&self) -> (u32, u32) {
         let recv = match &self.queues.recv {
             Receives::Own(queue) => queue.depth(),
-            Receives::Shared(_) => 0,
+            Receives::Shared(_) | Receives::Nowhere => 0,
         };
         (self.queues.send.depth(), recv)
     }
@@ -145,14 +150,9 @@ impl Qp {
     /// The SRQ it draws its receives from, if it does.
     pub fn srq(&self) -> Option<&Srq> {
         match &self.queues.recv {
-            Receives::Own(_) => None,
+            Receives::Own(_) | Receives::Nowhere => None,
             Receives::Shared(srq) => Some(srq),
         }
-    }
-
-    /// PSN that a connection of this QP starts with.
-    pub(crate) fn initial_psn(&self) -> u32 {
-        self.initial_psn
     }
 
     /// Starts a batch of sends. See [`Batch`] for what it holds.
@@ -176,10 +176,11 @@ impl Qp {
     /// receives are posted there.
     pub fn recv_batch(&self) -> Result<RecvBatch<'_>> {
         let Receives::Own(queue) = &self.queues.recv else {
-            return Err(Error::InvalidArgument(format!(
-                "QP {:#x} draws its receives from an SRQ; post them there",
-                self.qpn
-            )));
+            let why = match self.qp_type {
+                QpType::XrcIni => "receives nothing",
+                _ => "draws its receives from an SRQ; post them there",
+            };
+            return Err(Error::InvalidArgument(format!("QP {:#x} {why}", self.qpn)));
         };
         let writer = queue.writer(&self.pd.context().session, &self.pd);
         let not_ready = match self.last_state() {
@@ -198,24 +199,20 @@ impl Qp {
 
     /// RESET → INIT, where receives may be posted. [`Qp::connect`] does it too.
     pub fn init(&self, options: &ConnectOptions) -> Result<()> {
-        let attrs = QpAttrs {
-            port_num: 1,
-            qp_access_flags: options.access.bits(),
-            ..QpAttrs::default()
-        };
-        let mask = qp_mask::PKEY_INDEX | qp_mask::PORT | qp_mask::ACCESS_FLAGS;
-        self.enter(QpState::Init, mask, attrs)
+        let (state, mask, attrs) = options.init_transition();
+        self.enter(state, mask, attrs)
     }
 
     /// What the peer needs to connect to this QP.
     pub fn endpoint(&self, options: &ConnectOptions) -> Result<Endpoint> {
-        Endpoint::of(self, options)
+        Endpoint::of(self.pd.context(), self.qpn, self.initial_psn, options)
     }
 
     /// RESET or INIT → RTR → RTS, connected to the peer's QP of the same type. The peer does the same with our endpoint; a
     /// send posted before it has is retried until it has, as `options` allow, and lost on UC.
     pub fn connect(&self, peer: &Endpoint, options: &ConnectOptions) -> Result<()> {
-        let transitions = options.transitions(self, peer)?;
+        let ours = self.endpoint(options)?;
+        let transitions = options.transitions(self.pd.context(), Side::of(self.qp_type), &ours, peer)?;
         if self.last_state() == QpState::Reset {
             self.init(options)?;
         }
@@ -282,7 +279,7 @@ impl Qp {
         self.send_cq.0.paused(|| self.queues.send.retire_all());
         match &self.queues.recv {
             Receives::Own(queue) => self.recv_cq.0.paused(|| queue.retire_all()),
-            Receives::Shared(_) => {}
+            Receives::Shared(_) | Receives::Nowhere => {}
         }
         self.queues.settle();
     }
@@ -291,7 +288,7 @@ impl Qp {
     /// refused change changes nothing, and says which attribute is wrong and what would be right.
     pub fn modify(&self, change: QpChange) -> Result<()> {
         let QpChange { mask, attrs } = change;
-        self.request(mask, attrs)?;
+        modify(self.session(), self.handle, change)?;
         if mask & qp_mask::STATE != 0 {
             self.state.store(attrs.qp_state, Ordering::Relaxed);
             if attrs.qp_state == QpState::Reset as u8 {
@@ -303,12 +300,7 @@ impl Qp {
 
     /// Its attributes as the daemon has them, what it was made with, and why it failed if it did.
     pub fn query(&self) -> Result<QpAttr> {
-        let arg = HandleArg {
-            handle: self.handle,
-            reserved: 0,
-        };
-        let reply: QueryQpReply = self.session().control.request(Op::QueryQp, &arg)?;
-        let attr = QpAttr::from_abi(&reply)?;
+        let attr = QpAttr::query(self.session(), self.handle)?;
         self.state.store(attr.state as u8, Ordering::Relaxed);
         Ok(attr)
     }
@@ -341,13 +333,6 @@ impl Qp {
         self.modify(change.state(state))
     }
 
-    fn request(&self, mask: u32, attrs: QpAttrs) -> Result<()> {
-        let handle = self.handle;
-        let body = ModifyQp { handle, mask, attrs };
-        self.session().control.request::<Empty>(Op::ModifyQp, &body)?;
-        Ok(())
-    }
-
     /// The state as far as the library knows: a failure found by the daemon shows in completions and
     /// [`Qp::query`].
     fn last_state(&self) -> QpState {
@@ -367,6 +352,18 @@ impl Qp {
     fn session(&self) -> &Session {
         &self.pd.context().session
     }
+}
+
+/// Changes a QP, or a target QP.
+pub(crate) fn modify(session: &Session, handle: u32, change: QpChange) -> Result<()> {
+    let QpChange { mask, attrs } = change;
+    let body = ModifyQp { handle, mask, attrs };
+    session.control.request::<Empty>(Op::ModifyQp, &body).map(drop)
+}
+
+/// A first PSN that nobody can guess, so that frames of an earlier connection do not fit (IBTA 9.7.1).
+pub(crate) fn unpredictable_psn(qpn: u32) -> u32 {
+    RandomState::new().hash_one(qpn) as u32 & 0xFF_FFFF
 }
 
 /// Value of [`Qp::state`] after [`Qp::destroy`]; no number of `enum ibv_qp_state`.

@@ -1,6 +1,7 @@
 //! What a QP is made with, what of it a query tells, and what is changed of it.
-use rnic_abi::{Av, QpAttrs, QpInitAttrs, QueryQpReply, qp_mask};
+use rnic_abi::{Av, HandleArg, Op, QpAttrs, QpInitAttrs, QueryQpReply, qp_mask};
 
+use crate::session::Session;
 use crate::{Access, AddressVector, Cause, Error, Mtu, QpState, QpType, Result};
 
 /// The attributes of a QP as the daemon has them now.
@@ -66,7 +67,13 @@ pub struct QpInitAttr {
 }
 
 impl QpAttr {
-    pub(crate) fn from_abi(reply: &QueryQpReply) -> Result<QpAttr> {
+    /// The attributes of a QP, or of a target QP, of this handle.
+    pub(crate) fn query(session: &Session, handle: u32) -> Result<QpAttr> {
+        let arg = HandleArg { handle, reserved: 0 };
+        QpAttr::from_abi(&session.control.request(Op::QueryQp, &arg)?)
+    }
+
+    fn from_abi(reply: &QueryQpReply) -> Result<QpAttr> {
         let QueryQpReply { attrs, cause, init } = reply;
         let unknown = |what: &str, code: u32| Error::Protocol(format!("a QP {what} of {code}"));
         let state = QpState::from_code(attrs.qp_state);

@@ -40,6 +40,12 @@ impl QpConfig {
         self
     }
 
+    /// The sending half of an extended reliable connection, which receives nothing: [`Qp::recv_cq`](crate::Qp::recv_cq) is
+    /// its send CQ as well.
+    pub fn xrc_ini(send_cq: &Cq) -> QpConfig {
+        QpConfig::new(send_cq, send_cq).qp_type(QpType::XrcIni)
+    }
+
     /// Sends that can be outstanding, each as long as the other limits allow.
     pub fn max_send_wr(mut self, max: u32) -> Self {
         self.max_send_wr = max;
@@ -80,6 +86,7 @@ impl QpConfig {
         Limits {
             max_sge: self.max_sge as usize,
             max_inline: self.max_inline as usize,
+            xrc: self.qp_type == QpType::XrcIni,
         }
     }
 
@@ -87,6 +94,7 @@ impl QpConfig {
         Limits {
             max_sge: self.max_sge as usize,
             max_inline: 0,
+            xrc: false,
         }
     }
 
@@ -109,9 +117,12 @@ impl QpConfig {
                 .checked_mul(each)
                 .ok_or_else(|| Error::InvalidArgument(format!("{what} {count} is too many")))
         };
-        Ok((
-            total("max_send_wr", self.max_send_wr, sges.max(inline))?,
-            total("max_recv_wr", self.max_recv_wr, sges)?,
-        ))
+        let xrc = self.qp_type == QpType::XrcIni;
+        let send = sges.max(inline) + u32::from(xrc);
+        let recv = match xrc {
+            true => 0,
+            false => total("max_recv_wr", self.max_recv_wr, sges)?,
+        };
+        Ok((total("max_send_wr", self.max_send_wr, send)?, recv))
     }
 }

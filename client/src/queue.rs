@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rnic_abi::{
-    Cqe, MAX_SGE, RING_ENTRIES, RingIndices, SGES_IN_HEAD, SGES_PER_UNIT, Sge, WQE_UNIT, Wqe, cqe_flags,
-    wqe_flags,
+    Cqe, MAX_SGE, RING_ENTRIES, RingIndices, SGES_IN_HEAD, SGES_PER_UNIT, Sge, WQE_UNIT, Wqe, XrcUnit,
+    cqe_flags, wqe_flags,
 };
 use zerocopy::IntoBytes;
 
@@ -32,6 +32,8 @@ pub(crate) struct QpQueues {
 pub(crate) enum Receives {
     Own(WorkQueue),
     Shared(Srq),
+    /// An XRC initiator has none.
+    Nowhere,
 }
 
 impl QpQueues {
@@ -40,7 +42,8 @@ impl QpQueues {
         match &self.recv {
             _ if cqe.flags & cqe_flags::RECV == 0 => self.send.retire(cqe.wr_id),
             Receives::Own(queue) => queue.retire(cqe.wr_id),
-            Receives::Shared(srq) => srq.0.retire(cqe.wr_id),
+            Receives::Shared(srq) => srq.0.slots.retire(cqe.wr_id),
+            Receives::Nowhere => None,
         }
     }
 
@@ -49,7 +52,8 @@ impl QpQueues {
         self.send.settle();
         match &self.recv {
             Receives::Own(queue) => queue.settle(),
-            Receives::Shared(srq) => srq.0.settle(),
+            Receives::Shared(srq) => srq.0.slots.settle(),
+            Receives::Nowhere => {}
         }
     }
 }
@@ -59,6 +63,8 @@ impl QpQueues {
 pub(crate) struct Limits {
     pub max_sge: usize,
     pub max_inline: usize,
+    /// Each request ends with an [`XrcUnit`].
+    pub xrc: bool,
 }
 
 /// One side of a QP.
@@ -154,6 +160,7 @@ impl WorkQueue {
             next: start,
             count: 0,
             current: None,
+            remote_srqn: None,
             error: None,
         }
     }
@@ -249,6 +256,8 @@ pub(crate) struct Writer<'q> {
     count: usize,
     /// The head of the newest entry, with its index, which can still be changed.
     current: Option<(u32, u64, Wqe)>,
+    /// The XRC SRQ that it is for.
+    remote_srqn: Option<u32>,
     error: Option<Error>,
 }
 
@@ -281,12 +290,17 @@ impl Writer<'_> {
             .map(|(_, wr_id, head)| (wr_id, head))
     }
 
+    /// Says which XRC SRQ at the peer the newest entry is for.
+    pub fn address(&mut self, remote_srqn: u32) {
+        self.remote_srqn = Some(remote_srqn);
+    }
+
     /// Makes the whole batch visible with one doorbell, and tells how many entries it has.
     pub fn commit(mut self) -> Result<usize> {
+        self.finish_current();
         if let Some(error) = self.error.take() {
             return Err(error);
         }
-        self.finish_current();
         if self.count > 0 {
             let queue = self.queue;
             queue.posted.store(self.next, Ordering::Release);
@@ -348,6 +362,10 @@ impl Writer<'_> {
         self.finish_current();
         let queue = self.queue;
         let first = self.next;
+        let units = units + u32::from(queue.limits.xrc);
+        if queue.limits.xrc {
+            head.flags |= wqe_flags::XRC;
+        }
         let end = first.wrapping_add(units);
         let producer = self.producer();
         if end.wrapping_sub(producer.released) > queue.depth {
@@ -396,6 +414,34 @@ impl Writer<'_> {
                 .wr_id
                 .store(wr_id, Ordering::Relaxed);
             self.session.region.write(self.queue.unit(index), head.as_bytes());
+            self.finish_address(index, &head);
+        }
+    }
+
+    /// Writes whom an entry is for, where that is to be said.
+    fn finish_address(&mut self, index: u32, head: &Wqe) {
+        let remote_srqn = self.remote_srqn.take();
+        let qpn = self.queue.qpn;
+        let wrong = |what: &str| Error::InvalidArgument(format!("a work request on QP {qpn:#x} {what}"));
+        match (self.queue.limits.xrc, remote_srqn) {
+            (true, Some(remote_srqn)) if remote_srqn >> 24 == 0 => {
+                let unit = XrcUnit {
+                    remote_srqn,
+                    ..XrcUnit::default()
+                };
+                let last = index.wrapping_add(u32::from(head.units) - 1);
+                self.session.region.write(self.queue.unit(last), unit.as_bytes());
+            }
+            (true, Some(remote_srqn)) => {
+                self.refuse(wrong(&format!(
+                    "names the SRQ {remote_srqn:#x}; numbers have 24 bits"
+                )));
+            }
+            (true, None) => self.refuse(wrong("names no SRQ at the peer; an XRC initiator needs `to_srq`")),
+            (false, Some(remote_srqn)) if remote_srqn != 0 => {
+                self.refuse(wrong("names an SRQ at the peer; only an XRC initiator does"));
+            }
+            (false, _) => {}
         }
     }
 

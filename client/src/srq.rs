@@ -3,15 +3,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rnic_abi::{
-    CreateSrq, CreateSrqReply, Empty, HandleArg, ModifySrq, Op, QuerySrqReply, RING_ENTRIES, RingIndices,
-    SGES_IN_HEAD, SGES_PER_UNIT, Sge, WQE_UNIT, Wqe, srq_mask, work_queue_size,
+    CreateSrq, CreateSrqReply, CreateXrcSrq, Empty, HandleArg, ModifySrq, Op, QuerySrqReply, RING_ENTRIES,
+    RingIndices, SGES_IN_HEAD, SGES_PER_UNIT, Sge, WQE_UNIT, Wqe, srq_mask, work_queue_size,
 };
 use zerocopy::IntoBytes;
 
+use crate::cq::Source;
 use crate::mr::Region;
 use crate::queue::{check_slices, sge};
 use crate::session::Session;
-use crate::{Error, MrSlice, Pd, Result};
+use crate::{Cq, Error, MrSlice, Pd, Result, Xrcd};
 
 /// A shared receive queue: receives posted here serve whichever of its QPs ([`crate::QpConfig::srq`]) gets a message.
 /// Cheap to clone; any thread. Destroyed with its last clone and QP.
@@ -37,12 +38,27 @@ pub struct SrqAttr {
 pub(crate) struct SrqInner {
     pd: Pd,
     handle: u32,
-    number: u32,
     /// Where its [`RingIndices`] stand in the region.
     ring: usize,
     /// Units of the ring, and of each receive.
     depth: u32,
     stride: u32,
+    pub slots: Arc<Slots>,
+    /// What an XRC SRQ keeps besides.
+    xrc: Option<XrcPart>,
+}
+
+#[derive(Debug)]
+struct XrcPart {
+    /// The CQ of its receives.
+    cq: Cq,
+    xrcd: Xrcd,
+}
+
+/// Receives in flight: what CQs need to know of an SRQ.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    pub number: u32,
     max_sge: usize,
     /// Receives posted and not completed, by the slot that their WQE carries.
     entries: Box<[Entry]>,
@@ -80,7 +96,32 @@ impl Srq {
             max_sge,
             reserved: 0,
         };
-        let made: CreateSrqReply = session.control.request(Op::CreateSrq, &body)?;
+        let made = session.control.request(Op::CreateSrq, &body)?;
+        Srq::of(pd, &made, None)
+    }
+
+    pub(crate) fn create_xrc(pd: &Pd, xrcd: &Xrcd, cq: &Cq, max_wr: u32, max_sge: u32) -> Result<Srq> {
+        let session = &pd.context().session;
+        if !cq.0.is_of(session) || !Arc::ptr_eq(&xrcd.context().session, session) {
+            return Err(Error::InvalidArgument(
+                "the CQ or the XRC domain belongs to another context than the PD".into(),
+            ));
+        }
+        let body = CreateXrcSrq {
+            xrcd: xrcd.handle(),
+            pd: pd.0.handle,
+            cq: cq.0.handle(),
+            max_wr,
+            max_sge,
+            reserved: 0,
+        };
+        let made = session.control.request(Op::CreateXrcSrq, &body)?;
+        let (cq, xrcd) = (cq.clone(), xrcd.clone());
+        Srq::of(pd, &made, Some(XrcPart { cq, xrcd }))
+    }
+
+    fn of(pd: &Pd, made: &CreateSrqReply, xrc: Option<XrcPart>) -> Result<Srq> {
+        let session = &pd.context().session;
         let depth = session.check_depth(made.depth)?;
         let ring = session.check_queue(made.offset, work_queue_size(depth))?;
         let stride = made.stride;
@@ -92,13 +133,8 @@ impl Srq {
             )));
         }
         let max_sge = made.max_sge.min(rnic_abi::MAX_SGE as u32) as usize;
-        Ok(Srq(Arc::new(SrqInner {
-            pd: pd.clone(),
-            handle: made.handle,
+        let slots = Arc::new(Slots {
             number: made.srqn,
-            ring,
-            depth,
-            stride,
             max_sge,
             entries: (0..made.max_wr).map(|_| Entry::default()).collect(),
             retired: Mutex::new(Vec::with_capacity(made.max_wr as usize)),
@@ -111,12 +147,29 @@ impl Srq {
                 batch: Vec::with_capacity(made.max_wr as usize),
                 held: vec![None; made.max_wr as usize * max_sge].into(),
             }),
+        });
+        if let Some(xrc) = &xrc {
+            xrc.cq.0.attach(made.handle, Source::Srq(slots.clone()));
+        }
+        Ok(Srq(Arc::new(SrqInner {
+            pd: pd.clone(),
+            handle: made.handle,
+            ring,
+            depth,
+            stride,
+            slots,
+            xrc,
         })))
     }
 
-    /// Its number in asynchronous events.
+    /// Its number in asynchronous events; of an XRC SRQ also the one that peers name it by.
     pub fn number(&self) -> u32 {
-        self.0.number
+        self.0.slots.number
+    }
+
+    /// Its XRC domain and the CQ that its receives complete to, if it is an XRC SRQ.
+    pub fn xrc(&self) -> Option<(&Xrcd, &Cq)> {
+        self.0.xrc.as_ref().map(|xrc| (&xrc.xrcd, &xrc.cq))
     }
 
     /// The protection domain of the memory its receives name. QPs may be of others.
@@ -126,12 +179,17 @@ impl Srq {
 
     /// Receives that can be outstanding. One stays so until its completion is polled.
     pub fn max_wr(&self) -> u32 {
-        self.0.entries.len() as u32
+        self.0.slots.entries.len() as u32
     }
 
     /// Starts a batch of receives. See [`SrqBatch`] for what it holds.
     pub fn batch(&self) -> SrqBatch<'_> {
-        let producer = self.0.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        let producer = self
+            .0
+            .slots
+            .producer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         SrqBatch {
             srq: &self.0,
             producer: Some(producer),
@@ -195,6 +253,13 @@ impl SrqInner {
         Arc::ptr_eq(&self.pd.context().session, session)
     }
 
+    /// Where a unit stands in the region.
+    fn unit(&self, index: u32) -> usize {
+        self.ring + RING_ENTRIES + (index & (self.depth - 1)) as usize * WQE_UNIT
+    }
+}
+
+impl Slots {
     /// The receive that carried `cookie` has completed. The application's number of it, or `None` when no such
     /// receive is in flight: the daemon made it up.
     pub fn retire(&self, cookie: u64) -> Option<u64> {
@@ -237,17 +302,15 @@ impl SrqInner {
     fn retired(&self) -> MutexGuard<'_, Vec<u32>> {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Where a unit stands in the region.
-    fn unit(&self, index: u32) -> usize {
-        self.ring + RING_ENTRIES + (index & (self.depth - 1)) as usize * WQE_UNIT
-    }
 }
 
 impl Drop for SrqInner {
     fn drop(&mut self) {
         // Nothing to tell anyone: a daemon that is gone has destroyed it.
         let _ = self.session().destroy(Op::DestroySrq, self.handle);
+        if let Some(xrc) = &self.xrc {
+            xrc.cq.0.detach(self.handle);
+        }
     }
 }
 
@@ -272,7 +335,7 @@ impl<'q> SrqBatch<'q> {
         };
         match added {
             Ok(slot) => SrqRecv {
-                entry: Some(&self.srq.entries[slot as usize]),
+                entry: Some(&self.srq.slots.entries[slot as usize]),
             },
             Err(error) => {
                 self.error = self.error.take().or(error);
@@ -290,7 +353,7 @@ impl<'q> SrqBatch<'q> {
         let producer = self.producer();
         let count = producer.batch.len();
         for slot in producer.batch.drain(..) {
-            srq.entries[slot as usize]
+            srq.slots.entries[slot as usize]
                 .in_flight
                 .store(true, Ordering::Release);
         }
@@ -305,25 +368,27 @@ impl<'q> SrqBatch<'q> {
 
     fn append(&mut self, local: &[MrSlice]) -> Result<u32> {
         let srq = self.srq;
-        check_slices(local, srq.max_sge, &srq.pd, || format!("SRQ {}", srq.number))?;
+        check_slices(local, srq.slots.max_sge, &srq.pd, || {
+            format!("SRQ {}", srq.slots.number)
+        })?;
         let producer = self.producer();
         if producer.free.is_empty() {
-            srq.release(producer);
+            srq.slots.release(producer);
         }
         let slot = producer.free.pop().ok_or(Error::QueueFull {
             queue: "shared receive",
-            qpn: srq.number,
-            depth: srq.entries.len() as u32,
+            qpn: srq.slots.number,
+            depth: srq.slots.entries.len() as u32,
         })?;
         let first = producer
             .tail
             .wrapping_add(producer.batch.len() as u32 * srq.stride);
         producer.batch.push(slot);
-        let held = &mut producer.held[slot as usize * srq.max_sge..];
+        let held = &mut producer.held[slot as usize * srq.slots.max_sge..];
         for (to, slice) in held.iter_mut().zip(local) {
             *to = Some(slice.region().clone());
         }
-        let entry = &srq.entries[slot as usize];
+        let entry = &srq.slots.entries[slot as usize];
         let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
         entry.generation.store(generation, Ordering::Release);
         entry.wr_id.store(0, Ordering::Relaxed);
@@ -358,15 +423,15 @@ impl Drop for SrqBatch<'_> {
     fn drop(&mut self) {
         if let Some(mut producer) = self.producer.take() {
             while let Some(slot) = producer.batch.pop() {
-                self.srq.free(&mut producer, slot);
+                self.srq.slots.free(&mut producer, slot);
             }
         }
-        if self.srq.producer.is_poisoned() {
+        if self.srq.slots.producer.is_poisoned() {
             // A panic while a batch was built took the batch back, so the queue is whole.
-            self.srq.producer.clear_poison();
+            self.srq.slots.producer.clear_poison();
         }
         // Whoever retired something meanwhile has left it to this thread.
-        self.srq.settle();
+        self.srq.slots.settle();
     }
 }
 

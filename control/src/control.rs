@@ -26,7 +26,7 @@ use crate::{
     neighbour::Neighbours,
     netlink::{self, Monitor},
     notify::Notifier,
-    objects::{AhSlots, Numbers, Object, Space, Table},
+    objects::{AhSlots, Domains, Numbers, Object, Space, Table},
     ops::Ops,
     poller::{Interest, Poller, Ready, Source},
     quota::Quota,
@@ -54,6 +54,7 @@ pub(crate) struct AllNumbers {
     pub keys: Numbers,
     pub cqs: Numbers,
     pub srqs: Numbers,
+    pub xrcds: Numbers,
     pub qpns: Numbers,
 }
 
@@ -62,6 +63,8 @@ pub struct Control {
     pub(crate) config: Config,
     pub(crate) quota: Quota,
     pub(crate) engine: Engine,
+    /// XRC domains, shared by all who hold them.
+    pub(crate) domains: Domains,
     /// By number; those that were removed stay until another takes their place.
     pub(crate) devices: Vec<Device>,
     pub(crate) hotplug: Hotplug,
@@ -168,11 +171,14 @@ impl Control {
             keys: space(Space::Keys, 1, limits.mrs)?,
             cqs: space(Space::Cqs, 0, limits.cqs)?,
             srqs: space(Space::Srqs, 0, limits.srqs)?,
+            // Zero is the domain of what is in none.
+            xrcds: space(Space::Xrcds, 1, pds.saturating_add(1).min(1 << SLOT_BITS))?,
             // QP0 and QP1 are the management QPs.
             qpns: space(Space::Qpns, 2, limits.qps)?,
         };
         let boot_epoch = engine.boot_epoch();
         let mut control = Control {
+            domains: Domains::default(),
             quota: Quota {
                 limits: config.limits.per_client.clone(),
             },

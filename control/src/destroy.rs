@@ -169,7 +169,7 @@ impl Control {
             let known_to_cores = |key: &Key| match self.objects.peek(*key).map(|object| &object.what) {
                 Some(What::Qp(qp)) => qp.here.is_none(),
                 Some(What::Mr(_) | What::Cq(_) | What::Ah(_) | What::Srq(_)) => true,
-                Some(What::Pd(_) | What::Channel(_)) | None => false,
+                Some(What::Pd(_) | What::Channel(_) | What::Xrcd(_) | What::Target(_)) | None => false,
             };
             if destroy.objects.iter().any(known_to_cores) {
                 match self.begun_grace(&destroy.objects) {
@@ -325,7 +325,8 @@ impl Control {
             What::Qp(qp) => self.numbers.qpns.give(qp.slot()),
             What::Ah(ah) => self.ahs.give(ah.slot()),
             What::Srq(srq) => self.numbers.srqs.give(srq.slot()),
-            What::Channel(_) => {}
+            What::Xrcd(xrcd) => self.let_go_of_domain(xrcd.number),
+            What::Channel(_) | What::Target(_) => {}
         }
         self.give_handle(object.owner, object.handle);
     }
@@ -351,12 +352,12 @@ impl Control {
                 }
             }
             What::Qp(qp) => {
-                for queue in [Some(qp.sq), qp.rq].into_iter().flatten() {
+                for queue in [qp.sq, qp.rq].into_iter().flatten() {
                     self.give_queue_space(conn, queue);
                 }
             }
             What::Srq(srq) => self.give_queue_space(conn, srq.slice),
-            What::Pd(_) | What::Channel(_) | What::Ah(_) => {}
+            What::Pd(_) | What::Channel(_) | What::Ah(_) | What::Xrcd(_) | What::Target(_) => {}
         }
         false
     }
@@ -367,10 +368,10 @@ type Stop = Box<dyn FnOnce(rnic_engine::command::Token) -> Command>;
 /// Step 8.
 fn answer_to(object: &Object) -> Reply {
     match object.kind() {
-        Kind::Cq | Kind::Qp | Kind::Srq => Reply::new(&DestroyReply {
+        Kind::Cq | Kind::Qp | Kind::Srq | Kind::Target => Reply::new(&DestroyReply {
             events_reported: object.reported,
             reserved: 0,
         }),
-        Kind::Pd | Kind::Mr | Kind::Channel | Kind::Ah => Reply::default(),
+        Kind::Pd | Kind::Mr | Kind::Channel | Kind::Ah | Kind::Xrcd => Reply::default(),
     }
 }

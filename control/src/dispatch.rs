@@ -148,7 +148,7 @@ impl Control {
             Op::CreateQp => self.create_qp(conn, &request.body()?),
             Op::ModifyQp => self.modify_qp(conn, &request.body()?),
             Op::QueryQp => self.query_qp(conn, &request.body()?),
-            Op::DestroyQp => self.destroy_one(conn, Kind::Qp, request.body()?),
+            Op::DestroyQp => self.destroy_qp(conn, request.body()?),
             Op::CreateAh => self.create_ah(conn, &request.body()?),
             Op::QueryAh => self.query_ah(conn, &request.body()?).map(Outcome::Done),
             Op::AttachMcast => self.attach_mcast(conn, &request.body()?).map(Outcome::Done),
@@ -158,6 +158,19 @@ impl Control {
             Op::ModifySrq => self.modify_srq(conn, &request.body()?),
             Op::QuerySrq => self.query_srq(conn, &request.body()?).map(Outcome::Done),
             Op::DestroySrq => self.destroy_one(conn, Kind::Srq, request.body()?),
+            Op::OpenXrcd => {
+                let arg = request.body()?;
+                let fd = fds
+                    .into_iter()
+                    .next()
+                    .ok_or_else(|| Refusal::invalid("open_xrcd takes an open file"))?;
+                self.open_xrcd(conn, &arg, fd).map(Outcome::Done)
+            }
+            Op::AllocXrcd => self.alloc_xrcd(conn, &request.body()?).map(Outcome::Done),
+            Op::CloseXrcd => self.destroy_one(conn, Kind::Xrcd, request.body()?),
+            Op::CreateXrcSrq => self.create_xrc_srq(conn, &request.body()?),
+            Op::CreateXrcTgt => self.create_xrc_tgt(conn, &request.body()?).map(Outcome::Done),
+            Op::OpenQp => self.open_qp(conn, &request.body()?).map(Outcome::Done),
         }
     }
 
@@ -300,7 +313,7 @@ impl Control {
     }
 
     fn query_qp(&mut self, conn: u32, arg: &HandleArg) -> Verb<Outcome> {
-        let key = self.find(conn, Kind::Qp, arg.handle, "handle")?;
+        let key = self.find_qp(conn, arg.handle)?;
         let Some(What::Qp(qp)) = self.objects.peek(key).map(|object| &object.what) else {
             return Err(Refusal::invalid("handle is of no QP"));
         };

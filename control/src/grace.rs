@@ -57,7 +57,10 @@ impl Cost {
         match &object.what {
             // No core knows of it: it awaits nothing.
             What::Qp(qp) if qp.here.is_some() => Cost::default(),
-            What::Qp(qp) => queues(qp.sq.len + qp.rq.map_or(0, |rq| rq.len) + qp.core_bytes),
+            What::Qp(qp) => {
+                let slices = [qp.sq, qp.rq].into_iter().flatten();
+                queues(slices.map(|slice| slice.len).sum::<usize>() + qp.core_bytes)
+            }
             What::Srq(srq) => queues(srq.slice.len + EngineSrq::bytes()),
             What::Cq(cq) => {
                 let places = cq.slice.len + cq.left.map_or(0, |left| left.len);
@@ -70,7 +73,7 @@ impl Cost {
                 mapped: mr.length,
             },
             // No core knows of them: they await nothing.
-            What::Pd(_) | What::Channel(_) => Cost::default(),
+            What::Pd(_) | What::Channel(_) | What::Xrcd(_) | What::Target(_) => Cost::default(),
         }
     }
 }

@@ -74,8 +74,15 @@ impl Control {
             lines.extend(record.map(|record| object_line(record, self.objects.users(key))));
         }
         let all = &self.numbers;
-        let mut numbers: Vec<&Numbers> =
-            vec![&all.clients, &all.pds, &all.keys, &all.cqs, &all.srqs, &all.qpns];
+        let mut numbers: Vec<&Numbers> = vec![
+            &all.clients,
+            &all.pds,
+            &all.keys,
+            &all.cqs,
+            &all.srqs,
+            &all.xrcds,
+            &all.qpns,
+        ];
         numbers.push(self.ahs.numbers());
         for connection in self.connections.values() {
             lines.push(session_line(connection.session.record()));

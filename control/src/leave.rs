@@ -102,10 +102,12 @@ impl Control {
         };
         // As many as may await grace at once: the death of one client is no reason to refuse others.
         let room = self.quota.limits.bytes_awaiting_grace.bytes() as usize / 2;
-        let order: [&[Kind]; 3] = [
-            &[Kind::Qp],
-            &[Kind::Srq, Kind::Cq, Kind::Mr, Kind::Ah],
-            &[Kind::Channel, Kind::Pd],
+        let order: [&[Kind]; 4] = [
+            &[Kind::Qp, Kind::Target],
+            // An XRC SRQ has a CQ.
+            &[Kind::Srq],
+            &[Kind::Cq, Kind::Mr, Kind::Ah],
+            &[Kind::Channel, Kind::Pd, Kind::Xrcd],
         ];
         let batch = order
             .into_iter()
@@ -114,7 +116,7 @@ impl Control {
         let Some(batch) = batch else {
             return self.depart(conn);
         };
-        let free: Vec<Key> = batch
+        let mut free: Vec<Key> = batch
             .into_iter()
             .filter(|key| self.refuse_new_work(*key).is_ok())
             .collect();
@@ -122,6 +124,12 @@ impl Control {
             !free.is_empty(),
             "objects of a leaving client depend on each other in a circle"
         );
+        // Target QPs that nobody else holds go too.
+        let last: Vec<Key> = free
+            .iter()
+            .filter_map(|key| self.let_go_of_target(*key))
+            .collect();
+        free.extend(last);
         self.destroy_all(conn, free, Then::Leave);
     }
 

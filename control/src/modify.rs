@@ -16,7 +16,7 @@ use crate::{
     dispatch::Outcome,
     gid::GidHold,
     install::needs_no_core,
-    objects::{Key, Kind, Qp, What},
+    objects::{Key, Qp, What},
     ops::Work,
     refusal::{Refusal, Verb},
     route::{Route, route},
@@ -123,7 +123,7 @@ fn refused(error: ModifyError) -> Refusal {
 
 impl Control {
     pub(crate) fn modify_qp(&mut self, conn: u32, arg: &ModifyQp) -> Verb<Outcome> {
-        let key = self.find(conn, Kind::Qp, arg.handle, "handle")?;
+        let key = self.find_qp(conn, arg.handle)?;
         let Some((qp, device)) = self.qp(key) else {
             return Err(Refusal::invalid("handle is of no QP"));
         };
@@ -277,9 +277,9 @@ impl Control {
                 sq_units: status.sq_depth,
                 rq_units: status.rq_depth,
                 sq_sig_all: status.sig_all.into(),
-                pd: handle(qp.pd),
-                send_cq: handle(qp.send_cq),
-                recv_cq: handle(qp.recv_cq),
+                pd: qp.pd.map_or(0, handle),
+                send_cq: qp.send_cq.map_or(0, handle),
+                recv_cq: qp.recv_cq.map_or(0, handle),
                 srq: qp.srq.map_or(0, handle),
             },
         }))

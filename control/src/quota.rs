@@ -26,11 +26,11 @@ impl Quota {
     pub fn of(&self, kind: Kind) -> u32 {
         let limits = &self.limits;
         match kind {
-            Kind::Pd => limits.pds,
+            Kind::Pd | Kind::Xrcd => limits.pds,
             Kind::Mr => limits.mrs,
             // A channel serves at least one CQ.
             Kind::Cq | Kind::Channel => limits.cqs,
-            Kind::Qp => limits.qps,
+            Kind::Qp | Kind::Target => limits.qps,
             Kind::Ah => limits.ahs,
             Kind::Srq => limits.srqs,
         }

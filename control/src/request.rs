@@ -1,9 +1,9 @@
 //! From packets to requests. Total: whatever came in is a request or a refusal that says what was wrong.
 
 use rnic_abi::{
-    ABI_VERSION, CONTROL_MAGIC, CreateAh, CreateCq, CreateQp, CreateSrq, DeregMr, DeviceArg, Empty, GidArg,
-    HandleArg, Hello, MAX_PACKET, McastArg, ModifyCq, ModifyQp, ModifySrq, Op, PkeyArg, RegMr, RequestHeader,
-    ResizeCq, ResizeCqDone,
+    ABI_VERSION, CONTROL_MAGIC, CreateAh, CreateCq, CreateQp, CreateSrq, CreateXrcSrq, DeregMr, DeviceArg,
+    Empty, GidArg, HandleArg, Hello, MAX_PACKET, McastArg, ModifyCq, ModifyQp, ModifySrq, Op, OpenQp,
+    OpenXrcd, PkeyArg, RegMr, RequestHeader, ResizeCq, ResizeCqDone,
 };
 use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -97,7 +97,7 @@ fn check(packet: &Packet, header: &RequestHeader, body: &[u8], fds: usize) -> Ve
             format!("op {} is not known to this rnicd", header.op),
         )
     })?;
-    let expected = usize::from(op == Op::RegMr);
+    let expected = usize::from(matches!(op, Op::RegMr | Op::OpenXrcd));
     if fds != expected {
         return Err(Refusal::invalid(format!(
             "{} came with {fds} descriptors; it takes {expected}",
@@ -142,6 +142,9 @@ bodies! {
     ResizeCqDone {}
     ModifyCq {}
     PkeyArg {}
+    OpenXrcd {}
+    CreateXrcSrq { reserved }
+    OpenQp {}
 }
 
 impl Body for Hello {

@@ -10,16 +10,20 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
 use rnic_abi::Handle;
 use rnic_engine::{
     arena::{ArenaBox, ArenaError},
+    core::NO_CLIENT,
     mem::ClientMem,
     view,
 };
-use rnic_transport::BadField;
+use rnic_transport::{BadField, QpType};
 
 pub(crate) use clients::RestoredClient;
 
 use crate::{
     handover::{object_line, session_line},
-    objects::{Ah, Channel, Cq, Id, IdKind, Key, Kind, Mr, Numbers, Object, Pd, Qp, Space, Srq, Table, What},
+    objects::{
+        Ah, Channel, Cq, Id, IdKind, Inode, Key, Kind, Mr, Numbers, Object, Pd, Qp, Space, Srq, Table,
+        Target, What, XrcKeys, Xrcd,
+    },
     region_alloc::Slice,
     session::Session,
     session_record::SessionRecord,
@@ -118,6 +122,7 @@ impl Restored {
             }
         }
         restored.objects.restored();
+        restored.know_holders()?;
         restored.put_numbers(found.cursors)?;
         restored.check_numbers()?;
         Ok(restored)
@@ -188,6 +193,28 @@ impl Restored {
         ArenaError::Contradiction { arena, slot, error }.into()
     }
 
+    /// Every XRC target QP learns who holds it.
+    fn know_holders(&mut self) -> Result<(), RestoreError> {
+        let holds: Vec<(u32, Key, Key)> = self
+            .objects
+            .iter()
+            .filter_map(|(key, object)| match &object.what {
+                What::Target(target) => Some((object.record.as_ref()?.slot(), key, target.qp?)),
+                _ => None,
+            })
+            .collect();
+        for (slot, holder, qp) in holds {
+            match self.objects.peek_mut(qp).map(|object| &mut object.what) {
+                Some(What::Qp(qp)) if qp.qp_type == QpType::XrcTgt => qp.holders.push(holder),
+                _ => {
+                    let value = qp.record().slot;
+                    return Err(self.wrong(slot, "depends", value, "the place of an XRC target QP"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn put_back(
         &mut self,
         record: ArenaBox<ObjectRecord>,
@@ -232,6 +259,7 @@ impl Restored {
             what,
         };
         let depends = record.depends.map(Key::of);
+        let key = |at: usize| (record.depends[at].generation != 0).then_some(depends[at]);
         let slices = record.slices.map(slice);
         Ok(match record.kind {
             Kind::Pd => What::Pd(Pd { number }),
@@ -286,6 +314,10 @@ impl Restored {
                     stride: record.stride,
                     limit: record.limit,
                     failed: record.failed,
+                    xrc: (record.depends[2].generation != 0).then_some(XrcKeys {
+                        cq: depends[1],
+                        xrcd: depends[2],
+                    }),
                 })
             }
             Kind::Ah => {
@@ -294,17 +326,29 @@ impl Restored {
                 };
                 What::Ah(Ah::restored(depends[0], number, av))
             }
+            Kind::Xrcd => What::Xrcd(Xrcd {
+                number,
+                core: qp.core as usize,
+                inode: record.inode.set.then_some(Inode {
+                    device: record.inode.device,
+                    number: record.inode.number,
+                }),
+            }),
+            Kind::Target => What::Target(Target {
+                xrcd: depends[0],
+                qp: key(1),
+            }),
             Kind::Qp => What::Qp(Box::new(Qp {
                 qpn: number,
                 qp_type: qp.qp_type,
-                pd: depends[0],
-                send_cq: depends[1],
-                recv_cq: depends[2],
+                pd: key(0),
+                send_cq: key(1),
+                recv_cq: key(2),
                 core: qp.core as usize,
                 here: None,
-                sq: slices[0],
-                rq: (record.depends[3].generation == 0).then_some(slices[1]),
-                srq: (record.depends[3].generation != 0).then_some(depends[3]),
+                sq: qp.qp_type.has_send_queue().then_some(slices[0]),
+                rq: (qp.qp_type.has_recv_queue() && key(3).is_none()).then_some(slices[1]),
+                srq: key(3),
                 core_bytes: qp.core_bytes as usize,
                 state: qp.state,
                 av: qp.av(),
@@ -315,6 +359,8 @@ impl Restored {
                 gid: None,
                 dest_qpn: qp.dest_qpn,
                 groups: Vec::new(),
+                xrcd: record.xrcd,
+                holders: Vec::new(),
             })),
         })
     }
@@ -337,7 +383,7 @@ pub(crate) fn number_of(kind: Kind, number: u32) -> Option<Id> {
         Kind::Qp => (IdKind::Number(view::Kind::Qp), number),
         Kind::Ah => (IdKind::Number(view::Kind::Ah), number),
         Kind::Srq => (IdKind::Number(view::Kind::Srq), number),
-        Kind::Channel => return None,
+        Kind::Channel | Kind::Xrcd | Kind::Target => return None,
     })
 }
 
@@ -349,8 +395,8 @@ fn ids(record: &ObjectRecord) -> impl Iterator<Item = Id> + use<> {
         .into_iter()
         .filter(move |_| qp)
         .map(move |kind| (kind, handle));
-    [(IdKind::Handle(client), handle)]
-        .into_iter()
-        .chain(doorbells)
+    let of_client = [(IdKind::Handle(client), handle)].into_iter().chain(doorbells);
+    of_client
+        .filter(move |_| client != NO_CLIENT)
         .chain(number_of(record.kind, record.number))
 }

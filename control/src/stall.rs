@@ -195,6 +195,8 @@ fn name_of(kind: Kind) -> &'static str {
         Kind::Qp => "qps",
         Kind::Ah => "ahs",
         Kind::Srq => "srqs",
+        Kind::Xrcd => "xrcds",
+        Kind::Target => "targets",
     }
 }
 

@@ -9,6 +9,7 @@ use std::{io, os::fd::OwnedFd};
 use rnic_abi::{Av, Handle};
 use rnic_engine::{
     arena::{ArenaBox, ArenaError, ArenaId, RangeArena, SlotArena},
+    core::NO_CLIENT,
     view::SLOT_BITS,
 };
 use rnic_transport::{Access, BadField, Cause, FieldPath, QpState, QpType, Record, record};
@@ -18,7 +19,7 @@ use crate::{
     control::Control,
     events::LastError,
     moment::Moment,
-    objects::{Cursor, Key, Kind, Object, Space, What},
+    objects::{Cursor, Inode, Key, Kind, Object, Space, What},
     session_record::SessionRecord,
 };
 
@@ -27,7 +28,7 @@ const SLOT_BYTES: usize = 1 << 34;
 /// Number spaces: those of the daemon, and one of each client.
 const SPACES: u32 = 1 << 16;
 /// Objects of all clients.
-const OBJECTS: u32 = 7 << SLOT_BITS;
+const OBJECTS: u32 = 9 << SLOT_BITS;
 /// Connections, those that have not said hello included.
 const SESSIONS: u32 = 1 << 17;
 /// Clients.
@@ -214,6 +215,16 @@ record! {
 }
 
 record! {
+    /// The file that an XRC domain stands for, if any.
+    #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+    pub struct InodeRecord {
+        pub set: bool,
+        pub device: u64,
+        pub number: u64,
+    }
+}
+
+record! {
     /// The last error that an object reported, if any.
     #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
     pub struct ErrorRecord {
@@ -257,14 +268,15 @@ record! {
         pub reported: u32,
         pub born: Moment,
         pub error: ErrorRecord,
-        /// PD number, key, QPN, or number of a CQ, AH or SRQ; zero for a channel.
+        /// PD number, key, QPN, or number of a CQ, AH, SRQ or XRC domain; zero for a channel and a hold on a target QP.
         pub number: u32,
         /// Entries of a CQ's sub-rings, units of an SRQ.
         pub depth: u32,
         /// Units of each receive of an SRQ, and what its limit is armed with; count and period of a CQ's moderation.
         pub stride: u32,
         pub limit: u32,
-        /// What it depends on: PD, both CQs and SRQ of a QP, the PD of an MR, AH or SRQ, the channel of a CQ.
+        /// What it depends on: PD, CQs and SRQ of a QP, as many as its type has; the PD of an MR, AH or SRQ, then CQ and
+        /// domain of an XRC SRQ; the channel of a CQ; domain and QP of a hold on a target QP.
         pub depends: [KeyRecord; 4],
         /// Bytes of an MR.
         pub length: u64,
@@ -272,6 +284,9 @@ record! {
         /// Both queues of a QP, a CQ and what was left of it in its old place, or an SRQ.
         pub slices: [SliceRecord; 2],
         pub qp: QpPart,
+        /// XRC domain of a target QP; of the domain itself see `number`.
+        pub xrcd: u32,
+        pub inode: InodeRecord,
     }
 }
 
@@ -331,6 +346,8 @@ impl ObjectRecord {
             mr: MrPart::default(),
             slices: Default::default(),
             qp: QpPart::default(),
+            xrcd: 0,
+            inode: InodeRecord::default(),
         };
         let slice = |slice: &crate::region_alloc::Slice| SliceRecord {
             offset: slice.offset as u64,
@@ -350,7 +367,8 @@ impl ObjectRecord {
             }
             What::Qp(qp) => {
                 record.number = qp.qpn;
-                record.slices = [slice(&qp.sq), qp.rq.as_ref().map(slice).unwrap_or_default()];
+                record.slices = [&qp.sq, &qp.rq].map(|queue| queue.as_ref().map(slice).unwrap_or_default());
+                record.xrcd = qp.xrcd;
                 record.qp = QpPart {
                     state: qp.state,
                     dest_qpn: qp.dest_qpn,
@@ -367,6 +385,18 @@ impl ObjectRecord {
                 record.slices[0] = slice(&srq.slice);
                 record.qp.core = srq.core as u32;
             }
+            What::Xrcd(xrcd) => {
+                record.number = xrcd.number;
+                record.qp.core = xrcd.core as u32;
+                if let Some(Inode { device, number }) = xrcd.inode {
+                    record.inode = InodeRecord {
+                        set: true,
+                        device,
+                        number,
+                    };
+                }
+            }
+            What::Target(_) => {}
             What::Ah(ah) => {
                 record.number = ah.number;
                 record.qp.take_av(Some(&ah.av));
@@ -387,17 +417,27 @@ impl ObjectRecord {
         )?;
         let generation = self.key.generation;
         BadField::unless(generation != 0, "key.generation", generation, "from 1 on")?;
+        let of_nobody = self.kind == Kind::Qp && self.qp.qp_type == QpType::XrcTgt;
+        BadField::unless(
+            (self.client == NO_CLIENT) == of_nobody,
+            "client",
+            self.client,
+            "a client's index, but of an XRC target QP",
+        )?;
         let handle = Handle(self.handle);
         BadField::unless(
-            handle.generation() != 0,
+            handle.generation() != 0 || self.client == NO_CLIENT,
             "handle",
             self.handle,
             "of a generation from 1 on",
         )?;
         let needs = match self.kind {
-            Kind::Pd | Kind::Channel | Kind::Cq => 0,
-            Kind::Mr | Kind::Ah | Kind::Srq => 1,
-            Kind::Qp => 3,
+            Kind::Pd | Kind::Channel | Kind::Cq | Kind::Xrcd => 0,
+            // A hold that is being destroyed has let go of its QP.
+            Kind::Mr | Kind::Ah | Kind::Srq | Kind::Target => 1,
+            Kind::Qp if self.qp.qp_type.has_recv_queue() => 3,
+            Kind::Qp if self.qp.qp_type.has_send_queue() => 2,
+            Kind::Qp => 0,
         };
         let has = self.depends.iter().take_while(|key| key.generation != 0).count();
         BadField::unless(

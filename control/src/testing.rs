@@ -245,10 +245,12 @@ impl TestDaemon {
                 qps,
                 ahs,
                 srqs,
+                xrcds,
                 bytes_awaiting_grace,
                 ..
             } = self.status();
-            (clients, pds, mrs, cqs, qps, ahs, srqs, bytes_awaiting_grace) == (0, 0, 0, 0, 0, 0, 0, 0)
+            (clients, pds, mrs, cqs, qps, ahs, srqs, xrcds) == (0, 0, 0, 0, 0, 0, 0, 0)
+                && bytes_awaiting_grace == 0
         });
     }
 }

@@ -122,6 +122,7 @@ fn rnicd_tells_systemd_serves_rnicctl_and_stops_on_sigterm_and_sigint() {
             "ports",
             "qps",
             "srqs",
+            "xrcds",
         ];
         assert_eq!(keys, wanted);
         assert_eq!(

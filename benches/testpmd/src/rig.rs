@@ -282,7 +282,7 @@ impl Rig {
             pd: PD,
             send_cq: CQS[end as usize],
             recv_cq: CQS[end as usize],
-            region: self.region.clone(),
+            region: Some(self.region.clone()),
             sq_offset: sq as u64,
             sq_depth: plan.sq_depth(),
             receives: Receives::Own {
@@ -294,6 +294,7 @@ impl Rig {
             port: end as u16,
             mtu: plan.mtu,
             congestion: Congestion::Off,
+            xrcd: 0,
         };
         let qp = self.engine.make_qp(init)?;
         let (token, change) = (self.token(), None);

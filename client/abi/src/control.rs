@@ -93,6 +93,18 @@ ops! {
     AttachMcast = 40, "attach_mcast";
     /// [`McastArg`] → [`Empty`].
     DetachMcast = 41, "detach_mcast";
+    /// [`OpenXrcd`] and any open file → [`OpenXrcdReply`].
+    OpenXrcd = 60, "open_xrcd";
+    /// [`DeviceArg`] → [`OpenXrcdReply`]: a domain that no file stands for.
+    AllocXrcd = 61, "alloc_xrcd";
+    /// [`HandleArg`] → [`Empty`].
+    CloseXrcd = 62, "close_xrcd";
+    /// [`CreateXrcSrq`] → [`CreateSrqReply`].
+    CreateXrcSrq = 63, "create_xrc_srq";
+    /// [`HandleArg`] of a domain → [`OpenQpReply`].
+    CreateXrcTgt = 64, "create_xrc_tgt";
+    /// [`OpenQp`] → [`OpenQpReply`].
+    OpenQp = 65, "open_qp";
     /// [`ResizeCq`] → [`ResizeCqReply`].
     ResizeCq = 70, "resize_cq";
     /// [`ResizeCqDone`] → [`Empty`].
@@ -430,7 +442,8 @@ wire_struct! {
         send_cq: u32,
         /// CQ of the receive queue.
         recv_cq: u32,
-        /// `enum ibv_qp_type`: 2 is RC.
+        /// `enum ibv_qp_type`: RC (2), UC (3), UD (4), or XRC initiator (9), which has no receive queue: `recv_cq`, `rq_units`
+        /// and `srq` are zero.
         qp_type: u32,
         /// Units of the send queue wanted; rounded up to a power of two.
         sq_units: u32,
@@ -440,6 +453,50 @@ wire_struct! {
         sq_sig_all: u32,
         /// SRQ it draws its receives from, or zero; then it has a receive queue of its own.
         srq: u32,
+    }
+    /// Opens an XRC domain. The file comes with the request: whoever opens the same file (device and inode) opens the
+    /// same domain.
+    OpenXrcd {
+        /// Device, from 0.
+        device: u32,
+        /// [`xrcd_flags`].
+        flags: u32,
+    }
+    /// The domain opened.
+    OpenXrcdReply {
+        /// Handle; each opening has its own.
+        handle: u32,
+        /// Number of the domain, the same for all who hold it.
+        xrcdn: u32,
+    }
+    /// An XRC SRQ to be made.
+    CreateXrcSrq {
+        /// Domain, whose target QPs it serves.
+        xrcd: u32,
+        /// Protection domain of the memory that its receives, and the keys of requests that name it, may touch.
+        pd: u32,
+        /// CQ of its receives.
+        cq: u32,
+        /// Receives wanted; more may be made.
+        max_wr: u32,
+        /// Entries of a receive, at most.
+        max_sge: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// Opens a target QP that another client may have made.
+    OpenQp {
+        /// Domain it is of.
+        xrcd: u32,
+        /// Its number.
+        qpn: u32,
+    }
+    /// A target QP. Whoever has a handle of it may change it, and hears its events; it is destroyed with its last handle.
+    OpenQpReply {
+        /// Handle.
+        handle: u32,
+        /// Number on the wire.
+        qpn: u32,
     }
     /// An SRQ to be made.
     CreateSrq {
@@ -659,6 +716,14 @@ pub mod ah_flags {
     /// Do not wait for the next hop's MAC address: what is not known at once is EAGAIN (it is being asked for) or
     /// EHOSTUNREACH (nobody answered for it).
     pub const NON_BLOCKING: u32 = 1;
+}
+
+/// Bits of [`OpenXrcd::flags`], as `ibv_open_xrcd` has them in `oflags`.
+pub mod xrcd_flags {
+    /// Make the domain if the file stands for none.
+    pub const CREATE: u32 = 1;
+    /// With `CREATE`: refuse if the file stands for one already.
+    pub const EXCLUSIVE: u32 = 2;
 }
 
 /// Bit of [`RegMr::access`], beside those of verbs: the region's key may be invalidated by a LOCAL_INV of its

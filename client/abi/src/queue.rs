@@ -84,8 +84,8 @@ impl Wqe {
         zerocopy::transmute!(self.sges[1])
     }
 
-    /// Units of the longest WQE.
-    pub const MAX_UNITS: u32 = 15;
+    /// Units of the longest WQE: of inline payload, over XRC.
+    pub const MAX_UNITS: u32 = 16;
 
     /// Units a WQE with `sges` entries takes.
     pub const fn units_for_sges(sges: usize) -> u32 {
@@ -100,6 +100,18 @@ impl Wqe {
     }
 }
 
+/// The last unit of a WQE with [`wqe_flags::XRC`].
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct XrcUnit {
+    /// Number of the XRC SRQ at the peer, 24 bits.
+    pub remote_srqn: u32,
+    /// Zero.
+    pub reserved: [u32; 15],
+}
+
+const _: () = assert!(size_of::<XrcUnit>() == WQE_UNIT);
+
 /// Bits of [`Wqe::flags`]: those of `enum ibv_send_flags`.
 pub mod wqe_flags {
     /// Wait for earlier READs and atomics.
@@ -110,8 +122,10 @@ pub mod wqe_flags {
     pub const SOLICITED: u8 = 4;
     /// The payload stands in the WQE.
     pub const INLINE: u8 = 8;
-    /// Every bit that means something.
+    /// Every bit of verbs that means something.
     pub const ALL: u8 = 15;
+    /// The WQE ends with a unit more, an [`XrcUnit`](super::XrcUnit). Set in every WQE of an XRC initiator, and in no other.
+    pub const XRC: u8 = 128;
 }
 
 /// A completion. `status` and `opcode` are those of `enum ibv_wc_status` and `enum ibv_wc_opcode`.
@@ -156,6 +170,8 @@ pub mod cqe_flags {
     pub const RECV: u16 = 8;
     /// The first 40 bytes received are the GRH area of a datagram.
     pub const GRH: u16 = 16;
+    /// Received over XRC: `handle` is that of the XRC SRQ, `qpn` that of the target QP.
+    pub const XRC: u16 = 32;
 }
 
 /// Why an operation or an object failed. `check` is the number of the daemon's `Check`; 0 is "none".

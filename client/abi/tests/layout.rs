@@ -145,6 +145,11 @@ fn control_packets_are_what_they_were() {
         CreateAh { pd @ 0, flags @ 4, ah_attr @ 8 } size 32 align 4
         CreateAhReply { handle @ 0, ah @ 4 } size 8 align 4
         McastArg { handle @ 0, reserved @ 4, mgid @ 8 } size 24 align 4
+        OpenXrcd { device @ 0, flags @ 4 } size 8 align 4
+        OpenXrcdReply { handle @ 0, xrcdn @ 4 } size 8 align 4
+        CreateXrcSrq { xrcd @ 0, pd @ 4, cq @ 8, max_wr @ 12, max_sge @ 16, reserved @ 20 } size 24 align 4
+        OpenQp { xrcd @ 0, qpn @ 4 } size 8 align 4
+        OpenQpReply { handle @ 0, qpn @ 4 } size 8 align 4
         QueryAhReply { ah_attr @ 0, ah @ 24, next_hop @ 28, reserved @ 34 } size 36 align 4
         DestroyReply { events_reported @ 0, reserved @ 4 } size 8 align 4
     }
@@ -184,6 +189,12 @@ fn operations_keep_their_numbers() {
         (33, "destroy_srq"),
         (40, "attach_mcast"),
         (41, "detach_mcast"),
+        (60, "open_xrcd"),
+        (61, "alloc_xrcd"),
+        (62, "close_xrcd"),
+        (63, "create_xrc_srq"),
+        (64, "create_xrc_tgt"),
+        (65, "open_qp"),
         (70, "resize_cq"),
         (71, "resize_cq_done"),
         (72, "modify_cq"),
@@ -203,9 +214,12 @@ fn flags_keep_their_bits() {
     // Those of enum ibv_send_flags.
     assert_eq!([FENCE, SIGNALED, SOLICITED, INLINE], [1, 2, 4, 8]);
     assert_eq!(wqe_flags::ALL, FENCE | SIGNALED | SOLICITED | INLINE);
+    assert_eq!(wqe_flags::XRC, 128);
     use cqe_flags::{RECV, WITH_IMM, WITH_INV};
     assert_eq!([WITH_IMM, WITH_INV, cqe_flags::SOLICITED, RECV], [1, 2, 4, 8]);
     assert_eq!([arm::NONE, arm::SOLICITED, arm::ANY], [0, 1, 2]);
+    assert_eq!((cqe_flags::GRH, cqe_flags::XRC), (16, 32));
+    assert_eq!((xrcd_flags::CREATE, xrcd_flags::EXCLUSIVE), (1, 2));
     assert_eq!(ah_flags::NON_BLOCKING, 1);
     assert_eq!(IN_RING, 1 << 31);
     assert_eq!(event_kind::QP_FATAL, 1);
@@ -223,7 +237,8 @@ fn a_work_request_takes_as_many_units_as_it_needs() {
     }
     assert_eq!(
         Wqe::MAX_UNITS,
-        Wqe::units_for_inline(MAX_INLINE).max(Wqe::units_for_sges(MAX_SGE))
+        Wqe::units_for_inline(MAX_INLINE).max(Wqe::units_for_sges(MAX_SGE)) + 1,
+        "and one over XRC"
     );
     assert_eq!(MAX_INLINE, 928);
 }

@@ -217,6 +217,9 @@ fn handle(
         },
         Op::CreateAh => create_ah(client, get(body)?),
         Op::AttachMcast | Op::DetachMcast => refuse(Errno::OPNOTSUPP, "no multicast here"),
+        Op::OpenXrcd | Op::AllocXrcd | Op::CloseXrcd | Op::CreateXrcSrq | Op::CreateXrcTgt | Op::OpenQp => {
+            refuse(Errno::OPNOTSUPP, "no XRC here")
+        }
         Op::QueryAh => {
             let handle = get::<HandleArg>(body)?.handle;
             let Some(Object::Ah(ah)) = client.objects.get(&handle) else {

@@ -95,7 +95,7 @@ enum ResCommand {
     /// Each object with owner, age, state, users and last error.
     Show {
         /// Kind of object. rnicd makes no SRQs, so of these there are none.
-        #[arg(value_parser = ["qp", "cq", "mr", "pd", "srq", "ah", "channel", "client"])]
+        #[arg(value_parser = ["qp", "cq", "mr", "pd", "srq", "xrcd", "ah", "channel", "client"])]
         kind: String,
         /// Only objects of this process.
         #[arg(long)]
@@ -198,10 +198,12 @@ fn resources(socket: &PathBuf, json: bool, command: Option<&ResCommand>) -> anyh
                 srq,
                 ah,
                 channel,
+                xrcd,
                 ctx,
             } = sum;
             print(&format!(
-                "{index}: {device}: pd {pd} cq {cq} qp {qp} mr {mr} ctx {ctx} srq {srq} ah {ah} channel {channel}\n"
+                "{index}: {device}: pd {pd} cq {cq} qp {qp} mr {mr} ctx {ctx} srq {srq} ah {ah} channel {channel} \
+                 xrcd {xrcd}\n"
             ));
         }
         return Ok(());
@@ -305,6 +307,7 @@ fn status(status: &Status) -> String {
         qps,
         ahs,
         srqs,
+        xrcds,
         bytes_awaiting_grace,
         bytes_awaiting_grace_bound,
         mapped_bytes_awaiting_grace,
@@ -315,7 +318,7 @@ fn status(status: &Status) -> String {
         ports,
     } = status;
     let mut text = format!(
-        "clients {clients}   PDs {pds}   MRs {mrs}   CQs {cqs}   QPs {qps}   SRQs {srqs}   AHs {ahs}\n"
+        "clients {clients}   PDs {pds}   MRs {mrs}   CQs {cqs}   QPs {qps}   SRQs {srqs}   XRCDs {xrcds}   AHs {ahs}\n"
     );
     text += &format!(
         "awaiting grace: {bytes_awaiting_grace} bytes of at most {bytes_awaiting_grace_bound}, and of memory regions \

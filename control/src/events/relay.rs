@@ -2,7 +2,11 @@
 //! what the daemon itself concludes.
 
 use rnic_abi::{Handle, event_kind};
-use rnic_engine::{command::ObjectEvent, core::abi_cause};
+use rnic_engine::{
+    command::ObjectEvent,
+    core::{NO_CLIENT, abi_cause},
+    view,
+};
 use rnic_transport::{Cause, Check, QpState};
 
 use crate::{
@@ -28,6 +32,9 @@ impl Control {
     /// An object of a client has something to report. Nothing is reported of an object that is being destroyed:
     /// it is found no more, and what it reported before is withdrawn at the end of its grace period.
     pub(crate) fn object_event(&mut self, event: &ObjectEvent) {
+        if event.client == NO_CLIENT {
+            return self.target_event(event);
+        }
         let Some(&conn) = self.by_index.get(&event.client) else {
             return;
         };
@@ -65,13 +72,44 @@ impl Control {
         }
     }
 
+    /// The same of an XRC target QP: everybody who holds it is told.
+    fn target_event(&mut self, event: &ObjectEvent) {
+        let found = self
+            .objects
+            .find(IdKind::Number(view::Kind::Qp), event.number)
+            .and_then(|key| Some((key, self.objects.peek_mut(key)?)));
+        let Some((key, object)) = found else { return };
+        if event.kinds & event_kind::ERRORS != 0 {
+            object.last_error = Some(LastError {
+                cause: event.cause,
+                at: Moment::now(),
+            });
+        }
+        let What::Qp(qp) = &mut object.what else { return };
+        if event.kinds & QP_FAILED != 0 {
+            qp.state = QpState::Err;
+        }
+        for holder in qp.holders.clone() {
+            let Some(object) = self.objects.peek(holder) else {
+                continue;
+            };
+            let (conn, handle) = (object.owner, object.handle);
+            let reported = self.raise(conn, handle, event.kinds, &event.cause);
+            if let Some(object) = self.objects.peek_mut(holder) {
+                object.reported = object.reported.saturating_add(reported);
+            }
+            self.save(holder);
+        }
+        self.save(key);
+    }
+
     /// A completion queue is lost (11.6.3.2): the QPs that complete into it go to ERR, each with a
     /// QP_FATAL of its own.
     fn fail_users(&mut self, conn: u32, cq: Key, cause: &Cause) {
         let Ok(client) = self.client_mut(conn) else { return };
         let objects = client.objects.clone();
         let completes_there = |key: &Key| match self.objects.peek(*key).map(|object| &object.what) {
-            Some(What::Qp(qp)) => qp.send_cq == cq || qp.recv_cq == cq,
+            Some(What::Qp(qp)) => qp.send_cq == Some(cq) || qp.recv_cq == Some(cq),
             _ => false,
         };
         let users: Vec<Key> = objects.into_iter().filter(completes_there).collect();

@@ -10,6 +10,8 @@ mod pd;
 mod qp;
 mod srq;
 mod table;
+mod target;
+mod xrcd;
 
 use std::fmt;
 
@@ -28,8 +30,10 @@ pub use mr::{Mapping, Mr};
 pub use numbers::{Cursor, Number, Numbers, Space};
 pub use pd::Pd;
 pub use qp::Qp;
-pub use srq::{Srq, SrqCreation};
+pub use srq::{Srq, SrqCreation, XrcKeys};
 pub use table::{Id, IdKind, Key, Table};
+pub use target::Target;
+pub use xrcd::{Domains, Inode, Xrcd};
 
 /// A kind of object.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, TryFromBytes, KnownLayout, Immutable)]
@@ -49,13 +53,17 @@ pub enum Kind {
     Ah,
     /// Shared receive queue.
     Srq,
+    /// A client's opening of an XRC domain.
+    Xrcd,
+    /// A client's hold on an XRC target QP.
+    Target,
 }
 
 impl Kind {
     /// Kinds there are.
     pub const COUNT: usize = Self::ALL.len();
     /// All of them.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Pd,
         Kind::Mr,
         Kind::Channel,
@@ -63,6 +71,8 @@ impl Kind {
         Kind::Qp,
         Kind::Ah,
         Kind::Srq,
+        Kind::Xrcd,
+        Kind::Target,
     ];
 
     /// Several of them, in messages.
@@ -75,16 +85,19 @@ impl Kind {
             Kind::Qp => "QPs",
             Kind::Ah => "AHs",
             Kind::Srq => "SRQs",
+            Kind::Xrcd => "XRC domains",
+            Kind::Target => "XRC target QPs",
         }
     }
 
     /// Key of its quota below `limits.per_client`.
     pub const fn limit_key(self) -> &'static str {
         match self {
-            Kind::Pd => "pds",
+            // A domain counts like a PD, and a target QP like any other.
+            Kind::Pd | Kind::Xrcd => "pds",
             Kind::Mr => "mrs",
             Kind::Cq | Kind::Channel => "cqs",
-            Kind::Qp => "qps",
+            Kind::Qp | Kind::Target => "qps",
             Kind::Ah => "ahs",
             Kind::Srq => "srqs",
         }
@@ -101,6 +114,8 @@ impl fmt::Display for Kind {
             Kind::Qp => "QP",
             Kind::Ah => "AH",
             Kind::Srq => "SRQ",
+            Kind::Xrcd => "XRC domain",
+            Kind::Target => "XRC target QP",
         })
     }
 }
@@ -108,7 +123,7 @@ impl fmt::Display for Kind {
 /// An object of a client.
 #[derive(Debug)]
 pub struct Object {
-    /// Connection of the client.
+    /// Connection of the client; [`crate::admin::NOBODY`] of an XRC target QP itself.
     pub owner: u32,
     /// The client's handle.
     pub handle: Handle,
@@ -137,6 +152,8 @@ pub enum What {
     Qp(Box<Qp>),
     Ah(Ah),
     Srq(Srq),
+    Xrcd(Xrcd),
+    Target(Target),
 }
 
 impl Object {
@@ -164,18 +181,24 @@ impl Object {
             What::Qp(_) => Kind::Qp,
             What::Ah(_) => Kind::Ah,
             What::Srq(_) => Kind::Srq,
+            What::Xrcd(_) => Kind::Xrcd,
+            What::Target(_) => Kind::Target,
         }
     }
 
     /// The objects it depends on.
     pub fn depends_on(&self) -> impl Iterator<Item = Key> {
         let keys = match &self.what {
-            What::Pd(_) | What::Channel(_) => [None; 4],
+            What::Pd(_) | What::Channel(_) | What::Xrcd(_) => [None; 4],
             What::Mr(mr) => [Some(mr.pd), None, None, None],
             What::Ah(ah) => [Some(ah.pd), None, None, None],
-            What::Srq(srq) => [Some(srq.pd), None, None, None],
+            What::Srq(srq) => {
+                let [cq, xrcd] = srq.xrc.map_or([None; 2], |xrc| [Some(xrc.cq), Some(xrc.xrcd)]);
+                [Some(srq.pd), cq, xrcd, None]
+            }
+            What::Target(target) => [Some(target.xrcd), target.qp, None, None],
             What::Cq(cq) => [cq.channel, None, None, None],
-            What::Qp(qp) => [Some(qp.pd), Some(qp.send_cq), Some(qp.recv_cq), qp.srq],
+            What::Qp(qp) => [qp.pd, qp.send_cq, qp.recv_cq, qp.srq],
         };
         keys.into_iter().flatten()
     }

@@ -30,6 +30,7 @@ pub enum Space {
     Qpns,
     Ahs,
     Srqs,
+    Xrcds,
     /// Of one client.
     Handles,
 }

@@ -28,19 +28,19 @@ pub struct Qp {
     pub qpn: u32,
     /// Service type.
     pub qp_type: QpType,
-    /// Its PD.
-    pub pd: Key,
-    /// CQ of its send queue.
-    pub send_cq: Key,
-    /// CQ of its receive queue.
-    pub recv_cq: Key,
+    /// Its PD; an XRC target has none.
+    pub pd: Option<Key>,
+    /// CQ of its send queue, if it has one.
+    pub send_cq: Option<Key>,
+    /// CQ of its receive queue or SRQ, if it has either.
+    pub recv_cq: Option<Key>,
     /// The poll core that owns it, or will.
     pub core: usize,
     /// The QP itself, until it moves to its core ([`crate::install`]).
     pub here: Option<Box<core::Qp>>,
-    /// Its send queue.
-    pub sq: Slice,
-    /// Its receive queue, if it draws from no SRQ.
+    /// Its send queue; an XRC target has none.
+    pub sq: Option<Slice>,
+    /// Its receive queue, if it has one of its own.
     pub rq: Option<Slice>,
     /// The SRQ it draws from, on the same core.
     pub srq: Option<Key>,
@@ -60,6 +60,10 @@ pub struct Qp {
     pub path: Option<Path>,
     /// The neighbour that path goes over.
     pub hop: Option<Target>,
+    /// Number of the XRC domain of an XRC target, else 0.
+    pub xrcd: u32,
+    /// Of an XRC target: the objects by which clients hold it.
+    pub holders: Vec<Key>,
 }
 
 impl Qp {
@@ -84,29 +88,39 @@ impl Control {
     pub(crate) fn create_qp(&mut self, conn: u32, arg: &CreateQp) -> Verb<Outcome> {
         self.check_present_for(conn, arg.pd)?;
         self.allow(conn, Kind::Qp)?;
-        let Some(qp_type) = QpType::from_verbs(arg.qp_type).filter(|qp_type| !qp_type.is_xrc()) else {
+        let known = QpType::from_verbs(arg.qp_type);
+        let Some(qp_type) = known.filter(|qp_type| qp_type.has_send_queue()) else {
             return Err(Refusal::unsupported(format!(
-                "qp_type is {}; this rnicd makes RC (2), UC (3) and UD (4)",
+                "qp_type is {}; this rnicd makes RC (2), UC (3), UD (4) and XRC initiators (9) here, and XRC \
+                 targets by create_xrc_tgt",
                 arg.qp_type
             )));
         };
         let sq_depth = self.work_queue_depth("sq_units", arg.sq_units)?;
+        if !qp_type.has_recv_queue() && (arg.recv_cq, arg.rq_units, arg.srq) != (0, 0, 0) {
+            return Err(Refusal::invalid(
+                "an XRC initiator receives nothing: recv_cq, rq_units and srq must be 0",
+            ));
+        }
         // With an SRQ it has no receive queue, whatever size it asks for (10.2.9).
         let rq_depth = match arg.srq {
+            0 if !qp_type.has_recv_queue() => 0,
             0 => self.work_queue_depth("rq_units", arg.rq_units)?,
             _ => 0,
         };
         let mut held = Vec::new();
-        let made = self.hold_for_qp(conn, arg, &mut held).and_then(|device| {
-            self.make_qp(
-                conn,
-                device,
-                qp_type,
-                &held,
-                [sq_depth, rq_depth],
-                arg.sq_sig_all != 0,
-            )
-        });
+        let made = self
+            .hold_for_qp(conn, arg, qp_type, &mut held)
+            .and_then(|device| {
+                self.make_qp(
+                    conn,
+                    device,
+                    qp_type,
+                    &held,
+                    [sq_depth, rq_depth],
+                    arg.sq_sig_all != 0,
+                )
+            });
         if made.is_err() {
             for key in held {
                 self.objects.put(key);
@@ -126,10 +140,12 @@ impl Control {
     }
 
     /// Holds PD, CQs and perhaps an SRQ, all of one device.
-    fn hold_for_qp(&mut self, conn: u32, arg: &CreateQp, held: &mut Vec<Key>) -> Verb<u32> {
+    fn hold_for_qp(&mut self, conn: u32, arg: &CreateQp, qp_type: QpType, held: &mut Vec<Key>) -> Verb<u32> {
         let (pd, device) = self.hold(conn, Kind::Pd, arg.pd, "pd")?;
         held.push(pd);
-        for (handle, field) in [(arg.send_cq, "send_cq"), (arg.recv_cq, "recv_cq")] {
+        let cqs = [(arg.send_cq, "send_cq"), (arg.recv_cq, "recv_cq")];
+        let count = if qp_type.has_recv_queue() { 2 } else { 1 };
+        for (handle, field) in cqs.into_iter().take(count) {
             let (cq, of) = self.hold(conn, Kind::Cq, handle, field)?;
             held.push(cq);
             if matches!(self.objects.peek(cq).map(|o| &o.what), Some(What::Cq(cq)) if cq.failed) {
@@ -154,6 +170,11 @@ impl Control {
                     arg.srq
                 )));
             }
+            if matches!(self.objects.peek(srq).map(|o| &o.what), Some(What::Srq(srq)) if srq.xrc.is_some()) {
+                return Err(Refusal::invalid(
+                    "srq is an XRC SRQ, which serves the XRC target QPs of its domain and no others",
+                ));
+            }
             if of != device {
                 return Err(Refusal::invalid("srq belongs to another device than pd"));
             }
@@ -171,12 +192,13 @@ impl Control {
         [sq_depth, rq_depth]: [u32; 2],
         sig_all: bool,
     ) -> Verb<Reply> {
-        let [pd, send_cq, recv_cq, ref srq @ ..] = *held else {
+        let [pd, send_cq, ref receives @ ..] = *held else {
             return Err(Refusal::invalid("create_qp"));
         };
-        let srq = srq.first().copied();
+        let (recv_cq, srq) = (receives.first().copied(), receives.get(1).copied());
         let pd_number = self.number_of(pd);
-        let (send_number, recv_number) = (self.number_of(send_cq), self.number_of(recv_cq));
+        let send_number = self.number_of(send_cq);
+        let recv_number = recv_cq.map_or(0, |cq| self.number_of(cq));
         let full =
             || Refusal::exhausted("no QP number is free in the daemon (limits.qps); destroy QPs first");
         let shared = srq.and_then(|key| match &self.objects.peek(key)?.what {
@@ -185,11 +207,7 @@ impl Control {
         });
         let number = match shared {
             // Its low bits say which core it is of: that of its SRQ.
-            Some((core, ..)) => {
-                let publisher = self.engine.publisher();
-                let owner = |slot| usize::from(publisher.owner(view::number(slot, 1)));
-                self.numbers.qpns.take_where(|slot| owner(slot) == core)
-            }
+            Some((core, ..)) => self.take_qpn_of(core),
             None => self.numbers.qpns.take(),
         };
         let Number { slot, generation } = number.ok_or_else(full)?;
@@ -211,10 +229,11 @@ impl Control {
                 srq,
                 pd: self.number_of(pd),
             },
-            (None, rq) => Receives::Own {
-                offset: rq.map_or(0, |rq| rq.offset as u64),
+            (None, Some(rq)) => Receives::Own {
+                offset: rq.offset as u64,
                 depth: rq_depth,
             },
+            (None, None) => Receives::Nowhere,
         };
         let made = self.engine.make_qp(QpInit {
             qpn,
@@ -223,7 +242,7 @@ impl Control {
             pd: pd_number,
             send_cq: send_number,
             recv_cq: recv_number,
-            region,
+            region: Some(region),
             sq_offset: sq.offset as u64,
             sq_depth,
             receives,
@@ -235,6 +254,7 @@ impl Control {
                 let device = &self.devices[device as usize];
                 congestion::control(&device.congestion, device.speed_mbps)
             },
+            xrcd: 0,
         });
         let engine_qp = match made {
             Ok(qp) => qp,
@@ -260,13 +280,13 @@ impl Control {
         let what = What::Qp(Box::new(Qp {
             qpn,
             qp_type,
-            pd,
-            send_cq,
+            pd: Some(pd),
+            send_cq: Some(send_cq),
             recv_cq,
             core,
             core_bytes: engine_qp.bytes(),
             here: Some(engine_qp),
-            sq,
+            sq: Some(sq),
             rq,
             srq,
             state: QpState::Reset,
@@ -276,10 +296,19 @@ impl Control {
             groups: Vec::new(),
             path: None,
             hop: None,
+            xrcd: 0,
+            holders: Vec::new(),
         }));
         let id = (IdKind::Number(view::Kind::Qp), qpn);
         self.publish(Object::new(conn, handle, device, what), Some(id));
         Ok(Reply::new(&reply))
+    }
+
+    /// A number that says it is of this core.
+    pub(super) fn take_qpn_of(&mut self, core: usize) -> Option<Number> {
+        let publisher = self.engine.publisher();
+        let owner = |slot| usize::from(publisher.owner(view::number(slot, 1)));
+        self.numbers.qpns.take_where(|slot| owner(slot) == core)
     }
 
     /// A handle and room for both queues, if it has both.
@@ -302,6 +331,7 @@ impl Control {
         match self.objects.peek(key).map(|object| &object.what) {
             Some(What::Pd(pd)) => pd.number,
             Some(What::Cq(cq)) => cq.slot(),
+            Some(What::Xrcd(xrcd)) => xrcd.number,
             _ => 0,
         }
     }

@@ -1,10 +1,14 @@
 //! Shared receive queues.
 
 use rnic_abi::{
-    CreateSrq, CreateSrqReply, Handle, HandleArg, MAX_SGE, ModifySrq, QuerySrqReply, RingIndices, Wqe,
-    srq_mask, work_queue_size,
+    CreateSrq, CreateSrqReply, CreateXrcSrq, Handle, HandleArg, MAX_SGE, ModifySrq, QuerySrqReply,
+    RingIndices, Wqe, srq_mask, work_queue_size,
 };
-use rnic_engine::{command::Command, core::SrqInit, view};
+use rnic_engine::{
+    command::Command,
+    core::{SrqInit, XrcPart},
+    view,
+};
 
 use super::{IdKind, Key, Kind, Number, Object, What};
 use crate::{
@@ -35,6 +39,17 @@ pub struct Srq {
     pub limit: u32,
     /// Its ring was forged: nothing is taken from it any more.
     pub failed: bool,
+    /// What an XRC SRQ depends on besides.
+    pub xrc: Option<XrcKeys>,
+}
+
+/// What an XRC SRQ depends on and others do not.
+#[derive(Copy, Clone, Debug)]
+pub struct XrcKeys {
+    /// The CQ of its receives.
+    pub cq: Key,
+    /// Its client's opening of the domain.
+    pub xrcd: Key,
 }
 
 impl Srq {
@@ -69,39 +84,95 @@ impl Control {
     pub(crate) fn create_srq(&mut self, conn: u32, arg: &CreateSrq) -> Verb<Outcome> {
         self.check_present_for(conn, arg.pd)?;
         self.allow(conn, Kind::Srq)?;
-        if arg.max_sge as usize > MAX_SGE {
-            return Err(Refusal::invalid(format!(
-                "max_sge is {}; it must be at most {MAX_SGE}",
-                arg.max_sge
-            )));
-        }
-        let stride = Wqe::units_for_sges(arg.max_sge as usize);
-        let limit = self.quota.wr_depth();
-        let units = arg.max_wr.max(1).checked_mul(stride);
-        let depth = match units.and_then(u32::checked_next_power_of_two) {
-            Some(depth) if depth <= limit => depth,
-            _ => {
-                return Err(Refusal::invalid(format!(
-                    "max_wr is {}, of {stride} units each; together they must be at most {limit} units \
-                     (limits.per_client.wr_depth)",
-                    arg.max_wr
-                )));
-            }
-        };
+        let size = self.srq_size(arg.max_wr, arg.max_sge)?;
         let (pd, device) = self.hold(conn, Kind::Pd, arg.pd, "pd")?;
-        let made = self.install_srq(conn, device, pd, depth, stride);
+        let made = self.install_srq(conn, device, pd, size, None);
         if made.is_err() {
             self.objects.put(pd);
         }
         made.map(|()| Outcome::Pending)
     }
 
-    fn install_srq(&mut self, conn: u32, device: u32, pd: Key, depth: u32, stride: u32) -> Verb<()> {
+    pub(crate) fn create_xrc_srq(&mut self, conn: u32, arg: &CreateXrcSrq) -> Verb<Outcome> {
+        self.check_present_for(conn, arg.pd)?;
+        self.allow(conn, Kind::Srq)?;
+        let size = self.srq_size(arg.max_wr, arg.max_sge)?;
+        let mut held = Vec::new();
+        let made = self.hold_for_xrc(conn, arg, &mut held).and_then(|device| {
+            let [pd, cq, xrcd] = held[..] else {
+                return Err(Refusal::invalid("create_xrc_srq"));
+            };
+            self.install_srq(conn, device, pd, size, Some(XrcKeys { cq, xrcd }))
+        });
+        if made.is_err() {
+            for key in held {
+                self.objects.put(key);
+            }
+        }
+        made.map(|()| Outcome::Pending)
+    }
+
+    /// Holds PD, CQ and domain, all of one device.
+    fn hold_for_xrc(&mut self, conn: u32, arg: &CreateXrcSrq, held: &mut Vec<Key>) -> Verb<u32> {
+        let (pd, device) = self.hold(conn, Kind::Pd, arg.pd, "pd")?;
+        held.push(pd);
+        for (kind, handle, field) in [(Kind::Cq, arg.cq, "cq"), (Kind::Xrcd, arg.xrcd, "xrcd")] {
+            let (key, of) = self.hold(conn, kind, handle, field)?;
+            held.push(key);
+            if of != device {
+                return Err(Refusal::invalid(format!(
+                    "{field} belongs to another device than pd"
+                )));
+            }
+            if matches!(self.objects.peek(key).map(|o| &o.what), Some(What::Cq(cq)) if cq.failed) {
+                return Err(Refusal::invalid(format!(
+                    "cq is {handle:#x}, which has overflowed (CQ_ERR); make another CQ"
+                )));
+            }
+        }
+        Ok(device)
+    }
+
+    /// Units of a ring for so many receives, and of each of them.
+    fn srq_size(&self, max_wr: u32, max_sge: u32) -> Verb<(u32, u32)> {
+        if max_sge as usize > MAX_SGE {
+            return Err(Refusal::invalid(format!(
+                "max_sge is {max_sge}; it must be at most {MAX_SGE}"
+            )));
+        }
+        let stride = Wqe::units_for_sges(max_sge as usize);
+        let limit = self.quota.wr_depth();
+        let units = max_wr.max(1).checked_mul(stride);
+        match units.and_then(u32::checked_next_power_of_two) {
+            Some(depth) if depth <= limit => Ok((depth, stride)),
+            _ => Err(Refusal::invalid(format!(
+                "max_wr is {max_wr}, of {stride} units each; together they must be at most {limit} units \
+                 (limits.per_client.wr_depth)"
+            ))),
+        }
+    }
+
+    fn install_srq(
+        &mut self,
+        conn: u32,
+        device: u32,
+        pd: Key,
+        (depth, stride): (u32, u32),
+        xrc: Option<XrcKeys>,
+    ) -> Verb<()> {
         let pd_number = self.number_of(pd);
+        let part = xrc.map(|XrcKeys { cq, xrcd }| XrcPart {
+            xrcd: self.number_of(xrcd),
+            cq: self.number_of(cq),
+        });
+        let domain = xrc.and_then(|xrc| match &self.objects.peek(xrc.xrcd)?.what {
+            What::Xrcd(xrcd) => Some(xrcd.core),
+            _ => None,
+        });
         let full = || Refusal::exhausted("no SRQ number is free in the daemon; destroy SRQs first");
         let Number { slot, generation } = self.numbers.srqs.take().ok_or_else(full)?;
-        // Spread over the cores, as QPs are.
-        let core = slot as usize % self.engine.core_count();
+        // Spread over the cores, as QPs are; or where the target QPs of its domain are.
+        let core = domain.unwrap_or(slot as usize % self.engine.core_count());
         let placed = self
             .answers(core)
             .and_then(|()| self.take_place(conn, work_queue_size(depth)));
@@ -122,6 +193,7 @@ impl Control {
             offset: slice.offset as u64,
             depth,
             stride,
+            xrc: part,
         });
         let engine_srq = match made {
             Ok(srq) => srq,
@@ -141,6 +213,7 @@ impl Control {
             stride,
             limit: 0,
             failed: false,
+            xrc,
         };
         let op = self.begin(conn, Work::CreateSrq(SrqCreation { device, handle, srq }));
         self.command(op, core, |token| Command::AddSrq {

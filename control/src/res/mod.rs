@@ -26,8 +26,9 @@ const PAGE: usize = 256;
 #[serde(rename_all = "lowercase")]
 pub enum ResKind {
     /// Queue pairs: `qpn`, `type`, `state`, `draining` (in SQD, until everything begun is done), `access`, `core`, `dest_qpn`, `sq_psn`, `rq_psn`, `path_mtu`, `pdn`, `send_cqn`, `recv_cqn`, `srqn`,
-    /// `sent_messages`, `received_packets`, `dropped_packets`, `retries`, `congestion`
-    /// (`off`, `fixed` or `dcqcn`), `rate_bps` (bits a second that it sends at most now, or null).
+    /// `xrcdn`, `sent_messages`, `received_packets`, `dropped_packets`, `retries`, `congestion`
+    /// (`off`, `fixed` or `dcqcn`), `rate_bps` (bits a second that it sends at most now, or null). An XRC target is of no
+    /// process, but has `holders`: the processes that hold it.
     Qp,
     /// Completion queues: `cqn`, `state` (`ok`, `error`, or `resizing` until the client has read what was left in the old
     /// place), `depth`, `moderation_count`, `moderation_period_us`.
@@ -37,10 +38,14 @@ pub enum ResKind {
     Mr,
     /// Protection domains: `pdn`.
     Pd,
-    /// Shared receive queues: `srqn`, `state` (`ok` or `error`), `core`, `max_wr`, `limit` (0 when it is not armed), `pdn`.
+    /// Shared receive queues: `srqn`, `state` (`ok` or `error`), `core`, `max_wr`, `limit` (0 when it is not armed), `pdn`; of an XRC SRQ
+    /// also `xrcdn` and `cqn`.
     Srq,
     /// Address handles: `ahn`, `dgid`, `pdn`.
     Ah,
+    /// XRC domains, once for each client that holds it: `xrcdn`, `core`, `holders` (how many there are), `dev` and `ino` of
+    /// the file it stands for, or null.
+    Xrcd,
     /// Completion channels.
     Channel,
     /// Clients (contexts): `session`, `state`, `objects`.
@@ -86,6 +91,8 @@ pub struct ResSummary {
     pub srq: usize,
     pub ah: usize,
     pub channel: usize,
+    /// XRC domains, once for each client that holds it.
+    pub xrcd: usize,
     /// Clients; each may use every device.
     pub ctx: usize,
 }
@@ -111,6 +118,9 @@ impl Control {
                 Kind::Qp => &mut sum.qp,
                 Kind::Ah => &mut sum.ah,
                 Kind::Srq => &mut sum.srq,
+                Kind::Xrcd => &mut sum.xrcd,
+                // The QP itself is among the QPs.
+                Kind::Target => continue,
             } += 1;
         }
         all
@@ -126,6 +136,7 @@ impl Control {
             ResKind::Ah => Kind::Ah,
             ResKind::Channel => Kind::Channel,
             ResKind::Srq => Kind::Srq,
+            ResKind::Xrcd => Kind::Xrcd,
             ResKind::Client => return Some(ok(&self.clients(query))),
         };
         let (keys, next) = self.page(kind, query);
@@ -143,7 +154,9 @@ impl Control {
     /// The keys of a page, and where the next one begins.
     fn page(&self, kind: Kind, query: &ResQuery) -> (Vec<Key>, Option<u64>) {
         let wanted = |object: &Object| {
-            let pid = query.pid.is_none_or(|pid| self.pid_of(object) == Some(pid));
+            let pid = query
+                .pid
+                .is_none_or(|pid| self.pid_of(object) == Some(pid) || self.holders_of(object).contains(&pid));
             let qpn = match (&object.what, query.qpn) {
                 (_, None) => true,
                 (What::Qp(qp), Some(qpn)) => qp.qpn == qpn,
@@ -165,6 +178,15 @@ impl Control {
         Some(self.connections.get(&object.owner)?.session.peer.pid)
     }
 
+    /// The processes that hold an XRC target QP.
+    fn holders_of(&self, object: &Object) -> Vec<i32> {
+        let What::Qp(qp) = &object.what else {
+            return Vec::new();
+        };
+        let holders = qp.holders.iter().filter_map(|key| self.objects.peek(*key));
+        holders.filter_map(|holder| self.pid_of(holder)).collect()
+    }
+
     /// One object.
     pub(crate) fn resource(&self, key: Key, status: Option<&QpStatus>) -> Option<Value> {
         let object = self.objects.peek(key)?;
@@ -183,6 +205,7 @@ impl Control {
             What::Pd(pd) => Some(pd.number),
             What::Cq(cq) => Some(cq.number),
             What::Srq(srq) => Some(srq.number),
+            What::Xrcd(xrcd) => Some(xrcd.number),
             _ => None,
         };
         let own = match &object.what {
@@ -210,6 +233,14 @@ impl Control {
                 "pdn": number(mr.pd),
             }),
             What::Ah(ah) => json!({"ahn": ah.number, "dgid": gid_text(ah.av.dgid), "pdn": number(ah.pd)}),
+            What::Xrcd(xrcd) => json!({
+                "xrcdn": xrcd.number,
+                "core": xrcd.core,
+                "holders": self.domains.holders(xrcd.number),
+                "dev": xrcd.inode.map(|inode| inode.device),
+                "ino": xrcd.inode.map(|inode| inode.number),
+            }),
+            What::Target(_) => return None,
             What::Srq(srq) => json!({
                 "srqn": srq.number,
                 "state": if srq.failed { "error" } else { "ok" },
@@ -217,6 +248,8 @@ impl Control {
                 "max_wr": srq.max_wr(),
                 "limit": srq.limit,
                 "pdn": number(srq.pd),
+                "xrcdn": srq.xrc.and_then(|xrc| number(xrc.xrcd)),
+                "cqn": srq.xrc.and_then(|xrc| number(xrc.cq)),
             }),
             What::Qp(qp) => {
                 let status = status?;
@@ -231,9 +264,11 @@ impl Control {
                     "sq_psn": status.attr.sq_psn,
                     "rq_psn": status.attr.rq_psn,
                     "path_mtu": status.attr.path_mtu.bytes(),
-                    "pdn": number(qp.pd),
-                    "send_cqn": number(qp.send_cq),
-                    "recv_cqn": number(qp.recv_cq),
+                    "pdn": qp.pd.and_then(number),
+                    "send_cqn": qp.send_cq.and_then(number),
+                    "recv_cqn": qp.recv_cq.and_then(number),
+                    "xrcdn": (qp.xrcd != 0).then_some(qp.xrcd),
+                    "holders": (qp.xrcd != 0).then(|| self.holders_of(object)),
                     "srqn": qp.srq.and_then(number),
                     "sent_messages": status.sent_messages,
                     "received_packets": status.received_packets,

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rnic_abi::{Handle, LINE};
-use rnic_engine::arena::{ArenaBox, ArenaError, ArenaId};
+use rnic_engine::{
+    arena::{ArenaBox, ArenaError, ArenaId},
+    core::NO_CLIENT,
+};
 use rnic_transport::BadField;
 
 use super::{RestoreError, Restored, slice};
@@ -123,6 +126,10 @@ impl Restored {
             let error = BadField { field, value, must };
             RestoreError::from(ArenaError::Contradiction { arena, slot, error })
         };
+        if record.client == NO_CLIENT {
+            // An XRC target QP counts with those who hold it.
+            return Ok(());
+        }
         let client = self.clients.get_mut(&record.client);
         let client = client.filter(|client| client.record.connection == record.owner);
         let Some(client) = client else {
@@ -132,14 +139,17 @@ impl Restored {
         if Handle(record.handle).slot() >= client.record.layout().slots {
             return Err(wrong("handle", record.handle.into(), "one of its client's"));
         }
-        if matches!(kind, Kind::Qp | Kind::Srq) && record.qp.core >= client.record.layout().cores {
+        if matches!(kind, Kind::Qp | Kind::Srq | Kind::Xrcd) && record.qp.core >= client.record.layout().cores
+        {
             return Err(wrong("qp.core", record.qp.core.into(), "a poll core there is"));
         }
         let queues = match kind {
-            Kind::Qp if record.depends[3].generation == 0 => &record.slices[..],
+            Kind::Qp if record.qp.qp_type.has_recv_queue() && record.depends[3].generation == 0 => {
+                &record.slices[..]
+            }
             Kind::Cq if record.slices[1].len != 0 => &record.slices[..],
             Kind::Qp | Kind::Cq | Kind::Srq => &record.slices[..1],
-            Kind::Pd | Kind::Mr | Kind::Channel | Kind::Ah => &[],
+            Kind::Pd | Kind::Mr | Kind::Channel | Kind::Ah | Kind::Xrcd | Kind::Target => &[],
         };
         for queue in queues {
             if !client.space.claim(slice(*queue)) {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rnic_abi::Handle;
 use rnic_engine::{
     arena::{ArenaBox, ArenaError},
+    core::NO_CLIENT,
     view,
 };
 use rnic_transport::BadField;
@@ -20,7 +21,8 @@ type Taken = (Space, u32, u32);
 
 /// The slots that an object has.
 fn slots_of(record: &ObjectRecord) -> [Option<Taken>; 2] {
-    let handle = (Space::Handles, record.client, Handle(record.handle).slot());
+    let handle =
+        (record.client != NO_CLIENT).then_some((Space::Handles, record.client, Handle(record.handle).slot()));
     let number = record.number;
     let (space, number) = match record.kind {
         Kind::Pd => (Space::Pds, number),
@@ -29,9 +31,10 @@ fn slots_of(record: &ObjectRecord) -> [Option<Taken>; 2] {
         Kind::Qp => (Space::Qpns, number),
         Kind::Ah => (Space::Ahs, number),
         Kind::Srq => (Space::Srqs, number),
-        Kind::Channel => return [Some(handle), None],
+        Kind::Xrcd => (Space::Xrcds, number),
+        Kind::Channel | Kind::Target => return [handle, None],
     };
-    [Some(handle), Some((space, 0, view::slot_of(number)))]
+    [handle, Some((space, 0, view::slot_of(number)))]
 }
 
 impl Restored {

@@ -35,6 +35,7 @@ use crate::{
     testing::*,
     tests::hostile::{forge_tail, ring, ring_queue},
     tests::srq::{create as create_srq, limit, qp_on},
+    tests::xrc::{connect_target, open_qp, open_xrcd, target, xrc_srq},
 };
 
 const CORES: u16 = 2;
@@ -139,6 +140,14 @@ fn populate(socket: &Path) -> Appliance {
     tail.unwrap().store(1, Ordering::Release);
     limit(a, srq.handle, srq_mask::LIMIT, 1).unwrap();
     qp_on(a, pd, other, srq.handle).unwrap();
+    // A domain of two clients, with an XRC SRQ, and a target QP that both hold.
+    let file = sealed_memfd(1);
+    let ours = open_xrcd(a, 0, xrcd_flags::CREATE, &file).unwrap();
+    let theirs = open_xrcd(b, 0, 0, &file).unwrap();
+    xrc_srq(a, ours.handle, pd, other).unwrap();
+    let target = target(a, ours.handle).unwrap();
+    open_qp(b, theirs.handle, target.qpn).unwrap();
+    connect_target(a, target.handle, "10.0.0.2", receiver.qpn);
     // A CQ that is moderated, and whose client has not read yet what a resize has left in the old place.
     let moderated = ModifyCq {
         handle: other,

@@ -25,3 +25,4 @@ mod srq;
 mod strangers;
 mod verbs;
 mod wire;
+mod xrc;

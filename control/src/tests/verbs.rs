@@ -235,12 +235,15 @@ fn a_qp_of_an_unknown_type_is_refused() {
         pd,
         send_cq: cq,
         recv_cq: cq,
-        qp_type: 9,
+        qp_type: 10,
         ..CreateQp::default()
     };
     let refused = client.call::<CreateQpReply>(Op::CreateQp, &arg).unwrap_err();
     assert_eq!(refused.errno, Errno::OPNOTSUPP);
-    assert!(refused.text.contains("qp_type is 9"), "{}", refused.text);
+    assert!(refused.text.contains("qp_type is 10"), "{}", refused.text);
+    let arg = CreateQp { qp_type: 9, ..arg };
+    let refused = client.call::<CreateQpReply>(Op::CreateQp, &arg).unwrap_err();
+    assert!(refused.text.contains("receives nothing"), "{}", refused.text);
     let arg = CreateQp {
         qp_type: 2,
         sq_units: u32::MAX,

@@ -94,19 +94,11 @@ impl RcQp {
         }
     }
 
-    /// At an XRC target: names the XRC SRQ of the receive WQE in use to the host. Whether there is one still; always, on
-    /// other QPs.
+    /// At an XRC target: names the XRC SRQ of the receive WQE in use to the host. Whether there is one still: an XRC SRQ that
+    /// is destroyed under a message takes its WQE along without a completion, and what comes of the message is refused.
+    /// Always `true` on other QPs.
     #[inline]
     pub(crate) fn name_srq_in_use<H: Host>(&self, ctx: &mut Ctx<'_, H>) -> bool {
         self.qp_type != QpType::XrcTgt || ctx.host.xrc_srq(self.resp.srqn).is_some()
-    }
-
-    /// An XRC SRQ is destroyed: the receive WQE that an XRC target has taken from it is forgotten, without a completion.
-    /// What comes of its message is refused, since the number names nothing any more.
-    pub fn forget_xrc_srq(&mut self, srqn: u32) {
-        if self.qp_type == QpType::XrcTgt && self.resp.srqn == srqn {
-            self.resp.has_wqe = false;
-            self.resp.message = MessageKind::None;
-        }
     }
 }

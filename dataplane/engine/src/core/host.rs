@@ -18,9 +18,10 @@ use super::{
     queue::{AcceptedRecv, QueueError, RECV_UNITS, RecvQueue, SendQueue, Unit},
     records::{Cursor, Identity, Pending, Placed, QpCounters},
     shared::CoreCounters,
-    srq::Srq,
+    srq::{Srq, XrcMeans},
 };
 use crate::mem::{AhTable, McastTable, MrTable, PortAddresses, RemoteRange};
+use crate::view::slot_of;
 
 /// What all QPs of a core share.
 pub(super) struct Env {
@@ -41,6 +42,13 @@ pub(super) struct Env {
 }
 
 impl Env {
+    /// The XRC SRQ of this number.
+    #[inline]
+    pub(super) fn xrc_srq(&self, srqn: u32) -> Option<XrcMeans> {
+        let srq = self.srqs.get(slot_of(srqn) as usize)?.as_ref()?;
+        srq.xrc().filter(|means| means.number == srqn)
+    }
+
     /// Claims a receive WQE of the SRQ at `slot`.
     #[inline]
     fn take_shared(
@@ -120,8 +128,10 @@ pub(super) struct QpHost<'a> {
     pub env: &'a mut Env,
     pub id: &'a Identity,
     pub sq: &'a SendQueue,
-    /// None when it draws from an SRQ.
+    /// None when it draws from SRQs, or receives nothing.
     pub rq: Option<&'a RecvQueue>,
+    /// Of an XRC target: what the XRC SRQ named last has.
+    pub xrc: Option<XrcMeans>,
     /// The receive WQE in progress.
     pub recv: &'a mut [Unit; RECV_UNITS],
     pub recv_cursor: &'a mut Cursor,
@@ -137,10 +147,7 @@ impl Host for QpHost<'_> {
 
     #[inline]
     fn check_remote(&mut self, rkey: u32, addr: u64, len: u64, access: Access) -> Result<(), KeyError> {
-        self.env
-            .mrs
-            .resolve(rkey, self.id.pd, addr, len, access)
-            .map(drop)
+        self.env.mrs.resolve(rkey, self.pd(), addr, len, access).map(drop)
     }
 
     #[inline]
@@ -149,13 +156,13 @@ impl Host for QpHost<'_> {
         let target = self
             .env
             .mrs
-            .resolve(rkey, self.id.pd, addr, len, Access::REMOTE_WRITE)?;
+            .resolve(rkey, self.pd(), addr, len, Access::REMOTE_WRITE)?;
         payload.copy_to(&[target]);
         Ok(())
     }
 
     fn atomic(&mut self, rkey: u32, addr: u64, op: AtomicOp) -> Result<u64, KeyError> {
-        let word = self.env.mrs.atomic_word(rkey, self.id.pd, addr)?;
+        let word = self.env.mrs.atomic_word(rkey, self.pd(), addr)?;
         Ok(match op {
             AtomicOp::CompareSwap { compare, swap } => word
                 .compare_exchange(compare, swap, Ordering::AcqRel, Ordering::Acquire)
@@ -164,16 +171,18 @@ impl Host for QpHost<'_> {
         })
     }
 
-    fn xrc_srq(&mut self, _srqn: u32) -> Option<u32> {
-        // No XRC target QP is made yet.
-        None
+    #[inline]
+    fn xrc_srq(&mut self, srqn: u32) -> Option<u32> {
+        self.xrc = self.env.xrc_srq(srqn);
+        self.xrc.map(|means| means.xrcd)
     }
 
     #[inline]
     fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError> {
-        let taken = match self.rq {
-            Some(rq) => rq.take(self.recv_cursor, self.recv),
-            None => self.env.take_shared(self.id.srq, self.recv),
+        let taken = match (self.rq, &self.xrc) {
+            (Some(rq), _) => rq.take(self.recv_cursor, self.recv),
+            (None, Some(means)) => self.env.take_shared(slot_of(means.number), self.recv),
+            (None, None) => self.env.take_shared(self.id.srq, self.recv),
         };
         match taken {
             Ok(wqe) => Ok(wqe.map(|w| RecvWqe {
@@ -191,7 +200,7 @@ impl Host for QpHost<'_> {
         let targets = RecvQueue::segments(
             self.recv,
             &self.env.mrs,
-            self.id.recv_pd,
+            self.xrc.map_or(self.id.recv_pd, |means| means.pd),
             offset,
             payload.len as u32,
         )?;
@@ -219,7 +228,7 @@ impl Host for QpHost<'_> {
     }
 
     fn invalidate(&mut self, rkey: u32) -> Result<(), KeyError> {
-        self.env.mrs.invalidate_for(rkey, self.id.pd)?;
+        self.env.mrs.invalidate_for(rkey, self.pd())?;
         // Opened after the key went: a core that has passed it looks the key up in vain.
         *self.invalidating = Some(self.env.qsbr.advance());
         Ok(())
@@ -243,7 +252,7 @@ impl Host for QpHost<'_> {
         }
         let number = match c.queue {
             Queue::Send => self.id.send_cq,
-            Queue::Recv => self.id.recv_cq,
+            Queue::Recv => self.xrc.map_or(self.id.recv_cq, |means| means.cq),
         };
         let cqe = self.cqe(c);
         let Some(cq) = self.env.cqs.get_mut(number as usize).and_then(Option::as_mut) else {
@@ -283,6 +292,12 @@ impl Host for QpHost<'_> {
 }
 
 impl QpHost<'_> {
+    /// Protection domain of remote keys.
+    #[inline]
+    fn pd(&self) -> u32 {
+        self.xrc.map_or(self.id.pd, |means| means.pd)
+    }
+
     #[inline]
     fn cqe(&self, c: &Completion) -> Cqe {
         let mut flags = 0;
@@ -299,9 +314,13 @@ impl QpHost<'_> {
         if c.queue == Queue::Recv {
             flags |= cqe_flags::RECV;
         }
+        if self.xrc.is_some() {
+            flags |= cqe_flags::XRC;
+        }
         Cqe {
             wr_id: c.wr_id,
-            handle: self.id.handle,
+            // A client that receives over XRC knows the XRC SRQ, and perhaps not the QP.
+            handle: self.xrc.map_or(self.id.handle, |means| means.handle),
             qpn: self.id.qpn,
             byte_len: c.byte_len,
             imm_or_rkey: c.imm_or_rkey,

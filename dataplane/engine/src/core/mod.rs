@@ -26,10 +26,10 @@ pub use port::PortPart;
 pub use qp::{Qp, QpInit, Receives};
 pub use queue::InitError;
 pub(crate) use records::Found;
-pub use records::{CORE_FILES, CoreArenas};
+pub use records::{CORE_FILES, CoreArenas, NO_CLIENT};
 pub use run::now as clock;
 pub use shared::{CongestionCounters, CoreCounters, CoreStatus};
-pub use srq::{Srq, SrqInit};
+pub use srq::{Srq, SrqInit, XrcPart};
 
 pub(crate) use run::{Core, CoreInit};
 pub(crate) use shared::{COMMANDS, ControlWake, MESSAGES, Shared};

@@ -11,7 +11,8 @@ use super::{
     host::{Env, QpHost},
     queue::{Accepted, InitError, QueueError, RECV_UNITS, RecvQueue, Ring, SendQueue, Unit},
     records::{
-        BadWr, CoreArenas, Cursor, Identity, NO_SRQ, PathRecord, Pending, Placed, QpCounters, QpRecord,
+        BadWr, CoreArenas, Cursor, Identity, NO_CLIENT, NO_CQ, NO_SRQ, PathRecord, Pending, Placed,
+        QpCounters, QpRecord,
     },
 };
 use crate::{
@@ -32,12 +33,12 @@ pub struct QpInit {
     pub client: u32,
     /// Protection domain, unique in the daemon.
     pub pd: u32,
-    /// Slot of the send CQ.
+    /// Slot of the send CQ. Not looked at on an XRC target.
     pub send_cq: u32,
-    /// Slot of the receive CQ.
+    /// Slot of the receive CQ. Not looked at on either half of XRC.
     pub recv_cq: u32,
-    /// The client's region.
-    pub region: Arc<ClientMem>,
+    /// The client's region; none of an XRC target, which has no queues and is of no client.
+    pub region: Option<Arc<ClientMem>>,
     /// Where the send queue stands in it.
     pub sq_offset: u64,
     /// Units of the send queue, a power of two.
@@ -54,12 +55,15 @@ pub struct QpInit {
     pub mtu: Mtu,
     /// How it deals with congestion, except towards QPs of this appliance that are reached without frames.
     pub congestion: Congestion,
+    /// XRC domain of an XRC target, else 0.
+    pub xrcd: u32,
 }
 
 impl QpInit {
     fn transport(&self) -> RcQp {
         let qp = match self.qp_type {
             QpType::Ud => RcQp::new_ud(self.qpn, self.mtu),
+            QpType::XrcTgt => RcQp::new_xrc_tgt(self.qpn, self.xrcd),
             connected => RcQp::new(self.qpn).with_type(connected),
         };
         qp.with_congestion(&self.congestion)
@@ -83,6 +87,8 @@ pub enum Receives {
         /// Its protection domain.
         pd: u32,
     },
+    /// Nowhere, of an XRC initiator; of an XRC target, from the XRC SRQs that requests name.
+    Nowhere,
 }
 
 /// A queue pair: its record, and what is rebuilt from it.
@@ -90,7 +96,7 @@ pub struct Qp {
     pub(super) rec: ArenaBox<QpRecord>,
     pub(super) records: ArenaSlice<SendWr>,
     pub(super) sq: SendQueue,
-    /// None when it draws from an SRQ.
+    /// None when it draws from SRQs, or receives nothing.
     pub(super) rq: Option<RecvQueue>,
     pub(super) path: Option<Path>,
     pub(super) template: Option<FrameTemplate>,
@@ -108,12 +114,14 @@ impl Qp {
     /// A QP in RESET, with its records in the arenas of the core it is for. It is the control thread's until
     /// [`crate::command::Command::AddQp`] moves it to that core.
     pub(crate) fn new(init: QpInit, arenas: &CoreArenas) -> Result<Box<Self>, InitError> {
+        let sends = init.qp_type.has_send_queue();
         let sq = Cursor {
             offset: init.sq_offset,
-            depth: init.sq_depth,
+            depth: if sends { init.sq_depth } else { 1 },
             next: 0,
         };
-        let send_ring = Ring::new(&init.region, &sq)?;
+        let ring = |cursor: &Cursor| Ring::new(init.region.as_ref().ok_or(InitError::NoRegion)?, cursor);
+        let send_ring = sends.then(|| ring(&sq)).transpose()?;
         let mut rq = Cursor {
             offset: 0,
             depth: 0,
@@ -122,12 +130,13 @@ impl Qp {
         let (recv_ring, srq, recv_pd) = match init.receives {
             Receives::Own { offset, depth } => {
                 (rq.offset, rq.depth) = (offset, depth);
-                (Some(Ring::new(&init.region, &rq)?), NO_SRQ, init.pd)
+                (Some(ring(&rq)?), NO_SRQ, init.pd)
             }
             Receives::Shared { srq, pd } => (None, srq, pd),
+            Receives::Nowhere => (None, NO_SRQ, init.pd),
         };
         let mut rc = init.transport();
-        if recv_ring.is_none() {
+        if srq != NO_SRQ {
             rc = rc.with_srq();
         }
         let records = arenas.rings.put(sq.depth as usize, SendWr::default())?;
@@ -139,8 +148,12 @@ impl Qp {
                 handle: init.handle,
                 client: init.client,
                 pd: init.pd,
-                send_cq: init.send_cq,
-                recv_cq: init.recv_cq,
+                send_cq: if sends { init.send_cq } else { NO_CQ },
+                recv_cq: if init.qp_type.is_xrc() {
+                    NO_CQ
+                } else {
+                    init.recv_cq
+                },
                 srq,
                 recv_pd,
                 sig_all: init.sig_all,
@@ -193,7 +206,7 @@ impl Qp {
     pub(crate) fn resume(
         rec: ArenaBox<QpRecord>,
         arenas: &CoreArenas,
-        region: &Arc<ClientMem>,
+        region: Option<&Arc<ClientMem>>,
     ) -> Result<Box<Self>, ArenaError> {
         let slot = rec.slot();
         let place = |error| ArenaError::Contradiction {
@@ -206,11 +219,15 @@ impl Qp {
             let must = "where a queue of its depth fits the client's region";
             place(BadField { field, value, must })
         };
-        let send_ring = Ring::new(region, &rec.sq).map_err(|_| misplaced("sq.offset", &rec.sq))?;
-        let recv_ring = match rec.id.srq {
-            NO_SRQ => Some(Ring::new(region, &rec.rq).map_err(|_| misplaced("rq.offset", &rec.rq))?),
-            _ => None,
+        let ring = |field, cursor: &Cursor| {
+            let ring = region.and_then(|region| Ring::new(region, cursor).ok());
+            ring.ok_or_else(|| misplaced(field, cursor))
         };
+        let qp_type = rec.rc.qp_type();
+        let sends = qp_type.has_send_queue();
+        let send_ring = sends.then(|| ring("sq.offset", &rec.sq)).transpose()?;
+        let receives = qp_type.has_recv_queue() && rec.id.srq == NO_SRQ;
+        let recv_ring = receives.then(|| ring("rq.offset", &rec.rq)).transpose()?;
         let depth = rec.sq.depth as usize;
         let records = arenas.rings.claim(rec.sends, depth, slot)?;
         let units = arenas.rings.claim(rec.units, depth, slot)?;
@@ -239,6 +256,13 @@ impl Qp {
             "id.srq",
             rec.id.srq,
             "an SRQ where rc.uses_srq is set, else none",
+        )?;
+        let of_nobody = rec.rc.qp_type() == QpType::XrcTgt;
+        BadField::unless(
+            (rec.id.client == NO_CLIENT) == of_nobody,
+            "id.client",
+            rec.id.client,
+            "a client's index, but of an XRC target",
         )?;
         let own_pd = shares || rec.id.recv_pd == rec.id.pd;
         BadField::unless(
@@ -312,7 +336,10 @@ impl Qp {
                 false => Congestion::Off,
             },
             rate: self.rec.rc.rate(),
-            sq_depth: self.rec.sq.depth,
+            sq_depth: match self.rec.rc.qp_type().has_send_queue() {
+                true => self.rec.sq.depth,
+                false => 0,
+            },
             rq_depth: self.rec.rq.depth,
             sig_all: self.rec.id.sig_all,
         }
@@ -337,6 +364,7 @@ impl Qp {
             id: &rec.id,
             sq: &self.sq,
             rq: self.rq.as_ref(),
+            xrc: None,
             recv: &mut rec.recv,
             recv_cursor: &mut rec.rq,
             pending: &mut rec.pending,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use arrayvec::ArrayVec;
-use rnic_abi::{MAX_SGE, RING_ENTRIES, RingIndices, Sge, WQE_UNIT, Wqe, protocol, wqe_flags};
+use rnic_abi::{MAX_SGE, RING_ENTRIES, RingIndices, Sge, WQE_UNIT, Wqe, XrcUnit, protocol, wqe_flags};
 use rnic_transport::{Access, KeyError, RecvWqe, SendWr, WrOpcode};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -69,6 +69,9 @@ pub enum InitError {
     /// There is no such core.
     #[error("there is no poll core {0}")]
     NoCore(u32),
+    /// A queue is to be made, and the region it is to stand in is not given.
+    #[error("a QP that has queues needs the region of a client")]
+    NoRegion,
     /// There is no room for its records.
     #[error(transparent)]
     Arena(#[from] ArenaError),
@@ -155,20 +158,24 @@ fn sge(unit: impl Fn(u32) -> Unit, i: usize) -> Sge {
     }
 }
 
+/// Whether its last unit is an [`XrcUnit`].
+fn is_xrc(wqe: &Wqe) -> bool {
+    wqe.flags & wqe_flags::XRC != 0
+}
+
 /// Sum of the entries' lengths, when the WQE is well-formed.
 fn total_length(wqe: &Wqe, unit: impl Fn(u32) -> Unit) -> Option<u32> {
-    if wqe.flags & !wqe_flags::ALL != 0 {
+    if wqe.flags & !(wqe_flags::ALL | wqe_flags::XRC) != 0 {
         return None;
     }
+    let units = u32::from(wqe.units) - u32::from(is_xrc(wqe));
     if wqe.flags & wqe_flags::INLINE != 0 {
         let len = wqe.inline_len as usize;
-        let fits = wqe.num_sge == 0
-            && len <= rnic_abi::MAX_INLINE
-            && Wqe::units_for_inline(len) == u32::from(wqe.units);
+        let fits = wqe.num_sge == 0 && len <= rnic_abi::MAX_INLINE && Wqe::units_for_inline(len) == units;
         return fits.then_some(wqe.inline_len);
     }
     let count = usize::from(wqe.num_sge);
-    if count > MAX_SGE || wqe.inline_len != 0 || Wqe::units_for_sges(count) != u32::from(wqe.units) {
+    if count > MAX_SGE || wqe.inline_len != 0 || Wqe::units_for_sges(count) != units {
         return None;
     }
     let total: u64 = (0..count).map(|i| u64::from(sge(&unit, i).length)).sum();
@@ -217,6 +224,8 @@ pub struct Accepted {
     pub data: u32,
     /// Bytes of the message.
     pub length: u32,
+    /// The XRC SRQ it is for, of an XRC initiator.
+    pub remote_srqn: Option<u32>,
 }
 
 impl Accepted {
@@ -238,14 +247,18 @@ impl Accepted {
 
 /// A send queue: the client's ring and the private copies of what was taken from it.
 pub struct SendQueue {
-    ring: Ring,
+    /// None of an XRC target QP, which sends nothing.
+    ring: Option<Ring>,
     units: ArenaSlice<Unit>,
 }
 
 impl SendQueue {
     /// The queue over a ring; `units` are as many as the ring has. Control thread.
-    pub fn new(ring: Ring, units: ArenaSlice<Unit>) -> Self {
-        debug_assert_eq!(units.len(), ring.depth as usize);
+    pub fn new(ring: Option<Ring>, units: ArenaSlice<Unit>) -> Self {
+        debug_assert!(
+            ring.as_ref()
+                .is_none_or(|ring| units.len() == ring.depth as usize)
+        );
         SendQueue { ring, units }
     }
 
@@ -258,41 +271,55 @@ impl SendQueue {
     /// first unit of the oldest work request in progress.
     #[inline]
     pub fn take(&mut self, cursor: &mut Cursor, oldest: Option<u32>) -> Result<Option<Accepted>, QueueError> {
-        let available = self.ring.available(cursor)?;
+        let Some(ring) = &self.ring else { return Ok(None) };
+        let available = ring.available(cursor)?;
         if available == 0 {
             return Ok(None);
         }
-        let (first, mask) = (cursor.next, self.ring.depth - 1);
+        let (first, mask) = (cursor.next, ring.depth - 1);
         let held = oldest.map_or(0, |o| first.wrapping_sub(o));
-        if held >= self.ring.depth {
+        if held >= ring.depth {
             return Ok(None);
         }
         let mut unit = Unit::ZERO;
-        self.ring.copy_unit(first, &mut unit);
+        ring.copy_unit(first, &mut unit);
         let wqe = unit.head();
-        let count = check_extent(&wqe, available, self.ring.depth)?;
-        if held + count > self.ring.depth {
+        let count = check_extent(&wqe, available, ring.depth)?;
+        if held + count > ring.depth {
             return Ok(None);
         }
         self.units[(first & mask) as usize] = unit;
         for i in 1..count {
             let index = first.wrapping_add(i);
-            self.ring
-                .copy_unit(index, &mut self.units[(index & mask) as usize]);
+            ring.copy_unit(index, &mut self.units[(index & mask) as usize]);
         }
-        self.ring.take(cursor, count);
+        ring.take(cursor, count);
         match total_length(&wqe, |i| self.unit(first, i)) {
             Some(length) => Ok(Some(Accepted {
                 wqe,
                 data: first,
                 length,
+                remote_srqn: self.remote_srqn(&wqe, first),
             })),
             None => Err(QueueError::Malformed { wr_id: wqe.wr_id }),
         }
     }
 
+    /// Units it has, a power of two.
+    fn depth(&self) -> u32 {
+        self.units.len() as u32
+    }
+
+    fn remote_srqn(&self, wqe: &Wqe, data: u32) -> Option<u32> {
+        let last = u32::from(wqe.units) - 1;
+        is_xrc(wqe).then(|| {
+            let unit: XrcUnit = zerocopy::transmute!(self.unit(data, last));
+            unit.remote_srqn
+        })
+    }
+
     fn unit(&self, data: u32, i: u32) -> Unit {
-        self.units[(data.wrapping_add(i) & (self.ring.depth - 1)) as usize]
+        self.units[(data.wrapping_add(i) & (self.depth() - 1)) as usize]
     }
 
     /// The bytes `offset..offset + len` of the work request whose first unit is `data`.
@@ -328,7 +355,7 @@ impl SendQueue {
             if len == 0 {
                 break;
             }
-            let unit = &self.units[(data.wrapping_add(i) & (self.ring.depth - 1)) as usize].0;
+            let unit = &self.units[(data.wrapping_add(i) & (self.depth() - 1)) as usize].0;
             let payload = if i == 0 { &unit[HEAD..] } else { &unit[..] };
             if offset as usize >= payload.len() {
                 offset -= payload.len() as u32;
@@ -358,28 +385,34 @@ impl SendQueue {
             wqe,
             data: wr.data,
             length: wr.length,
+            remote_srqn: None,
         };
-        check_extent(&wqe, held, self.ring.depth).is_ok()
-            && held <= self.ring.depth
+        check_extent(&wqe, held, self.depth()).is_ok()
+            && held <= self.depth()
             && total_length(&wqe, |i| self.unit(wr.data, i)) == Some(wr.length)
             && accepted.suits(wr.opcode)
     }
 
     /// Forgets what was posted (RESET).
     pub fn discard(&self, cursor: &mut Cursor) {
-        self.ring.discard(cursor);
+        if let Some(ring) = &self.ring {
+            ring.discard(cursor);
+        }
     }
 
     /// Asks to be kicked and tells whether the queue can be left alone.
     #[inline]
     pub fn release(&self, cursor: &Cursor) -> bool {
-        protocol::drop_queue(&self.ring.tail, cursor.next, &self.ring.need_kick)
+        let ring = self.ring.as_ref();
+        ring.is_none_or(|ring| protocol::drop_queue(&ring.tail, cursor.next, &ring.need_kick))
     }
 
     /// Takes the queue into the core's own polling.
     #[inline]
     pub fn keep(&self) {
-        protocol::keep_queue(&self.ring.need_kick)
+        if let Some(ring) = &self.ring {
+            protocol::keep_queue(&ring.need_kick);
+        }
     }
 }
 

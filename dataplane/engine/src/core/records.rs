@@ -110,8 +110,14 @@ impl CoreArenas {
     }
 }
 
-/// Of a QP with a receive queue of its own.
+/// Of a QP that draws from no SRQ.
 pub(crate) const NO_SRQ: u32 = u32::MAX;
+/// Of an SRQ that is no XRC SRQ: domains count from 1 on.
+pub(crate) const NO_XRCD: u32 = 0;
+/// Of a QP whose completions, or some of them, go to no CQ of its own.
+pub(crate) const NO_CQ: u32 = u32::MAX;
+/// Of an XRC target QP: it is of no client, but of all that hold it.
+pub const NO_CLIENT: u32 = u32::MAX;
 
 record! {
     /// Who a QP is.
@@ -328,6 +334,10 @@ record! {
         pub ring: Cursor,
         /// Units of each WQE.
         pub stride: u32,
+        /// XRC domain of an XRC SRQ, else [`NO_XRCD`].
+        pub xrcd: u32,
+        /// Slot of the CQ that receives of an XRC SRQ complete to.
+        pub cq: u32,
         /// SRQ_LIMIT_REACHED is due once fewer WQEs are posted; 0 when it is not armed.
         pub limit: u32,
         /// Its ring was forged: no WQE is taken from it any more.

@@ -1,5 +1,5 @@
 //! Serving the QPs that have something to do: doorbells, send queues, timers, events.
-use rnic_abi::event_kind;
+use rnic_abi::{event_kind, wqe_flags};
 use rnic_qsbr::spsc::Consumer;
 use rnic_transport::{Cause, Check, QpType, SendFlags, SendWr, Time, WrOpcode};
 
@@ -187,7 +187,7 @@ impl Core {
     #[inline]
     fn post(&mut self, qp: &mut Qp, accepted: &Accepted) {
         let wqe = &accepted.wqe;
-        let mut flags = SendFlags::from_bits(u32::from(wqe.flags)).unwrap_or_default();
+        let mut flags = SendFlags::from_bits(u32::from(wqe.flags & wqe_flags::ALL)).unwrap_or_default();
         if qp.rec.id.sig_all {
             flags = flags.union(SendFlags::SIGNALED);
         }
@@ -200,7 +200,9 @@ impl Core {
             qp.rec.bad = bad(Check::UnsupportedOpcode);
             return;
         };
-        if !accepted.suits(opcode) {
+        // An XRC initiator says whom each request is for, and nobody else does.
+        let addressed = accepted.remote_srqn.is_some() == (qp.rec.rc.qp_type() == QpType::XrcIni);
+        if !accepted.suits(opcode) || !addressed {
             qp.rec.bad = bad(Check::SendQueue);
             return;
         }
@@ -412,6 +414,7 @@ fn request(accepted: &Accepted, opcode: WrOpcode, flags: SendFlags) -> SendWr {
     }
     wr.imm_or_rkey = wqe.imm_or_rkey;
     wr.length = accepted.length;
+    wr.remote_srqn = accepted.remote_srqn.unwrap_or(0);
     wr.data = accepted.data;
     wr.opcode = opcode;
     wr.flags = flags;

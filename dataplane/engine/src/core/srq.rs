@@ -9,7 +9,7 @@ use rnic_transport::{BadField, Cause, Check};
 
 use super::{
     queue::{AcceptedRecv, InitError, QueueError, RECV_UNITS, RecvQueue, Ring, Unit},
-    records::{CoreArenas, Cursor, Pending, SrqRecord},
+    records::{CoreArenas, Cursor, NO_XRCD, Pending, SrqRecord},
 };
 use crate::{
     arena::{ArenaBox, ArenaError, ArenaId},
@@ -39,6 +39,30 @@ pub struct SrqInit {
     pub depth: u32,
     /// Units of each WQE, 1 to 9, whatever entries it has: WQEs can be counted.
     pub stride: u32,
+    /// What an XRC SRQ has besides.
+    pub xrc: Option<XrcPart>,
+}
+
+/// What an XRC SRQ has and others do not.
+#[derive(Copy, Clone, Debug)]
+pub struct XrcPart {
+    /// Its XRC domain, from 1 on, whose target QPs live on the same core.
+    pub xrcd: u32,
+    /// Slot of the CQ that its receives complete to.
+    pub cq: u32,
+}
+
+/// What an XRC target QP has from the XRC SRQ that a request names.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct XrcMeans {
+    pub number: u32,
+    /// The handle by which its client knows it.
+    pub handle: u32,
+    /// Protection domain of keys and buffers.
+    pub pd: u32,
+    pub xrcd: u32,
+    /// The CQ of receives.
+    pub cq: u32,
 }
 
 /// A shared receive queue.
@@ -68,6 +92,8 @@ impl Srq {
             ring: cursor,
             stride: init.stride,
             limit: 0,
+            xrcd: init.xrc.map_or(NO_XRCD, |xrc| xrc.xrcd),
+            cq: init.xrc.map_or(0, |xrc| xrc.cq),
             failed: false,
             pending: Pending::default(),
         })?;
@@ -174,6 +200,26 @@ impl Srq {
     /// What of it is the same before and after a restart, in words.
     pub(crate) fn describe(&self) -> String {
         format!("{:?}", *self.rec)
+    }
+
+    /// What it is to XRC target QPs; `None` unless it is an XRC SRQ.
+    #[inline]
+    pub(super) fn xrc(&self) -> Option<XrcMeans> {
+        let SrqRecord {
+            number,
+            handle,
+            pd,
+            xrcd,
+            cq,
+            ..
+        } = *self.rec;
+        (xrcd != NO_XRCD).then_some(XrcMeans {
+            number,
+            handle,
+            pd,
+            xrcd,
+            cq,
+        })
     }
 
     /// Its number.

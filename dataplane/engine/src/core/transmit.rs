@@ -1,6 +1,6 @@
 //! From a packet the transport wants sent to a frame in a port's burst.
 use rnic_simd::Crc;
-use rnic_transport::{Access, Emit, KeyError, Source};
+use rnic_transport::{Access, Emit, KeyError, QpType, Source};
 use rnic_wire::{FrameTemplate, ICRC_LEN, Icrc, MAX_FRAME_HEADER_LEN, pad_len};
 
 use super::{host::Env, qp::Qp, queue::Segments, run::Core};
@@ -25,10 +25,20 @@ impl Qp {
                 .sq
                 .segments(&env.mrs, self.rec.id.pd, Access::NONE, data, offset, len),
             Source::Remote { len: 0, .. } => Ok(Segments::new()),
-            Source::Remote { rkey, addr, len, .. } => {
-                let range =
-                    env.mrs
-                        .resolve(rkey, self.rec.id.pd, addr, u64::from(len), Access::REMOTE_READ)?;
+            Source::Remote {
+                rkey,
+                addr,
+                len,
+                srqn,
+            } => {
+                let pd = match self.rec.rc.qp_type() {
+                    // With its XRC SRQ a request loses its protection domain.
+                    QpType::XrcTgt => env.xrc_srq(srqn).ok_or(KeyError::PdMismatch)?.pd,
+                    _ => self.rec.id.pd,
+                };
+                let range = env
+                    .mrs
+                    .resolve(rkey, pd, addr, u64::from(len), Access::REMOTE_READ)?;
                 let mut segments = Segments::new();
                 segments.push(range);
                 Ok(segments)

@@ -15,7 +15,7 @@ use super::{Engine, EngineConfig, StartError, check_sizes};
 use crate::{
     arena::ArenaError,
     command::{Command, Message, Token},
-    core::{CORE_FILES, CompletionQueue, Core, CoreArenas, Found, Qp, Srq},
+    core::{CORE_FILES, CompletionQueue, Core, CoreArenas, Found, NO_CLIENT, Qp, Srq},
     mem::{AhEntry, AhTable, ClientMem, MrRecord, MrTable},
     nonblocking::might_block,
     view::{Kind, Leaf, generation_of, slot_of},
@@ -335,8 +335,11 @@ impl Engine {
                 let (arena, slot) = (arenas.qps.id(), rec.slot());
                 return Err(ArenaError::Contradiction { arena, slot, error }.into());
             }
-            let mem = region(rec.id.client)?;
-            qps.push(Qp::resume(rec, arenas, &mem)?);
+            let mem = match rec.id.client {
+                NO_CLIENT => None,
+                client => Some(region(client)?),
+            };
+            qps.push(Qp::resume(rec, arenas, mem.as_ref())?);
         }
         Ok(Objects { cqs, srqs, qps })
     }
@@ -381,7 +384,8 @@ impl Inheritance {
         all.flat_map(|found| {
             let cqs = found.cqs.iter().map(|cq| cq.client);
             let srqs = found.srqs.iter().map(|srq| srq.client);
-            cqs.chain(srqs).chain(found.qps.iter().map(|qp| qp.id.client))
+            let qps = found.qps.iter().map(|qp| qp.id.client);
+            cqs.chain(srqs).chain(qps.filter(|client| *client != NO_CLIENT))
         })
         .collect()
     }

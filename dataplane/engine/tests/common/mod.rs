@@ -269,6 +269,7 @@ impl Rig {
             offset: srq.offset,
             depth: DEPTH,
             stride,
+            xrc: None,
         };
         let made = self.engine.make_srq(init).unwrap();
         let token = self.token();
@@ -358,7 +359,7 @@ impl Rig {
             pd: PD,
             send_cq: slot,
             recv_cq: slot,
-            region: self.region.clone(),
+            region: Some(self.region.clone()),
             sq_offset: sq,
             sq_depth: DEPTH,
             receives: match srq {
@@ -376,6 +377,7 @@ impl Rig {
             port: self.port,
             mtu: Mtu::M1024,
             congestion: self.congestion,
+            xrcd: 0,
         };
         let qp = self.engine.make_qp(init).unwrap();
         let core = self.engine.publisher().owner(qpn);
