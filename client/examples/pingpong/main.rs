@@ -1,8 +1,11 @@
 //! Two processes send one message back and forth and time it.
 //!
 //! Server: `pingpong`; client: `pingpong SERVER`. Each needs a running rnicd, or the other end may be the tool of
-//! rdma-core that this one does the same as, on another device: `ibv_rc_pingpong`, `ibv_uc_pingpong`, `ibv_ud_pingpong`.
+//! rdma-core that this one does the same as, on another device: `ibv_rc_pingpong`, `ibv_uc_pingpong`, `ibv_ud_pingpong`,
+//! `ibv_srq_pingpong`, `ibv_xsrq_pingpong`.
 mod address;
+mod shared;
+mod xrc;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +21,7 @@ use rnic::{
 use address::Address;
 
 /// Sends a message back and forth between two processes and tells how long that takes. Its options are those of
-/// ibv_rc_pingpong, ibv_uc_pingpong and ibv_ud_pingpong, which may be the other side.
+/// ibv_rc_pingpong and the like, which may be the other side.
 #[derive(Parser)]
 struct Args {
     /// Host where the other side runs without this argument; without it, be that side.
@@ -44,7 +47,13 @@ struct Args {
     /// Receives to have posted at a time.
     #[arg(short, long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     rx_depth: u32,
-    /// Exchanges.
+    /// QPs, which share what is received (srq).
+    #[arg(short = 'q', long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    num_qp: u16,
+    /// Clients that a server waits for (xsrq); `-c` of ibv_xsrq_pingpong.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    clients: u16,
+    /// Exchanges; of all QPs together (srq), with each client (xsrq).
     #[arg(short = 'n', long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     iters: u32,
     /// Sleep while waiting, instead of polling.
@@ -67,6 +76,10 @@ enum Transport {
     Uc,
     /// Datagrams, as ibv_ud_pingpong: a lost message ends it
     Ud,
+    /// Reliable connections that share a receive queue, as ibv_srq_pingpong
+    Srq,
+    /// Extended reliable connections, as ibv_xsrq_pingpong: whatever client a message is for, it goes to the next
+    Xsrq,
 }
 
 impl Args {
@@ -77,6 +90,30 @@ impl Args {
             4096
         };
         self.bytes.unwrap_or(default)
+    }
+
+    fn connect_options(&self, mtu: Mtu) -> ConnectOptions {
+        ConnectOptions {
+            gid_index: self.gid_idx,
+            mtu: Some(mtu),
+            rd_atomic: 1,
+            ..ConnectOptions::default()
+        }
+    }
+
+    /// The next completions, at most as many as there is room for.
+    fn next(&self, cq: &Cq, out: &mut [Completion]) -> Result<usize> {
+        let count = if self.events {
+            cq.wait(out, Some(PATIENCE))?
+        } else {
+            cq.spin(out, Some(PATIENCE))?
+        };
+        ensure!(
+            count > 0,
+            "nothing for {} s: is the peer alive?",
+            PATIENCE.as_secs()
+        );
+        Ok(count)
     }
 }
 
@@ -104,17 +141,29 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
+    ensure!(
+        !args.check || !matches!(args.transport, Transport::Srq | Transport::Xsrq),
+        "--chk: all QPs of an SRQ receive into one buffer; there is nothing to check"
+    );
+    match args.transport {
+        Transport::Srq => return shared::run(args),
+        Transport::Xsrq => return xrc::run(args),
+        Transport::Rc | Transport::Uc | Transport::Ud => {}
+    }
     let mut side = Side::open(args)?;
     side.post_receives(args.rx_depth)?;
     let ours = side.address()?;
     println!("  local address:  {ours}");
-    let mut connect = |theirs: Address| {
-        println!("  remote address: {theirs}");
-        side.connect(theirs)
+    let mut connect = |theirs: Vec<Address>| {
+        for address in theirs {
+            println!("  remote address: {address}");
+            side.connect(address)?;
+        }
+        Ok(())
     };
     match &args.host {
-        Some(host) => connect(address::ask(host, args.port, ours)?),
-        None => address::tell(args.port, ours, connect),
+        Some(host) => connect(address::ask(host, args.port, &[ours])?),
+        None => address::tell(args.port, &[ours], connect),
     }?;
     let begin = Instant::now();
     side.play()?;
@@ -147,17 +196,13 @@ impl<'a> Side<'a> {
             Transport::Rc => (QpType::Rc, 0),
             Transport::Uc => (QpType::Uc, 0),
             Transport::Ud => (QpType::Ud, GRH_AREA),
+            Transport::Srq | Transport::Xsrq => bail!("these have sides of their own"),
         };
         let config = QpConfig::new(&cq, &cq)
             .qp_type(qp_type)
             .max_send_wr(1)
             .max_recv_wr(args.rx_depth);
-        let options = ConnectOptions {
-            gid_index: args.gid_idx,
-            mtu: Some(mtu),
-            rd_atomic: 1,
-            ..ConnectOptions::default()
-        };
+        let options = args.connect_options(mtu);
         let qp = pd.create_qp(config)?;
         if qp_type == QpType::Ud {
             let mtu = context.query_port()?.active_mtu.bytes() as usize;
@@ -199,21 +244,13 @@ impl<'a> Side<'a> {
     }
 
     fn connect(&mut self, peer: Address) -> Result<()> {
-        let Address { qpn, psn, gid } = peer;
+        let Address { qpn, gid, .. } = peer;
         if self.args.transport == Transport::Ud {
             let vector = AddressVector::to(gid).gid_index(self.args.gid_idx);
             self.to = Some((self.qp.pd().create_ah(&vector)?, qpn));
             return Ok(());
         }
-        let endpoint = Endpoint {
-            version: Endpoint::VERSION,
-            qpn,
-            psn,
-            gid,
-            mtu: self.mtu,
-            rd_atomic: 1,
-        };
-        Ok(self.qp.connect(&endpoint, &self.options)?)
+        Ok(self.qp.connect(&peer.endpoint(self.mtu), &self.options)?)
     }
 
     fn post_receives(&self, count: u32) -> Result<()> {
@@ -251,17 +288,8 @@ impl<'a> Side<'a> {
         }
         while sent < iters || received < iters {
             let mut out = [Completion::default(); 2];
-            let count = if self.args.events {
-                self.cq.wait(&mut out, Some(PATIENCE))?
-            } else {
-                self.cq.spin(&mut out, Some(PATIENCE))?
-            };
-            if count == 0 {
-                bail!(
-                    "nothing for {} s after {sent} messages sent and {received} received: is the peer alive?",
-                    PATIENCE.as_secs()
-                );
-            }
+            let count = self.args.next(&self.cq, &mut out);
+            let count = count.with_context(|| format!("{sent} messages sent and {received} received"))?;
             for completion in &out[..count] {
                 let done = completion.ok().context("the connection failed")?;
                 if done.is_recv {
