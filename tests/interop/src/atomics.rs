@@ -39,6 +39,7 @@ impl Atomics {
             family: self.family,
             memory: 4096,
             depth: WINDOW as u32,
+            shared: false,
         };
         let mut sides = connect(ours, theirs, &resources, self.mtu)?;
         let mut rng = Rng::new(&[self.seed]);

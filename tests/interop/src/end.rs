@@ -34,6 +34,8 @@ pub struct Resources {
     pub memory: usize,
     /// Work requests in each queue of the QP.
     pub depth: u32,
+    /// Its receives come from an SRQ.
+    pub shared: bool,
 }
 
 /// Bytes in memory: guards all over the slot, but for the data.

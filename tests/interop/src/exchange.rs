@@ -48,6 +48,8 @@ pub struct Exchange {
     pub family: Family,
     /// Path MTU.
     pub mtu: Mtu,
+    /// Both ends receive by SRQs.
+    pub shared: bool,
 }
 
 /// What an exchange has moved.
@@ -91,6 +93,7 @@ impl Exchange {
             family: self.family,
             memory: 5 * self.plan.window * Slot::size(self.plan.size_max),
             depth: self.plan.window as u32 + 2,
+            shared: self.shared,
         };
         let mut sides = connect(ours, theirs, &resources, self.mtu)?;
         let rounds = [0, 1].map(|side| match self.requester[side] {

@@ -141,10 +141,14 @@ pub fn cases(wire: &Wire, extent: Extent, seed: u64) -> Vec<Case> {
     all
 }
 
-/// Each operation by itself, both ways, then all of them mixed, both ways at once.
+/// Each operation by itself, both ways, then all of them mixed, both ways at once, and SENDs that ends receive by SRQs.
 fn exchanges(family: Family, mtu: Mtu, seed: u64, all: &mut Vec<Case>) {
-    let each = Op::ALL.into_iter().map(|op| (label(op), vec![op], &WAYS[..2]));
-    for (test, ops, ways) in each.chain([("RC mixed", Op::ALL.to_vec(), &WAYS[2..])]) {
+    let each = Op::ALL
+        .into_iter()
+        .map(|op| (label(op), vec![op], &WAYS[..2], false));
+    let mixed = ("RC mixed", Op::ALL.to_vec(), &WAYS[2..], false);
+    let shared = ("RC SEND to SRQs", vec![Op::Send, Op::SendImm], &WAYS[..2], true);
+    for (test, ops, ways, shared) in each.chain([mixed, shared]) {
         for (requester, direction) in ways {
             let plan = Plan {
                 ops: ops.clone(),
@@ -164,6 +168,7 @@ fn exchanges(family: Family, mtu: Mtu, seed: u64, all: &mut Vec<Case>) {
                     requester: *requester,
                     family,
                     mtu,
+                    shared,
                 }),
             });
         }
@@ -192,6 +197,7 @@ fn unreliable_exchanges(family: Family, mtu: Mtu, seed: u64, all: &mut Vec<Case>
                 requester: *requester,
                 family,
                 mtu,
+                shared: false,
             }),
         });
     }
@@ -261,10 +267,11 @@ fn label(op: Op) -> &'static str {
 /// for wires that lose nothing.
 fn pingpongs(wire: &Wire, family: Family, mtu: Mtu, all: &mut Vec<Case>) {
     // The tool, what makes our example do the same, and whether it takes frames in any order.
-    const TOOLS: [(&str, &[&str], bool); 3] = [
+    const TOOLS: [(&str, &[&str], bool); 4] = [
         ("ibv_rc_pingpong", &["-t", "rc"], true),
         ("ibv_uc_pingpong", &["-t", "uc"], false),
         ("ibv_ud_pingpong", &["-t", "ud"], false),
+        ("ibv_srq_pingpong", &["-t", "srq"], true),
     ];
     for (tool, args, reorders) in TOOLS {
         // For each message rxe heeds one NAK, then its timer: 20 s a run with 16 packets a message.
@@ -286,6 +293,7 @@ fn pingpongs(wire: &Wire, family: Family, mtu: Mtu, all: &mut Vec<Case>) {
                     tool,
                     args,
                     datagrams,
+                    checks: tool != "ibv_srq_pingpong",
                     serves,
                     family,
                     mtu,

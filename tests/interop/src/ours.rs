@@ -66,6 +66,10 @@ impl End for Ours {
             .max_send_wr(resources.depth)
             .max_recv_wr(resources.depth)
             .max_sge(3);
+        let config = match resources.shared {
+            true => config.srq(&pd.create_srq(resources.depth, 3)?),
+            false => config,
+        };
         let qp = pd.create_qp(config)?;
         let options = ConnectOptions {
             gid_index: resources.family.our_gid_index(),
@@ -127,6 +131,16 @@ impl End for Ours {
 
     fn post_recv(&mut self, list: &[RecvWr]) -> Result<()> {
         let Open { qp, memory, .. } = self.get()?;
+        if let Some(srq) = qp.srq() {
+            srq.post_recv(|batch| {
+                for RecvWr { wr_id, local } in list {
+                    batch
+                        .recv(cut(memory, local.offset, local.len, local.parts))
+                        .wr_id(*wr_id);
+                }
+            })?;
+            return Ok(());
+        }
         qp.post_recv(|batch| {
             for RecvWr { wr_id, local } in list {
                 batch

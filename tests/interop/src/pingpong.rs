@@ -30,6 +30,8 @@ pub struct Pingpong {
     pub args: &'static [&'static str],
     /// It sends datagrams, of the link's MTU.
     pub datagrams: bool,
+    /// It can check what it receives.
+    pub checks: bool,
     /// We are the server.
     pub serves: bool,
     /// Addresses used.
@@ -39,7 +41,7 @@ pub struct Pingpong {
 }
 
 impl Pingpong {
-    /// Runs both; each checks what it receives.
+    /// Runs both; each checks what it receives, if it can.
     pub fn run(&self, appliance: &Appliance, guest: &Guest) -> Result<Moved> {
         let tool = self.tool;
         let gid = guest.gid_index(self.family)?;
@@ -65,7 +67,8 @@ impl Pingpong {
             true => String::new(),
             false => format!(" -m {}", self.mtu),
         };
-        format!("-e -c -s {SIZE} -n {ITERS} -p {}{mtu}", self.port())
+        let check = if self.checks { "-c " } else { "" };
+        format!("-e {check}-s {SIZE} -n {ITERS} -p {}{mtu}", self.port())
     }
 
     fn port(&self) -> u16 {

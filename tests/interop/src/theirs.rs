@@ -90,6 +90,7 @@ impl End for Theirs {
             family,
             memory,
             depth,
+            shared,
         } = *resources;
         let qp_type = match service {
             Service::Rc => "rc",
@@ -98,7 +99,7 @@ impl End for Theirs {
         };
         let gid = Gid::from(family.theirs());
         let region = self.one(format!("open {} {memory} {}", hex(gid), depth))?;
-        let qpn = self.one(format!("create_qp {qp_type} {depth} 0"))?;
+        let qpn = self.one(format!("create_qp {qp_type} {depth} {}", u8::from(shared)))?;
         let (addr, rkey) = region.split_once(' ').context("an address and a key")?;
         self.psn = self.psns.next() as u32 & 0xFF_FFFF;
         let endpoint = Endpoint {

@@ -66,6 +66,7 @@ impl Unreliable {
             family: self.family,
             memory: 3 * WINDOW * Slot::size(self.max()),
             depth: WINDOW as u32,
+            shared: false,
         };
         let mut sides = connect(ours, theirs, &resources, self.mtu)?;
         let mut rng = Rng::new(&[self.seed]);
