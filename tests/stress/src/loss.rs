@@ -297,6 +297,7 @@ impl Worker {
         self.pds[side].clear();
         self.ahs[side].clear();
         self.srqs[side].clear();
+        self.domains[side].clear();
         self.regions[side].clear();
         self.dead_keys[side].clear();
         Ok(())

@@ -23,6 +23,7 @@ mod shared;
 mod traffic;
 mod unplug;
 mod worker;
+mod xrc;
 
 use std::process::ExitCode;
 

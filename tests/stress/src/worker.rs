@@ -14,6 +14,7 @@ use crate::grave::DeadMemory;
 use crate::link::{LONGEST, Link, Region, WINDOW};
 use crate::loss::Fate;
 use crate::session::{Answer, BUSY, EXHAUSTED, NODEV, Refused, Session};
+use crate::xrc::Domain;
 
 /// How long anything may take. Far more than it needs: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -101,6 +102,8 @@ pub struct Worker {
     pub(crate) ahs: [Vec<(u32, u32)>; 2],
     /// Shared receive queues, each with its PD and a QP on it.
     pub(crate) srqs: [Vec<Srq>; 2],
+    /// XRC domains.
+    pub(crate) domains: [Vec<Domain>; 2],
     pub(crate) regions: [Vec<Region>; 2],
     pub(crate) links: Vec<Link>,
     /// Keys that were deregistered lately.
@@ -128,6 +131,7 @@ impl Worker {
             pds: Default::default(),
             ahs: Default::default(),
             srqs: Default::default(),
+            domains: Default::default(),
             regions: Default::default(),
             links: Vec::new(),
             dead_keys: Default::default(),
@@ -161,8 +165,10 @@ impl Worker {
             91..93 => self.punch(side)?,
             93..96 => self.settle_one()?,
             96 => self.overflow(side)?,
+            97 if self.rng.below(2) == 0 => self.change_domains(side)?,
             97 => self.change_srqs(side)?,
             98 if self.rng.below(8) == 0 => self.start_over()?,
+            98 if self.rng.below(2) == 0 => self.change_domains(side)?,
             99 => self.change_ahs(side)?,
             _ => std::thread::sleep(Duration::from_micros(self.rng.below(2000) as u64)),
         }
@@ -329,6 +335,7 @@ impl Worker {
         while !self.srqs[side].is_empty() {
             self.drop_srq(side, 0)?;
         }
+        self.leave_domains(side)?;
         let handles: Vec<u32> = self.sessions[side].cqs.keys().copied().collect();
         for handle in handles {
             self.destroy_cq(side, handle)?;
