@@ -7,7 +7,7 @@ use rnic_engine::{
     command::{Path, QpChange, QpStatus},
     core::abi_cause,
 };
-use rnic_transport::{Access, ModifyError, QpAttr, QpAttrMask, QpState, check_modify};
+use rnic_transport::{ModifyError, QpAttr, QpAttrMask, QpState, check_modify};
 use rnic_wire::Mtu;
 use rustix::io::Errno;
 
@@ -16,7 +16,7 @@ use crate::{
     dispatch::Outcome,
     gid::GidHold,
     install::needs_no_core,
-    objects::{Key, Qp, What},
+    objects::{Key, Qp, What, rights},
     ops::Work,
     refusal::{Refusal, Verb},
     route::{Route, route},
@@ -103,11 +103,7 @@ fn attributes(attrs: &QpAttrs, mask: QpAttrMask) -> Verb<QpAttr> {
     }
     if has(QpAttrMask::ACCESS_FLAGS) {
         let flags = attrs.qp_access_flags;
-        attr.access = Access::from_bits(flags).ok_or_else(|| {
-            Refusal::unsupported(format!(
-                "attrs.qp_access_flags is {flags:#x}; bits of 0xf are supported"
-            ))
-        })?;
+        attr.access = rights("attrs.qp_access_flags", flags)?;
     }
     Ok(attr)
 }

@@ -450,7 +450,7 @@ impl ObjectRecord {
             iova, offset, access, ..
         } = self.mr;
         let rights = Access::from_bits(access.bits().into()).is_some();
-        BadField::unless(rights, "mr.access", access.bits(), "access rights (0xf)")?;
+        BadField::unless(rights, "mr.access", access.bits(), "access rights (0x33f)")?;
         let fits = iova.checked_add(self.length).is_some() && offset.checked_add(self.length).is_some();
         BadField::unless(
             fits,

@@ -191,7 +191,7 @@ pub struct Cause {
 }
 
 /// Names of [`Cause::check`], by number, for people.
-pub const CHECK_NAMES: [&str; 28] = [
+pub const CHECK_NAMES: [&str; 31] = [
     "none",
     "no such key, or no longer valid",
     "access not granted by the region",
@@ -220,6 +220,9 @@ pub const CHECK_NAMES: [&str; 28] = [
     "no such address handle",
     "no such XRC SRQ, or another than the message began with",
     "XRC SRQ of another XRC domain",
+    "memory window cannot be bound now",
+    "memory windows bound to the region",
+    "memory window bound on another QP",
 ];
 
 /// Where a send or receive queue stands: [`RingIndices`], then `depth` units.

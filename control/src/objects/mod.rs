@@ -26,6 +26,7 @@ pub use ah::NotNow;
 pub use ah::{Ah, AhCreation, AhSlots, RESERVE as AH_RESERVE};
 pub use channel::Channel;
 pub use cq::{Cq, CqCreation};
+pub(crate) use mr::rights;
 pub use mr::{Mapping, Mr};
 pub use numbers::{Cursor, Number, Numbers, Space};
 pub use pd::Pd;

@@ -58,14 +58,26 @@ const REMOTE_CHANGES: u32 = 2 | 8;
 /// Largest page of a client's memory.
 const MAX_PAGE: i64 = 2 << 20;
 
+/// The rights of a region or a QP.
+pub(crate) fn rights(field: &str, bits: u32) -> Verb<Access> {
+    const REFUSED: Access = Access::ZERO_BASED.union(Access::FLUSH_PERSISTENT);
+    let access = Access::from_bits(bits).filter(|access| access.bits() & REFUSED.bits() == 0);
+    access.ok_or_else(|| {
+        let why = match bits & u32::from(Access::FLUSH_PERSISTENT.bits()) {
+            0 => "",
+            _ => ". FLUSH_PERSISTENT (0x200) cannot be granted: the memory is volatile, and nothing outlives a loss of power",
+        };
+        Refusal::unsupported(format!(
+            "{field} is {bits:#x}; LOCAL_WRITE, REMOTE_WRITE, REMOTE_READ, REMOTE_ATOMIC, MW_BIND (0x1f) and FLUSH_GLOBAL \
+             (0x100) are supported{why}"
+        ))
+    })
+}
+
 /// The rights that are asked for, and whether the key may be invalidated.
 fn access(bits: u32) -> Verb<(Access, bool)> {
     let (bits, invalidatable) = (bits & !INVALIDATABLE, bits & INVALIDATABLE != 0);
-    let access = Access::from_bits(bits & !OPTIONAL).ok_or_else(|| {
-        Refusal::unsupported(format!(
-            "access is {bits:#x}; LOCAL_WRITE, REMOTE_WRITE, REMOTE_READ and REMOTE_ATOMIC (0xf) are supported"
-        ))
-    })?;
+    let access = rights("access", bits & !OPTIONAL)?;
     if bits & REMOTE_CHANGES != 0 && !access.contains(Access::LOCAL_WRITE) {
         return Err(Refusal::invalid(format!(
             "access is {bits:#x}: REMOTE_WRITE and REMOTE_ATOMIC need LOCAL_WRITE (0x1) as well"
@@ -263,5 +275,9 @@ mod tests {
         assert!(access(2).unwrap_err().text().contains("LOCAL_WRITE"));
         assert!(access(8).is_err());
         assert_eq!(access(0x20).unwrap_err().errno(), Errno::OPNOTSUPP, "zero based");
+        assert_eq!(bits(0x110), Ok((0x110, false)), "windows and FLUSH");
+        let persistent = access(0x200).unwrap_err();
+        assert_eq!(persistent.errno(), Errno::OPNOTSUPP);
+        assert!(persistent.text().contains("volatile"), "{}", persistent.text());
     }
 }

@@ -30,7 +30,7 @@ mod unreliable;
 mod watch;
 
 pub use bottleneck::{Bottleneck, Flows, Traffic, jain};
-pub use memory::{Effect, Region, SimHost, SimSrq};
+pub use memory::{Effect, Region, SimHost, SimSrq, Window};
 pub use network::{Faults, Network};
 pub use node::{GRH_BYTE, Node, Packet, QKEY, connect, connect_as, connect_at, connect_xrc, default_attr};
 pub use operation::MIX;

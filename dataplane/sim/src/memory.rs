@@ -1,8 +1,8 @@
 //! A host made of vectors, which writes down everything it is made to do.
 
 use rnic_transport::{
-    Access, AtomicOp, Completion, CqFull, Event, Host, KeyError, Queue, RecvError, RecvWqe, SendWr, WcOpcode,
-    WcStatus,
+    Access, AtomicOp, Bind, Completion, CqFull, Event, Flush, Host, KeyError, Queue, RecvError, RecvWqe,
+    SendWr, WcOpcode, WcStatus,
 };
 use std::collections::VecDeque;
 
@@ -38,6 +38,15 @@ impl Region {
     }
 }
 
+/// A memory window: a key for a part of a region.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// What it was bound to last; `None` while it is not bound.
+    pub bound: Option<Bind>,
+    /// Its key without the key byte.
+    pub number: u32,
+}
+
 /// Something the peer made this host do. Adjacent writes of one message are one effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // fields as in the calls of `Host`
@@ -50,12 +59,23 @@ pub enum Effect {
         addr: u64,
         original: u64,
     },
+    AtomicWrite {
+        addr: u64,
+    },
+    Flush {
+        addr: u64,
+        len: u32,
+        whole: bool,
+    },
     Receive {
         wr_id: u64,
         offset: u32,
         len: u32,
     },
     Invalidate {
+        rkey: u32,
+    },
+    Bind {
         rkey: u32,
     },
     Received {
@@ -83,6 +103,8 @@ pub struct SimSrq {
 pub struct SimHost {
     /// Registered memory.
     pub regions: Vec<Region>,
+    /// Memory windows.
+    pub windows: Vec<Window>,
     /// Receive WQEs not taken yet; `data` indexes `recv_bufs`.
     pub recv_queue: VecDeque<RecvWqe>,
     /// XRC SRQs.
@@ -137,6 +159,40 @@ impl SimHost {
     /// The region of a key.
     pub fn region(&self, rkey: u32) -> Option<&Region> {
         self.regions.iter().find(|region| region.rkey == rkey)
+    }
+
+    /// Makes a memory window that is not bound.
+    pub fn alloc_window(&mut self, number: u32) {
+        self.windows.push(Window { bound: None, number });
+    }
+
+    /// The region that a key stands for, and where in it a range lies. A window's region must be valid, too.
+    fn locate(
+        &self,
+        rkey: u32,
+        addr: u64,
+        len: u64,
+        access: Access,
+    ) -> Result<(u32, std::ops::Range<usize>), KeyError> {
+        let Some(window) = self.bound(rkey) else {
+            let region = self.region(rkey).ok_or(KeyError::Key)?;
+            return Ok((rkey, region.range(addr, len, access)?));
+        };
+        if !window.access.contains(access) {
+            return Err(KeyError::Access);
+        }
+        let offset = addr.checked_sub(window.addr).ok_or(KeyError::Range)?;
+        if offset.checked_add(len).is_none_or(|end| end > window.len) {
+            return Err(KeyError::Range);
+        }
+        let region = self.region(window.region).ok_or(KeyError::Key)?;
+        Ok((window.region, region.range(addr, len, Access::NONE)?))
+    }
+
+    /// What a window with this key is bound to.
+    pub fn bound(&self, rkey: u32) -> Option<&Bind> {
+        let bound = self.windows.iter().filter_map(|window| window.bound.as_ref());
+        bound.into_iter().find(|bind| bind.key == rkey)
     }
 
     /// The region of a key, to change it.
@@ -194,8 +250,8 @@ impl SimHost {
 
     /// Bytes of a region, for a READ response.
     pub fn read_remote(&self, rkey: u32, addr: u64, len: u32) -> Result<Vec<u8>, KeyError> {
-        let region = self.region(rkey).ok_or(KeyError::Key)?;
-        let range = region.range(addr, u64::from(len), Access::REMOTE_READ)?;
+        let (region, range) = self.locate(rkey, addr, u64::from(len), Access::REMOTE_READ)?;
+        let region = self.region(region).ok_or(KeyError::Key)?;
         Ok(region.bytes[range].to_vec())
     }
 
@@ -229,17 +285,14 @@ impl Host for SimHost {
 
     fn check_remote(&mut self, rkey: u32, addr: u64, len: u64, access: Access) -> Result<(), KeyError> {
         assert_ne!(len, 0, "the key of a zero-length operation was checked");
-        self.region(rkey)
-            .ok_or(KeyError::Key)?
-            .range(addr, len, access)
-            .map(drop)
+        self.locate(rkey, addr, len, access).map(drop)
     }
 
     fn write_remote(&mut self, rkey: u32, addr: u64, payload: &[u8]) -> Result<(), KeyError> {
         assert!(!payload.is_empty(), "an empty payload was written");
         let len = payload.len() as u64;
-        let region = self.region_mut(rkey).ok_or(KeyError::Key)?;
-        let range = region.range(addr, len, Access::REMOTE_WRITE)?;
+        let (region, range) = self.locate(rkey, addr, len, Access::REMOTE_WRITE)?;
+        let region = self.region_mut(region).ok_or(KeyError::Key)?;
         region.bytes[range].copy_from_slice(payload);
         match self.effects.last_mut() {
             Some(Effect::Write { addr: at, len: sum }) if at.wrapping_add(*sum) == addr => *sum += len,
@@ -250,8 +303,8 @@ impl Host for SimHost {
 
     fn atomic(&mut self, rkey: u32, addr: u64, op: AtomicOp) -> Result<u64, KeyError> {
         assert_eq!(addr % 8, 0, "an atomic on an unaligned address");
-        let region = self.region_mut(rkey).ok_or(KeyError::Key)?;
-        let range = region.range(addr, 8, Access::REMOTE_ATOMIC)?;
+        let (region, range) = self.locate(rkey, addr, 8, Access::REMOTE_ATOMIC)?;
+        let region = self.region_mut(region).ok_or(KeyError::Key)?;
         let word = &mut region.bytes[range];
         let original = u64::from_ne_bytes((*word).try_into().expect("8 bytes"));
         word.copy_from_slice(&apply(op, original).to_ne_bytes());
@@ -262,6 +315,38 @@ impl Host for SimHost {
     fn xrc_srq(&mut self, srqn: u32) -> Option<u32> {
         self.named = self.srqs.iter().position(|srq| srq.number == srqn);
         self.named.map(|at| self.srqs[at].xrcd)
+    }
+
+    fn atomic_write(&mut self, rkey: u32, addr: u64, payload: &[u8]) -> Result<(), KeyError> {
+        assert_eq!(
+            (addr % 8, payload.len()),
+            (0, 8),
+            "an ATOMIC WRITE of another kind"
+        );
+        let (region, range) = self.locate(rkey, addr, 8, Access::REMOTE_WRITE)?;
+        let region = self.region_mut(region).ok_or(KeyError::Key)?;
+        region.bytes[range].copy_from_slice(payload);
+        self.effects.push(Effect::AtomicWrite { addr });
+        Ok(())
+    }
+
+    fn flush(&mut self, rkey: u32, addr: u64, len: u32, flush: Flush) -> Result<(), KeyError> {
+        let Flush { placement, whole } = flush;
+        let (addr, len) = if whole { (0, 0) } else { (addr, len) };
+        match whole {
+            true => {
+                let known = self
+                    .region(rkey)
+                    .filter(|region| region.valid)
+                    .ok_or(KeyError::Key)?;
+                if !known.access.contains(placement) {
+                    return Err(KeyError::Access);
+                }
+            }
+            false => self.locate(rkey, addr, u64::from(len), placement).map(drop)?,
+        }
+        self.effects.push(Effect::Flush { addr, len, whole });
+        Ok(())
     }
 
     fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError> {
@@ -321,9 +406,19 @@ impl Host for SimHost {
     }
 
     fn invalidate(&mut self, rkey: u32) -> Result<(), KeyError> {
-        let region = self.region_mut(rkey).ok_or(KeyError::Key)?;
-        if !std::mem::replace(&mut region.valid, false) {
-            return Err(KeyError::Key);
+        let of_key = |bound: &Bind| bound.key == rkey;
+        let window = self
+            .windows
+            .iter_mut()
+            .find(|window| window.bound.as_ref().is_some_and(of_key));
+        match window {
+            Some(window) => window.bound = None,
+            None => {
+                let region = self.region_mut(rkey).ok_or(KeyError::Key)?;
+                if !std::mem::replace(&mut region.valid, false) {
+                    return Err(KeyError::Key);
+                }
+            }
         }
         let own = self.own_keys.is_some_and(|first| rkey >= first);
         let effects = if own {
@@ -339,6 +434,27 @@ impl Host for SimHost {
     fn invalidated(&mut self) -> bool {
         self.in_use = self.in_use.saturating_sub(1);
         self.in_use == 0
+    }
+
+    fn bind(&mut self, bind: &Bind, begin: bool) -> Result<bool, KeyError> {
+        let region = self.region(bind.region).ok_or(KeyError::Key)?;
+        if !region.access.contains(Access::MW_BIND) {
+            return Err(KeyError::Access);
+        }
+        region.range(bind.addr, bind.len, Access::NONE)?;
+        let numbered = |window: &&mut Window| window.number == bind.key >> 8;
+        let window = self.windows.iter_mut().find(numbered).ok_or(KeyError::Key)?;
+        if begin {
+            window.bound = None;
+            self.in_use = self.grace;
+        }
+        if !self.invalidated() {
+            return Ok(false);
+        }
+        let window = self.windows.iter_mut().find(numbered).ok_or(KeyError::Key)?;
+        window.bound = (bind.len > 0).then_some(*bind);
+        self.effects.push(Effect::Bind { rkey: bind.key });
+        Ok(true)
     }
 
     fn complete(&mut self, completion: &Completion) -> Result<(), CqFull> {

@@ -371,7 +371,8 @@ pub fn default_attr() -> QpAttr {
     QpAttr {
         access: Access::REMOTE_WRITE
             .union(Access::REMOTE_READ)
-            .union(Access::REMOTE_ATOMIC),
+            .union(Access::REMOTE_ATOMIC)
+            .union(Access::FLUSH_GLOBAL),
         port: 1,
         max_rd_atomic: 16,
         max_dest_rd_atomic: 16,

@@ -172,7 +172,7 @@ impl RcQp {
             queue: Queue::Send,
             flags: CompletionFlags::NONE,
             src_qpn: self.dest_qpn,
-            byte_len: if wr.is_rd_atomic() { wr.length } else { 0 },
+            byte_len: if wr.fetches() { wr.length } else { 0 },
             imm_or_rkey: 0,
             cause: Cause::of(Check::None),
         };

@@ -45,7 +45,7 @@ impl AtomicOp {
 }
 
 record! {
-    /// The results of the last atomics executed, so that a duplicate is answered and not executed again.
+    /// The results of the last atomics executed (and that FLUSHes and ATOMIC WRITEs were), so that a duplicate is answered and not executed again.
     ///
     /// As many as a requester may have outstanding, READs included: whatever it may still ask for is here.
     #[derive(Copy, Clone, Debug)]
@@ -55,6 +55,8 @@ record! {
         /// Where the next one goes; before it lie the older ones.
         next: u8,
         len: u8,
+        /// Bits of those that brought nothing back: FLUSH and ATOMIC WRITE.
+        bare: u16,
     }
 }
 
@@ -65,22 +67,42 @@ impl AtomicResults {
             psns: [Psn::ZERO; MAX_RD_ATOMIC as usize],
             next: 0,
             len: 0,
+            bare: 0,
         }
+    }
+
+    /// Notes that a FLUSH or ATOMIC WRITE was executed.
+    pub fn keep_bare(&mut self, psn: Psn) {
+        let bit = 1 << self.next;
+        self.keep(psn, 0);
+        self.bare |= bit;
+    }
+
+    /// Whether the latest request at a PSN was a FLUSH or ATOMIC WRITE.
+    pub fn has_bare(&self, psn: Psn) -> bool {
+        self.at(psn).is_some_and(|at| self.bare >> at & 1 != 0)
     }
 
     fn keep(&mut self, psn: Psn, original: u64) {
         let at = usize::from(self.next);
+        self.bare &= !(1 << at);
         (self.originals[at], self.psns[at]) = (original, psn);
         self.next = (self.next + 1) % MAX_RD_ATOMIC;
         self.len = (self.len + 1).min(MAX_RD_ATOMIC);
     }
 
-    /// The latest result at a PSN.
+    /// The latest result of an atomic at a PSN.
     fn find(&self, psn: Psn) -> Option<u64> {
+        self.at(psn)
+            .filter(|at| self.bare >> at & 1 == 0)
+            .map(|at| self.originals[at])
+    }
+
+    /// Where the latest at a PSN lies.
+    fn at(&self, psn: Psn) -> Option<usize> {
         (1..=self.len)
             .map(|back| usize::from((self.next + MAX_RD_ATOMIC - back) % MAX_RD_ATOMIC))
             .find(|at| self.psns[*at] == psn)
-            .map(|at| self.originals[at])
     }
 
     /// Results kept, as the record says, and where the next one goes.

@@ -1,12 +1,15 @@
 //! The operations that every small set of verbs' bits has.
 
-/// Gives a tuple struct over `u8` the operations of a set of bits.
+/// Gives a tuple struct over an unsigned integer, `u8` unless it says so, the operations of a set of bits.
 macro_rules! bit_set {
     ($name:ident) => {
+        bit_set!($name: u8);
+    };
+    ($name:ident: $bits:ty) => {
         impl $name {
             /// The bits, as verbs has them.
             #[inline]
-            pub const fn bits(self) -> u8 {
+            pub const fn bits(self) -> $bits {
                 self.0
             }
 
@@ -25,13 +28,16 @@ macro_rules! bit_set {
         }
     };
     ($name:ident, all: $all:literal) => {
-        bit_set!($name);
+        bit_set!($name: u8, all: $all);
+    };
+    ($name:ident: $bits:ty, all: $all:literal) => {
+        bit_set!($name: $bits);
 
         impl $name {
             /// The set of verbs' bits; `None` when a bit is set which means nothing here.
             pub const fn from_bits(bits: u32) -> Option<Self> {
                 if bits & !$all == 0 {
-                    Some($name(bits as u8))
+                    Some($name(bits as $bits))
                 } else {
                     None
                 }

@@ -3,7 +3,7 @@
 
 use crate::atomic::AtomicOp;
 use crate::types::{Access, Cause, Check, CompletionFlags, Event, Queue, WcOpcode, WcStatus};
-use crate::work::{RecvWqe, SendWr};
+use crate::work::{Bind, Flush, RecvWqe, SendWr};
 
 /// Payload of one packet: bytes of a frame, or a gather cursor of the peer on loopback. Never looked into
 /// here.
@@ -44,6 +44,17 @@ pub enum KeyError {
     /// The client's memory went away under the access.
     #[error("the memory behind the region is gone")]
     MemoryFault,
+    /// A window that cannot be bound now.
+    #[error(
+        "the memory window cannot be bound; invalidate one of type 2 first, and bind it to a range that is not empty"
+    )]
+    WindowState,
+    /// A region with windows is to be invalidated.
+    #[error("memory windows are bound to the region; invalidate or deallocate them first")]
+    WindowsBound,
+    /// A window of type 2 that was bound on another QP.
+    #[error("the memory window was bound on another QP; use it through that one")]
+    WindowQp,
 }
 
 impl KeyError {
@@ -56,6 +67,9 @@ impl KeyError {
             KeyError::PdMismatch => Check::PdMismatch,
             KeyError::Alignment => Check::Alignment,
             KeyError::MemoryFault => Check::MemoryFault,
+            KeyError::WindowState => Check::WindowState,
+            KeyError::WindowsBound => Check::WindowsBound,
+            KeyError::WindowQp => Check::WindowQp,
         }
     }
 }
@@ -121,6 +135,14 @@ pub trait Host {
     /// type of QP.
     fn xrc_srq(&mut self, srqn: u32) -> Option<u32>;
 
+    /// Checks key, range and right ([`Access::REMOTE_WRITE`]) of 8 bytes at a multiple of 8, and places a payload of 8
+    /// bytes there in one piece: whoever looks finds all of the old bytes or all of the new.
+    fn atomic_write(&mut self, rkey: u32, addr: u64, payload: Self::Payload<'_>) -> Result<(), KeyError>;
+
+    /// Checks key, right and, unless the whole region is meant, range (which may be empty), and sees to it that what this
+    /// QP has placed there is as the flush demands before anything that comes after.
+    fn flush(&mut self, rkey: u32, addr: u64, len: u32, flush: Flush) -> Result<(), KeyError>;
+
     /// Takes the next receive WQE, copied and validated; `None` when the queue is empty.
     fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError>;
 
@@ -146,6 +168,13 @@ pub trait Host {
     /// Whether no one uses a key any more that this QP began to invalidate: not even a packet that another core
     /// was working on. Asked again and again until it is so.
     fn invalidated(&mut self) -> bool;
+
+    /// Binds a memory window for the QP's owner; `false` while somebody may still use what the window stood for. Asked
+    /// again and again until it is done or fails.
+    ///
+    /// `begin` is set the first time. When it is not set and the host knows of no bind under way, an earlier process
+    /// began it, and may have done it.
+    fn bind(&mut self, bind: &Bind, begin: bool) -> Result<bool, KeyError>;
 
     /// Places a completion. On error the QP goes to ERR; raising CQ_ERR is the host's part.
     fn complete(&mut self, completion: &Completion) -> Result<(), CqFull>;

@@ -23,6 +23,7 @@ mod ack;
 mod atomic;
 mod attr;
 mod attr_mask;
+mod bare;
 mod bit_set;
 mod congestion;
 mod credit;
@@ -61,4 +62,4 @@ pub use types::{
     Access, Cause, Check, CompletionFlags, Event, EventKind, QpState, QpType, Queue, Time, WcOpcode, WcStatus,
 };
 pub use ud::GRH_AREA;
-pub use work::{RecvWqe, SendFlags, SendWr, WrOpcode};
+pub use work::{Bind, Flush, RecvWqe, SendFlags, SendWr, WrOpcode};

@@ -8,7 +8,7 @@ use crate::qp::RcQp;
 pub enum Mutation {
     /// A duplicate SEND takes another receive WQE and completes again.
     ReexecuteDuplicateSend = 1,
-    /// A duplicate atomic is executed again.
+    /// A duplicate atomic or ATOMIC WRITE is executed again.
     ReexecuteDuplicateAtomic,
     /// Duplicates are not acknowledged.
     IgnoreDuplicate,
@@ -104,11 +104,17 @@ pub enum Mutation {
     SendUnpaced,
     /// A peer's credits do not bound what is sent.
     IgnoreCredits,
+    /// A memory window bind completes without having been made.
+    BindNothing,
+    /// A memory window bind completes while what the window stood for may still be in use.
+    BindTooSoon,
+    /// A FLUSH is answered and not executed.
+    FlushNothing,
 }
 
 impl Mutation {
     /// Every fault.
-    pub const ALL: [Mutation; 49] = [
+    pub const ALL: [Mutation; 52] = [
         Mutation::ReexecuteDuplicateSend,
         Mutation::ReexecuteDuplicateAtomic,
         Mutation::IgnoreDuplicate,
@@ -158,6 +164,9 @@ impl Mutation {
         Mutation::IgnoreLoss,
         Mutation::SendUnpaced,
         Mutation::IgnoreCredits,
+        Mutation::BindNothing,
+        Mutation::BindTooSoon,
+        Mutation::FlushNothing,
     ];
 }
 

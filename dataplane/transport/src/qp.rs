@@ -164,6 +164,16 @@ pub enum PostError {
         /// Its length.
         length: u32,
     },
+    /// A FLUSH of no placement, of one that the specification reserves, or with a message.
+    #[error(
+        "a FLUSH with placement and selectivity {feth:#x} and {length} bytes; ask for global visibility (1) or persistence (2) of a range (0) or a region (1), without data"
+    )]
+    BadFlush {
+        /// As [`Flush::to_bits`](crate::Flush::to_bits).
+        feth: u64,
+        /// Bytes of its message.
+        length: u32,
+    },
     /// A READ or atomic on a QP whose `max_rd_atomic` is 0.
     #[error("max_rd_atomic of the QP is 0; set it to 1 or more to post READs and atomics")]
     NoRdAtomicResources,

@@ -100,6 +100,9 @@ impl RcQp {
                 .is_some_and(|aeth| matches!(aeth.syndrome, Syndrome::Ack { .. }));
             return wr.is_atomic() && opcode.operation == Operation::AtomicAcknowledge && acked && len == 0;
         }
+        if wr.is_bare() {
+            return opcode.operation == Operation::ReadResponseOnly && len == 0;
+        }
         let mtu = self.attrs.mtu.bytes();
         let left = (wr.length - self.read_offset(wr, psn)) as usize;
         let starts = if opcode.starts_message() {

@@ -91,7 +91,7 @@ impl Attrs {
         }
         BadField::unless(self.pkey_index == 0, "attrs.pkey_index", self.pkey_index, "0")?;
         let known = Access::from_bits(self.access.bits().into()).is_some();
-        BadField::unless(known, "attrs.access", self.access.bits(), "access rights (0xf)")?;
+        BadField::unless(known, "attrs.access", self.access.bits(), "access rights (0x33f)")?;
         psn("attrs.rq_psn", self.rq_psn)?;
         psn("attrs.sq_psn", self.sq_psn)
     }
@@ -199,12 +199,12 @@ impl Requester {
         BadField::unless(cur <= fresh, "req.cur", self.cur, "from head to fresh")?;
         let failed = !self.failed || self.ahead(self.failed_at) < tail;
         BadField::unless(failed, "req.failed_at", self.failed_at, "from head to tail")?;
-        let alone = cur == 0 && fresh == 0 && tail > 0 && at(ring, self.head).opcode == WrOpcode::LocalInv;
+        let alone = cur == 0 && fresh == 0 && tail > 0 && at(ring, self.head).is_local();
         BadField::unless(
-            !self.invalidating || alone,
-            "req.invalidating",
-            self.invalidating,
-            "set only while a LOCAL_INV is the oldest request",
+            !self.local_begun || alone,
+            "req.local_begun",
+            self.local_begun,
+            "set only while a LOCAL_INV or BIND_MW is the oldest request",
         )?;
         let few = self.rd_atomics <= attrs.max_rd_atomic;
         BadField::unless(few, "req.rd_atomics", self.rd_atomics, "at most max_rd_atomic")?;
@@ -278,14 +278,15 @@ impl SendWr {
         )?;
         let flags = SendFlags::from_bits(self.flags.bits().into()).is_some();
         BadField::unless(flags, "sq.flags", self.flags.bits(), "send flags (0xf)")?;
-        let exact = !self.is_atomic() || self.length == ATOMIC_LEN;
-        BadField::unless(exact, "sq.length", self.length, "8 bytes of an atomic")?;
+        let atomic = self.is_atomic() || self.opcode == WrOpcode::AtomicWrite;
         BadField::unless(
-            self.opcode != WrOpcode::BindMw,
-            "sq.opcode",
-            self.opcode as u8,
-            "one that post_send accepts",
+            !atomic || self.length == ATOMIC_LEN,
+            "sq.length",
+            self.length,
+            "8 bytes of an atomic",
         )?;
+        let flushes = self.opcode != WrOpcode::Flush || self.length == 0 && self.flush_eth().is_some();
+        BadField::unless(flushes, "sq.swap", self.swap, "a FETH, of a FLUSH without data")?;
         let fits = !self.is_read() || mtu.packets(self.length) <= MAX_WINDOW;
         BadField::unless(
             fits,

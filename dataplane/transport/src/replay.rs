@@ -2,7 +2,7 @@
 //! (9.7.5.1.3, 9.7.5.1.5).
 
 use crate::attr::MAX_RD_ATOMIC;
-use crate::host::Host;
+use crate::host::{Host, Payload};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, DropReason, MAX_MESSAGE, MAX_WINDOW, RcQp, Received};
 use crate::record::record;
@@ -216,17 +216,18 @@ impl RcQp {
         &mut self,
         ctx: &mut Ctx<'_, H>,
         headers: &Headers,
-        payload_len: usize,
+        payload: H::Payload<'_>,
     ) -> Received {
         if self.mutated(Mutation::IgnoreDuplicate) {
             return Received::Duplicate;
         }
         let opcode = headers.bth.opcode;
         match opcode.operation {
-            Operation::ReadRequest => return self.duplicate_read(ctx, headers, payload_len),
+            Operation::ReadRequest => return self.duplicate_read(ctx, headers, payload.len()),
             Operation::CompareSwap | Operation::FetchAdd => {
-                return self.duplicate_atomic(ctx, headers, payload_len);
+                return self.duplicate_atomic(ctx, headers, payload.len());
             }
+            Operation::Flush | Operation::AtomicWrite => return self.duplicate_bare(ctx, headers, payload),
             _ => {}
         }
         if opcode.is_send() || opcode.is_write() {

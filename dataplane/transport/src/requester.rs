@@ -7,7 +7,7 @@ use crate::mutation::Mutation;
 use crate::qp::{Ctx, Emit, MAX_MESSAGE, MAX_WINDOW, PostError, RcQp, Source};
 use crate::record::record;
 use crate::types::{Cause, Check, QpState, Time, WcStatus};
-use crate::work::{SendFlags, SendWr, WrOpcode};
+use crate::work::{Bind, SendFlags, SendWr, WrOpcode};
 use rnic_wire::{Headers, Operation, Psn, Reth};
 
 record! {
@@ -46,8 +46,8 @@ record! {
         /// The work request `failed_at` met a local error and fails when it is the oldest.
         pub failed: bool,
         pub failed_status: WcStatus,
-        /// The LOCAL_INV at the head was begun; it is done when nobody uses its key any more.
-        pub invalidating: bool,
+        /// The LOCAL_INV or BIND_MW at the head was begun; it is done when nobody uses the key that went.
+        pub local_begun: bool,
         /// SQD: SQ_DRAINED was raised, or was not asked for.
         pub drained: bool,
         pub failed_at: u32,
@@ -77,7 +77,7 @@ impl Requester {
             blocked: false,
             failed: false,
             failed_status: WcStatus::Success,
-            invalidating: false,
+            local_begun: false,
             drained: false,
             failed_at: 0,
             failed_cause: Cause::of(Check::None),
@@ -97,7 +97,7 @@ impl Requester {
         self.ack_deadline = Time::NEVER;
         self.rnr_deadline = Time::NEVER;
         self.rnr_wait = false;
-        self.invalidating = false;
+        self.local_begun = false;
     }
 
     #[inline]
@@ -114,7 +114,7 @@ impl Requester {
     /// Every started work request is done.
     #[inline]
     pub fn is_idle(&self) -> bool {
-        self.head == self.fresh && !self.invalidating
+        self.head == self.fresh && !self.local_begun
     }
 }
 
@@ -173,11 +173,14 @@ impl RcQp {
             WrOpcode::Read if self.attrs.mtu.packets(wr.length) > MAX_WINDOW => {
                 return Err(PostError::TooLong { length: wr.length });
             }
-            _ if wr.is_atomic() && wr.length != ATOMIC_LEN => {
-                return Err(PostError::AtomicLength { length: wr.length });
+            WrOpcode::Flush if wr.flush_eth().is_none() || wr.length != 0 => {
+                return Err(PostError::BadFlush {
+                    feth: wr.swap,
+                    length: wr.length,
+                });
             }
-            WrOpcode::BindMw => {
-                return Err(PostError::Unsupported { opcode: wr.opcode });
+            _ if (wr.is_atomic() || wr.opcode == WrOpcode::AtomicWrite) && wr.length != ATOMIC_LEN => {
+                return Err(PostError::AtomicLength { length: wr.length });
             }
             _ if wr.length > MAX_MESSAGE => return Err(PostError::TooLong { length: wr.length }),
             _ => {}
@@ -205,10 +208,10 @@ impl RcQp {
                 self.refuse_rd_atomic(ctx, index);
                 return None;
             }
-            if ctx.wr(index).opcode != WrOpcode::LocalInv {
+            if !ctx.wr(index).is_local() {
                 break index;
             }
-            if !self.local_invalidate(ctx) {
+            if !self.local_operation(ctx) {
                 return None;
             }
         };
@@ -221,6 +224,8 @@ impl RcQp {
         let emit = match wr.opcode {
             WrOpcode::Read => self.read_request(&wr),
             WrOpcode::CompSwap | WrOpcode::FetchAdd => self.atomic_request(&wr),
+            WrOpcode::Flush => self.flush_request(&wr),
+            WrOpcode::AtomicWrite => self.atomic_write_request(&wr, slot),
             _ => self.data_packet(&wr, slot),
         };
         if self.req.ack_deadline == Time::NEVER {
@@ -253,7 +258,7 @@ impl RcQp {
         }
         let fresh = index == req.fresh;
         let draining = self.state == QpState::Sqd && !self.mutated(Mutation::BeginInSqd);
-        if fresh && draining && !req.invalidating {
+        if fresh && draining && !req.local_begun {
             return false;
         }
         let unacked = req.next.diff(req.una) as u32;
@@ -262,8 +267,9 @@ impl RcQp {
         }
         let mtu = self.attrs.mtu;
         let wr = ctx.wr(index);
-        if wr.opcode == WrOpcode::LocalInv {
-            // As if fenced by all that stands before it (10.6.5.1): its key may be in use there.
+        if wr.is_local() {
+            // As if fenced by all that stands before it (10.6.5.1): its key may be in use there. For a bind that is
+            // more than is asked for (10.8.3.3); what matters is that nothing behind it begins before it is done.
             return index == req.head;
         }
         if wr.is_rd_atomic() {
@@ -298,14 +304,20 @@ impl RcQp {
         self.fail_if_oldest(ctx);
     }
 
-    /// Goes on with the LOCAL_INV at the head; `true` when it is done and the next request may begin.
+    /// Goes on with the LOCAL_INV or BIND_MW at the head; `true` when it is done and the next request may begin.
     ///
     /// It has no PSN: while it stands at the head nothing is outstanding and nothing behind it has begun, so
     /// neither acknowledgements nor retries ever meet it.
-    fn local_invalidate<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> bool {
+    pub(crate) fn local_operation<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> bool {
         let wr = *ctx.wr(self.req.head);
-        if !self.req.invalidating {
-            if let Err(err) = ctx.host.invalidate(wr.imm_or_rkey) {
+        let done = match wr.opcode {
+            WrOpcode::BindMw => self.bind(ctx, &wr),
+            _ => self.local_invalidate(ctx, &wr),
+        };
+        match done {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(err) => {
                 let cause = Cause {
                     psn: self.req.next.get(),
                     ..Cause::of(err.check())
@@ -313,16 +325,31 @@ impl RcQp {
                 self.fail_oldest(ctx, WcStatus::MwBindErr, cause);
                 return false;
             }
-            self.req.invalidating = true;
         }
-        if !ctx.host.invalidated() {
-            return false;
-        }
-        self.req.invalidating = false;
+        self.req.local_begun = false;
         self.req.fresh = self.req.head.wrapping_add(1);
         self.complete_oldest(ctx, &wr);
         self.check_drained(ctx);
         true
+    }
+
+    fn local_invalidate<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, wr: &SendWr) -> Result<bool, KeyError> {
+        if !self.req.local_begun {
+            ctx.host.invalidate(wr.imm_or_rkey)?;
+            self.req.local_begun = true;
+        }
+        Ok(ctx.host.invalidated())
+    }
+
+    fn bind<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, wr: &SendWr) -> Result<bool, KeyError> {
+        // Noted first: whoever goes on with this QP after the process has died is to know that it may be done.
+        let begin = !core::mem::replace(&mut self.req.local_begun, true);
+        let bind = Bind::of(wr).ok_or(KeyError::Access)?;
+        if self.mutated(Mutation::BindNothing) {
+            return Ok(true);
+        }
+        let done = ctx.host.bind(&bind, begin)?;
+        Ok(done || self.mutated(Mutation::BindTooSoon))
     }
 
     /// The request of a READ, for what has not arrived of it yet.
@@ -463,6 +490,9 @@ impl RcQp {
             }
             req.next = psn;
             req.cur = index;
+            if ctx.wr(index).is_rd_atomic() {
+                req.rd_atomics = req.rd_atomics.saturating_sub(1);
+            }
         }
         self.fail_if_oldest(ctx);
     }

@@ -185,7 +185,7 @@ impl RcQp {
         }
         if place != 0 {
             return if place < 0 {
-                self.duplicate(ctx, headers, payload.len())
+                self.duplicate(ctx, headers, payload)
             } else {
                 self.out_of_order()
             };
@@ -210,7 +210,14 @@ impl RcQp {
             }
             _ if headers.bth.opcode.is_send() => self.send_in(ctx, headers, payload),
             _ if headers.bth.opcode.is_write() => self.write_in(ctx, headers, payload),
-            // FLUSH and ATOMIC WRITE.
+            Operation::Flush => {
+                let flushed = self.flush_in(ctx, headers, payload.len());
+                flushed.map(|()| Outcome::Done)
+            }
+            Operation::AtomicWrite => {
+                let written = self.atomic_write_in(ctx, headers, payload);
+                written.map(|()| Outcome::Done)
+            }
             _ => Err(Refusal::invalid(Check::UnsupportedOpcode)),
         }
     }
@@ -477,7 +484,7 @@ impl RcQp {
         Ok(Outcome::Done)
     }
 
-    /// Checks that a READ or atomic may come now, that the QP grants it, and that there is room to answer it.
+    /// Checks that a READ, atomic, FLUSH or ATOMIC WRITE may come now, that the QP grants it, and that there is room to answer it.
     pub(crate) fn may_respond(&self, access: Access) -> Result<(), Refusal> {
         let check = if self.resp.message != MessageKind::None {
             Check::OpcodeSequence

@@ -177,10 +177,10 @@ impl fmt::Display for QpType {
     }
 }
 
-/// Access rights of a QP or asked of a memory region: verbs' bits.
+/// Access rights of a QP, of a memory region or of a memory window: verbs' bits.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash, TryFromBytes, KnownLayout, Immutable)]
 #[repr(transparent)]
-pub struct Access(u8);
+pub struct Access(u16);
 
 impl Access {
     /// No right.
@@ -193,9 +193,23 @@ impl Access {
     pub const REMOTE_READ: Access = Access(4);
     /// The peer may execute atomics.
     pub const REMOTE_ATOMIC: Access = Access(8);
+    /// Memory windows may be bound to the region (10.6.7).
+    pub const MW_BIND: Access = Access(0x10);
+    /// Of a memory window: its addresses count from 0 on, not from where it begins.
+    pub const ZERO_BASED: Access = Access(0x20);
+    /// The peer may flush what it wrote, so that all of this host sees it (A19).
+    pub const FLUSH_GLOBAL: Access = Access(0x100);
+    /// The peer may flush what it wrote, so that it outlives a loss of power (A19).
+    pub const FLUSH_PERSISTENT: Access = Access(0x200);
+
+    /// Whether every member is one of `other`.
+    #[inline]
+    pub const fn is_within(self, other: Access) -> bool {
+        other.contains(self)
+    }
 }
 
-bit_set!(Access, all: 0xF);
+bit_set!(Access: u16, all: 0x33F);
 
 /// Status of a completion: `enum ibv_wc_status`.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash, TryFromBytes, KnownLayout, Immutable)]
@@ -255,6 +269,10 @@ pub enum WcOpcode {
     BindMw = 5,
     /// Local invalidate.
     LocalInv = 6,
+    /// FLUSH.
+    Flush = 8,
+    /// ATOMIC WRITE.
+    AtomicWrite = 9,
     /// A message arrived by SEND.
     Recv = 128,
     /// A message arrived by WRITE with immediate.
@@ -351,6 +369,12 @@ pub enum Check {
     XrcSrq = 26,
     /// The XRC SRQ belongs to another XRC domain than the QP (A14).
     XrcDomain = 27,
+    /// The memory window cannot be bound now: it is bound already (type 2), or to no range at all.
+    WindowState = 28,
+    /// Memory windows are bound to the region.
+    WindowsBound = 29,
+    /// The memory window was bound on another QP.
+    WindowQp = 30,
 }
 
 record! {

@@ -17,7 +17,16 @@ impl RcQp {
     #[inline]
     pub(crate) fn poll_uc<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
         self.complete_sent(ctx);
-        let index = self.sendable()?;
+        // Whatever was posted before a local operation is out, and done, when its turn comes.
+        let index = loop {
+            let index = self.sendable()?;
+            if !ctx.wr(index).is_local() {
+                break index;
+            }
+            if !self.local_operation(ctx) {
+                return None;
+            }
+        };
         if index == self.req.fresh {
             self.start_request(ctx, index);
         }

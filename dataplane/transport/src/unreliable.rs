@@ -18,7 +18,12 @@ impl RcQp {
             QpType::XrcTgt => false,
             QpType::Uc => matches!(
                 opcode,
-                WrOpcode::Send | WrOpcode::SendImm | WrOpcode::Write | WrOpcode::WriteImm
+                WrOpcode::Send
+                    | WrOpcode::SendImm
+                    | WrOpcode::Write
+                    | WrOpcode::WriteImm
+                    | WrOpcode::LocalInv
+                    | WrOpcode::BindMw
             ),
             QpType::Ud => matches!(opcode, WrOpcode::Send | WrOpcode::SendImm),
         }
@@ -51,7 +56,7 @@ impl RcQp {
             return None;
         }
         let index = self.req.cur;
-        if index == self.req.fresh && self.state == QpState::Sqd {
+        if index == self.req.fresh && self.state == QpState::Sqd && !self.req.local_begun {
             self.req.blocked = true;
             return None;
         }

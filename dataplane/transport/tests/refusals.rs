@@ -262,18 +262,6 @@ fn operations_the_qp_does_not_grant_are_invalid_requests() {
 }
 
 #[test]
-fn operations_not_implemented_are_honestly_refused() {
-    let write = rdma(Operation::AtomicWrite, 100, 8, &[0; 8]);
-    refuses(
-        &mut responder(),
-        &write,
-        Check::UnsupportedOpcode,
-        INVALID,
-        EventKind::QpReqErr,
-    );
-}
-
-#[test]
 fn a_reserved_opcode_of_the_own_class_is_an_invalid_request_in_sequence() {
     let mut b = responder();
     let reserved = |b: &mut Node, psn| b.with(|qp, ctx| qp.receive_reserved(ctx, 0x1F, Psn::new(psn)));

@@ -211,6 +211,8 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("read", Operation::Read),
     ("fetch_add", Operation::FetchAdd),
     ("cmp_swap", Operation::CmpSwap),
+    ("atomic_write", Operation::AtomicWrite),
+    ("flush", Operation::Flush),
 ];
 const STATUSES: &[(&str, WcStatus)] = &[
     ("success", WcStatus::Success),
@@ -355,10 +357,10 @@ fn recv(input: &mut &str) -> ModalResult<Statement> {
 
 fn post(input: &mut &str) -> ModalResult<Statement> {
     let side = side.parse_next(input)?;
-    let what = "send, send_imm, write, write_imm, read, fetch_add or cmp_swap";
+    let what = "send, send_imm, write, write_imm, read, fetch_add, cmp_swap, atomic_write or flush";
     let operation = next(one_of(OPERATIONS), what).parse_next(input)?;
     let len = match operation {
-        Operation::FetchAdd | Operation::CmpSwap => 8,
+        _ if operation.is_atomic() => 8,
         _ => number.parse_next(input)? as usize,
     };
     let post = Post {

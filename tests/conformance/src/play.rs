@@ -3,7 +3,7 @@
 use crate::link::{Arrival, Link, WIRE, name, picks, relative};
 use crate::script::{Attribute, Heard, Operation, Post, Queue, Script, Service, Side, Srq, content};
 use crate::trace::{self, Sent};
-use rnic_sim::{Node, QKEY, connect_as, connect_xrc};
+use rnic_sim::{Effect, Node, QKEY, connect_as, connect_xrc};
 use rnic_transport::{
     Access, Congestion, DcqcnSettings, EventKind, QpAttr, QpState, QpType, Queue as WcQueue, RcQp, SendFlags,
     SendWr, Time, WcStatus, WrOpcode,
@@ -128,7 +128,12 @@ impl<'s> Player<'s> {
             self.posts[at] = self.script.posts_of(side);
             let end = |(post, offset): &(Post, u64)| *offset as usize + post.len.next_multiple_of(8);
             let bytes = (0..self.posts[at].last().map_or(0, end)).map(content).collect();
-            let access = [Access::REMOTE_READ, Access::REMOTE_WRITE, Access::REMOTE_ATOMIC];
+            let access = [
+                Access::REMOTE_READ,
+                Access::REMOTE_WRITE,
+                Access::REMOTE_ATOMIC,
+                Access::FLUSH_GLOBAL,
+            ];
             let access = access.into_iter().fold(Access::NONE, Access::union);
             self.nodes[1 - at].host.register(KEY, BASE, bytes, access);
             let own: Vec<_> = self
@@ -350,6 +355,19 @@ impl<'s> Player<'s> {
                     *read == original(start) && word(memory) == word(&original(start)).wrapping_add(1)
                 }
                 Operation::CmpSwap => *read == original(start) && word(memory) == 1,
+                Operation::AtomicWrite => {
+                    let addr = BASE + offset;
+                    sound(memory, 1) && self.effects(1 - at, &Effect::AtomicWrite { addr }) == 1
+                }
+                Operation::Flush => {
+                    let (addr, len) = (BASE + offset, post.len as u32);
+                    let flush = Effect::Flush {
+                        addr,
+                        len,
+                        whole: false,
+                    };
+                    self.effects(1 - at, &flush) == 1
+                }
                 Operation::Send | Operation::SendImm => true,
             };
             if !intact {
@@ -357,6 +375,12 @@ impl<'s> Player<'s> {
             }
         }
         Ok(())
+    }
+
+    /// How often a node was made to do something.
+    fn effects(&self, at: usize, effect: &Effect) -> usize {
+        let effects = self.nodes[at].host.effects.iter();
+        effects.filter(|seen| *seen == effect).count()
     }
 
     fn judge_recvs(&self, side: Side) -> Result<(), String> {
@@ -479,7 +503,10 @@ fn work(post: &Post, offset: u64, number: usize) -> SendWr {
         Operation::Read => WrOpcode::Read,
         Operation::FetchAdd => WrOpcode::FetchAdd,
         Operation::CmpSwap => WrOpcode::CompSwap,
+        Operation::AtomicWrite => WrOpcode::AtomicWrite,
+        Operation::Flush => WrOpcode::Flush,
     };
+    let flushes = post.operation == Operation::Flush;
     let mut flags = SendFlags::SIGNALED;
     if post.fence {
         flags = flags.union(SendFlags::FENCE);
@@ -491,11 +518,13 @@ fn work(post: &Post, offset: u64, number: usize) -> SendWr {
         imm_or_rkey: 0x1234_5678,
         remote_addr: BASE + offset,
         rkey: if post.bad_key { BAD_KEY } else { KEY },
-        length: post.len as u32,
+        length: if flushes { 0 } else { post.len as u32 },
         compare_add: match post.operation {
             Operation::CmpSwap => word(&original(offset as usize)),
+            Operation::Flush => post.len as u64,
             _ => 1,
         },
+        // Of a FLUSH: global visibility of a range.
         swap: 1,
         remote_srqn: post.srq.number(),
         ..SendWr::default()

@@ -42,6 +42,18 @@ pub enum Operation {
     Read,
     FetchAdd,
     CmpSwap,
+    AtomicWrite,
+    Flush,
+}
+
+impl Operation {
+    /// Whether it works on exactly 8 bytes.
+    pub fn is_atomic(self) -> bool {
+        matches!(
+            self,
+            Operation::FetchAdd | Operation::CmpSwap | Operation::AtomicWrite
+        )
+    }
 }
 
 /// A send work request.
@@ -51,7 +63,7 @@ pub struct Post {
     pub side: Side,
     /// What.
     pub operation: Operation,
-    /// Bytes; 8 of an atomic.
+    /// Bytes; 8 of an atomic or ATOMIC WRITE, those it concerns of a FLUSH.
     pub len: usize,
     /// It waits for earlier READs and atomics.
     pub fence: bool,
@@ -288,7 +300,7 @@ impl Script {
     /// Whether it can be played against an appliance: nothing happens to chosen frames nor at given times, and first
     /// PSNs are free; datagrams have the path MTU of the port. What it demands of the trace holds in virtual time alone; an appliance's is checked by the rules.
     pub fn is_live(&self) -> bool {
-        let atomic = |post: &Post| matches!(post.operation, Operation::FetchAdd | Operation::CmpSwap);
+        let atomic = |post: &Post| post.operation.is_atomic() || post.operation == Operation::Flush;
         let too_long = |post: &Post| self.service == Service::Ud && post.len > self.mtu.bytes();
         self.faults.is_empty()
             && !self.xrc()

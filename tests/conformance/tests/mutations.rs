@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const SEEDS: u64 = 20_000;
 
 /// Faults of what neither scripts nor schedules of RC do, and the tests of `rnic-transport` that notice them.
-const ELSEWHERE: [(Mutation, &str); 7] = [
+const ELSEWHERE: [(Mutation, &str); 9] = [
     (
         Mutation::SkipLengthCheck,
         "the_length_check_is_what_refuses_an_overlong_write",
@@ -36,6 +36,8 @@ const ELSEWHERE: [(Mutation, &str); 7] = [
         "a_sequence_error_and_a_timeout_lower_the_rate",
     ),
     (Mutation::IgnoreCredits, "credits_that_are_ignored_are_noticed"),
+    (Mutation::BindNothing, "a_bind_not_made_is_caught"),
+    (Mutation::BindTooSoon, "a_bind_completed_too_soon_is_caught"),
 ];
 
 /// What is said about a run; a panic counts as well.
@@ -94,7 +96,14 @@ fn every_fault_is_noticed() {
 #[test]
 fn faults_noticed_elsewhere_have_their_tests() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dataplane/transport/tests");
-    let files = ["refusals.rs", "shared.rs", "xrc.rs", "pacing.rs", "credits.rs"];
+    let files = [
+        "refusals.rs",
+        "shared.rs",
+        "window.rs",
+        "xrc.rs",
+        "pacing.rs",
+        "credits.rs",
+    ];
     let sources: String = files
         .iter()
         .map(|file| std::fs::read_to_string(format!("{dir}/{file}")).expect("a test file"))

@@ -219,7 +219,9 @@ impl<'s> End<'s> {
                 (Operation::Write, _) => finish!(batch.write(local, remote), number, post.fence),
                 (Operation::WriteImm, _) => finish!(batch.write(local, remote).imm(7), number, post.fence),
                 (Operation::Read, _) => finish!(batch.read(local, remote), number, post.fence),
-                (Operation::FetchAdd | Operation::CmpSwap, _) => unreachable!("is_live excludes atomics"),
+                (Operation::FetchAdd | Operation::CmpSwap | Operation::AtomicWrite | Operation::Flush, _) => {
+                    unreachable!("is_live excludes atomics")
+                }
             }
             batch.post().expect("room for a request");
         }

@@ -22,6 +22,16 @@ impl Request {
     pub fn is_read(&self) -> bool {
         self.opcode.operation == Operation::ReadRequest
     }
+
+    /// FLUSH or ATOMIC WRITE: answered as a READ of no bytes.
+    fn is_bare(&self) -> bool {
+        matches!(self.opcode.operation, Operation::Flush | Operation::AtomicWrite)
+    }
+
+    /// Whether it is answered by itself.
+    pub fn is_answered(&self) -> bool {
+        self.is_read() || self.is_bare() || self.opcode.is_atomic()
+    }
 }
 
 impl Stream {
@@ -147,7 +157,11 @@ impl Stream {
         if let Some(reth) = request.reth.filter(|_| request.is_read()) {
             self.reads.insert(at, Read { end, reth });
         }
-        if request.is_read() || request.opcode.is_atomic() {
+        if let Some(reth) = request.reth.filter(|_| request.is_bare()) {
+            let reth = Reth { dma_len: 0, ..reth };
+            self.reads.insert(at, Read { end, reth });
+        }
+        if request.is_answered() {
             self.answers.pending.insert(at, end);
         }
         self.sent.insert(

@@ -125,8 +125,7 @@ impl Stream {
     /// answer to a duplicate, which must not speak for those.
     fn is_repeated(&self, at: i64) -> bool {
         let answered = |(start, sent): (&i64, &Sent)| {
-            (sent.request.is_read() || sent.request.opcode.is_atomic())
-                && !self.answers.pending.contains_key(start)
+            sent.request.is_answered() && !self.answers.pending.contains_key(start)
         };
         let told = self.answers.expects.unwrap_or(at).max(at + 2);
         let mut behind = self.sent.range(at + 1..told).peekable();

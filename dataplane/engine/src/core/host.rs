@@ -2,15 +2,18 @@
 use std::{
     marker::PhantomData,
     ptr,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
 };
 
 use rnic_abi::{Cqe, cqe_flags, event_kind};
 use rnic_qsbr::{Epoch, Qsbr};
 use rnic_simd::Crc;
 use rnic_transport::{
-    Access, AtomicOp, Cause, Completion, CompletionFlags, CqFull, Event, EventKind, Host, KeyError, Payload,
-    Queue, RecvError, RecvWqe, SendWr, Time, WcStatus,
+    Access, AtomicOp, Bind, Cause, Completion, CompletionFlags, CqFull, Event, EventKind, Flush, Host,
+    KeyError, Payload, Queue, RecvError, RecvWqe, SendWr, Time, WcStatus,
 };
 
 use super::{
@@ -162,7 +165,8 @@ impl Host for QpHost<'_> {
     }
 
     fn atomic(&mut self, rkey: u32, addr: u64, op: AtomicOp) -> Result<u64, KeyError> {
-        let word = self.env.mrs.atomic_word(rkey, self.pd(), addr)?;
+        let right = Access::REMOTE_ATOMIC;
+        let word = self.env.mrs.word(rkey, self.pd(), addr, right)?;
         Ok(match op {
             AtomicOp::CompareSwap { compare, swap } => word
                 .compare_exchange(compare, swap, Ordering::AcqRel, Ordering::Acquire)
@@ -175,6 +179,31 @@ impl Host for QpHost<'_> {
     fn xrc_srq(&mut self, srqn: u32) -> Option<u32> {
         self.xrc = self.env.xrc_srq(srqn);
         self.xrc.map(|means| means.xrcd)
+    }
+
+    fn atomic_write(&mut self, rkey: u32, addr: u64, payload: Gathered<'_>) -> Result<(), KeyError> {
+        let right = Access::REMOTE_WRITE;
+        let word = self.env.mrs.word(rkey, self.pd(), addr, right)?;
+        let mut bytes = [0; 8];
+        let target = RemoteRange {
+            ptr: ptr::NonNull::from(&mut bytes).cast(),
+            len: bytes.len(),
+        };
+        payload.copy_to(&[target]);
+        word.store(u64::from_ne_bytes(bytes), Ordering::Release);
+        Ok(())
+    }
+
+    fn flush(&mut self, rkey: u32, addr: u64, len: u32, flush: Flush) -> Result<(), KeyError> {
+        let (mrs, pd) = (&self.env.mrs, self.pd());
+        if flush.whole {
+            mrs.check(rkey, pd, flush.placement)?;
+        } else {
+            mrs.resolve(rkey, pd, addr, u64::from(len), flush.placement)?;
+        }
+        // All of a QP's payload is placed by its core, into memory that everybody else maps as well.
+        fence(Ordering::SeqCst);
+        Ok(())
     }
 
     #[inline]
@@ -240,6 +269,10 @@ impl Host for QpHost<'_> {
         }
         *self.invalidating = None;
         true
+    }
+
+    fn bind(&mut self, _bind: &Bind, _begin: bool) -> Result<bool, KeyError> {
+        Err(KeyError::Key)
     }
 
     #[inline]
@@ -352,7 +385,7 @@ mod tests {
 
     #[test]
     fn every_check_has_its_name_in_the_abi() {
-        let last = Check::XrcDomain as usize;
+        let last = Check::WindowQp as usize;
         assert_eq!(rnic_abi::CHECK_NAMES.len(), last + 1);
         for (check, name) in [
             (Check::Key, "no such key, or no longer valid"),
@@ -361,6 +394,7 @@ mod tests {
             (Check::SendQueue, "malformed send work request"),
             (Check::DeviceRemoved, "device or port removed"),
             (Check::Alignment, "atomic not of 8 bytes at a multiple of 8"),
+            (Check::WindowQp, "memory window bound on another QP"),
         ] {
             assert_eq!(rnic_abi::CHECK_NAMES[check as usize], name);
         }

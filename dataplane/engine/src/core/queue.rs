@@ -235,6 +235,8 @@ impl Accepted {
         // What stores into its buffers: inline data is no place for that.
         let stores = self.wqe.flags & wqe_flags::INLINE == 0;
         match opcode {
+            // Work requests that have no form yet.
+            WrOpcode::BindMw | WrOpcode::Flush => false,
             // There is nothing for it to send.
             WrOpcode::LocalInv => self.length == 0,
             WrOpcode::Read => stores,

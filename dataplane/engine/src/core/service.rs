@@ -216,7 +216,7 @@ impl Core {
                     TooLong { .. } => Check::Length,
                     AtomicLength { .. } => Check::Alignment,
                     NoRdAtomicResources => Check::RdAtomicResources,
-                    Full | BadState { .. } => Check::SendQueue,
+                    Full | BadState { .. } | BadFlush { .. } => Check::SendQueue,
                 });
             }
         }

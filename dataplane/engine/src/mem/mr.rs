@@ -143,7 +143,7 @@ impl MrTable {
                 Err(ArenaError::Contradiction { arena, slot, error })
             };
             if Access::from_bits(record.access.bits().into()).is_none() {
-                return wrong("access", record.access.bits().into(), "access rights (0xf)");
+                return wrong("access", record.access.bits().into(), "access rights (0x33f)");
             }
             if record.iova.checked_add(record.len).is_none() {
                 return wrong("len", record.len, "such that iova + len fits 64 bits");
@@ -287,16 +287,8 @@ impl MrTable {
         slot.is_some_and(|slot| slot.word.load(Ordering::Relaxed) == VALID | u64::from(key))
     }
 
-    /// Checks key, PD, right and range, and resolves them. Poll cores, within one pass of the loop.
     #[inline]
-    pub fn resolve(
-        &self,
-        key: u32,
-        pd: u32,
-        addr: u64,
-        len: u64,
-        access: Access,
-    ) -> Result<RemoteRange, KeyError> {
+    fn find(&self, key: u32, pd: u32, access: Access) -> Result<&Slot, KeyError> {
         let slot = self.slots.get(Self::slot_of_key(key)).ok_or(KeyError::Key)?;
         if slot.word.load(Ordering::Acquire) != VALID | u64::from(key) {
             return Err(KeyError::Key);
@@ -307,6 +299,20 @@ impl MrTable {
         if !Access::from_bits(slot.access.load(Ordering::Relaxed)).is_some_and(|a| a.contains(access)) {
             return Err(KeyError::Access);
         }
+        Ok(slot)
+    }
+
+    /// Checks key, PD, right and range, and resolves them. Poll cores, within one pass of the loop.
+    #[inline]
+    pub fn resolve(
+        &self,
+        key: u32,
+        pd: u32,
+        addr: u64,
+        len: u64,
+        access: Access,
+    ) -> Result<RemoteRange, KeyError> {
+        let slot = self.find(key, pd, access)?;
         let offset = addr
             .checked_sub(slot.iova.load(Ordering::Relaxed))
             .ok_or(KeyError::Range)?;
@@ -323,14 +329,19 @@ impl MrTable {
         })
     }
 
-    /// The 8 bytes at `addr` as a word for remote atomics, checked like any range. Poll cores, within one pass of the
-    /// loop.
+    /// Checks key, PD and right alone. Poll cores.
+    pub fn check(&self, key: u32, pd: u32, access: Access) -> Result<(), KeyError> {
+        self.find(key, pd, access).map(drop)
+    }
+
+    /// The 8 bytes at `addr` as a word for remote atomics and ATOMIC WRITE (their rights differ), checked like any range.
+    /// Poll cores, within one pass of the loop.
     ///
     /// # Errors
     /// [`KeyError::Alignment`] too: whatever its address says, the memory behind it is what must be aligned.
     #[inline]
-    pub fn atomic_word(&self, key: u32, pd: u32, addr: u64) -> Result<SharedU64, KeyError> {
-        let range = self.resolve(key, pd, addr, 8, Access::REMOTE_ATOMIC)?;
+    pub fn word(&self, key: u32, pd: u32, addr: u64, access: Access) -> Result<SharedU64, KeyError> {
+        let range = self.resolve(key, pd, addr, 8, access)?;
         // SAFETY: 8 bytes of the region's mapping, which outlives this pass of the loop: the grace period after an
         // invalidation waits for its end, and only then may the mapping go.
         unsafe { SharedU64::at(range.ptr) }.ok_or(KeyError::Alignment)

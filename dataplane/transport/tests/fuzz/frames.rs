@@ -16,6 +16,8 @@ pub const LONGEST: usize = 2_000;
 /// The XRC SRQ of an XRC target's domain, and one of another.
 pub const SRQ: u32 = 0x51;
 pub const FOREIGN_SRQ: u32 = 0x61;
+/// Key of a window that its owner binds to the region the peer may use.
+pub const WINDOW: u32 = 0x6001;
 /// First of the keys that may be invalidated.
 pub const INVALIDATE: u32 = 0x5000;
 /// How many there are.
@@ -74,7 +76,7 @@ pub fn fitting(old: &Headers) -> Headers {
         atomic: has(HeaderSet::ATOMIC).then(|| old.atomic.unwrap_or(atomic)),
         atomic_ack: has(HeaderSet::ATOMIC_ACK).then_some(AtomicAckEth { original: 3 }),
         deth: has(HeaderSet::DETH).then(|| old.deth.unwrap_or(deth)),
-        feth: has(HeaderSet::FETH).then_some(feth),
+        feth: has(HeaderSet::FETH).then(|| old.feth.unwrap_or(feth)),
         imm: has(HeaderSet::IMM).then_some(7),
         ieth: has(HeaderSet::IETH).then(|| old.ieth.unwrap_or(INVALIDATE)),
         ..Headers::new(old.bth)
@@ -95,7 +97,7 @@ pub fn request(rng: &mut Rng, qp_type: QpType, message: Option<Message>, psn: Ps
         Some(Message { left, .. }) => (Operation::WriteLast, left as usize, 0),
         None if qp_type == QpType::Ud && imm => (Operation::SendOnlyImm, small, 0),
         None if qp_type == QpType::Ud => (Operation::SendOnly, small, 0),
-        None => match rng.below(if qp_type.transport().is_reliable() { 11 } else { 6 }) {
+        None => match rng.below(if qp_type.transport().is_reliable() { 13 } else { 6 }) {
             0 => (Operation::SendFirst, MTU, 0),
             1 => (Operation::SendOnly, small, 0),
             2 => (Operation::SendOnlyImm, small, 0),
@@ -105,6 +107,8 @@ pub fn request(rng: &mut Rng, qp_type: QpType, message: Option<Message>, psn: Ps
             6 => (Operation::FetchAdd, 0, 0),
             7 => (Operation::CompareSwap, 0, 0),
             8 if rng.chance(100) => (Operation::SendOnlyInv, small, 0),
+            9 => (Operation::AtomicWrite, 8, 8),
+            10 => (Operation::Flush, 0, rng.below(1_000) as u32),
             _ => (Operation::ReadRequest, 0, rng.below(1_000) as u32),
         },
     };
@@ -112,6 +116,9 @@ pub fn request(rng: &mut Rng, qp_type: QpType, message: Option<Message>, psn: Ps
     if let Some(reth) = &mut headers.reth {
         reth.va = BASE + rng.below(REGION - 1_000);
         reth.dma_len = dma_len;
+        if operation == Operation::AtomicWrite {
+            reth.va &= !7;
+        }
     }
     if let Some(atomic) = &mut headers.atomic {
         atomic.va = BASE + rng.below(4) * 8;
@@ -144,6 +151,9 @@ pub fn twist(rng: &mut Rng, qp_type: QpType, (headers, len): &mut Spec) {
             let (key, va) = rng.pick(&[
                 READ_ONLY,
                 SECRET,
+                (WINDOW, BASE),
+                (WINDOW, BASE + 64),
+                (WINDOW, BASE + REGION - 1),
                 (KEY, BASE + REGION - 1),
                 (KEY, BASE - 1),
                 (odd as u32, BASE),
@@ -176,7 +186,15 @@ pub fn twist(rng: &mut Rng, qp_type: QpType, (headers, len): &mut Spec) {
             }
         }
         9 => headers.ieth = headers.ieth.map(|_| rng.pick(&[KEY, READ_ONLY.0, odd as u32])),
+        11 => {
+            if let Some(feth) = &mut headers.feth {
+                (feth.placement, feth.selectivity) = (odd as u8 & 15, (odd >> 8) as u8 & 3);
+            }
+        }
         10 => {
+            if let Some(reth) = headers.reth.as_mut().filter(|reth| reth.dma_len == 8) {
+                reth.va += rng.between(1, 7);
+            }
             if let Some(atomic) = &mut headers.atomic {
                 atomic.va += rng.between(1, 7);
             }

@@ -3,13 +3,15 @@
 use crate::common::{BASE, KEY};
 use crate::siege::{READ_ONLY, REGION, SMALL_REGION};
 use rnic_sim::{GRH_BYTE, Node, QKEY};
-use rnic_transport::{Completion, GRH_AREA, QpType, Queue, WcOpcode, WcStatus};
+use rnic_transport::{Access, Bind, Completion, GRH_AREA, QpType, Queue, WcOpcode, WcStatus};
 use rnic_wire::{Headers, Operation, Reth};
 
 /// Kept beside the QP.
 pub struct Model {
     /// The region that the peer may write.
     pub region: Vec<u8>,
+    /// What the window is bound to now.
+    pub window: Option<Bind>,
     /// Where the next payload of the WRITE under way goes, how much of it has come, and how much is to come in all.
     cursor: usize,
     written: usize,
@@ -30,6 +32,7 @@ impl Model {
     pub fn new(region: Vec<u8>) -> Self {
         Model {
             region,
+            window: None,
             cursor: 0,
             written: 0,
             announced: 0,
@@ -53,7 +56,8 @@ impl Model {
             self.message.extend(payload);
         } else if opcode.is_write() {
             if let Some(reth) = headers.reth {
-                assert!(permitted(&reth, &[(KEY, BASE, REGION)]), "{reth:?} was accepted");
+                let writable = [(KEY, BASE, REGION), self.window(Access::REMOTE_WRITE)];
+                assert!(permitted(&reth, &writable), "{reth:?} was accepted");
                 self.cursor = reth.va.wrapping_sub(BASE) as usize;
                 self.announced = reth.dma_len as usize;
                 self.written = 0;
@@ -69,9 +73,32 @@ impl Model {
                 "{headers:?}"
             );
         } else if opcode.operation == Operation::ReadRequest {
-            let readable = [(KEY, BASE, REGION), (READ_ONLY.0, READ_ONLY.1, SMALL_REGION)];
+            let readable = [
+                (KEY, BASE, REGION),
+                (READ_ONLY.0, READ_ONLY.1, SMALL_REGION),
+                self.window(Access::REMOTE_READ),
+            ];
             let reth = headers.reth.expect("a READ has a RETH");
             assert!(permitted(&reth, &readable), "{reth:?} was accepted");
+        } else if opcode.operation == Operation::AtomicWrite {
+            let reth = headers.reth.expect("an ATOMIC WRITE has a RETH");
+            let writable = [(KEY, BASE, REGION), self.window(Access::REMOTE_WRITE)];
+            let lawful = reth.dma_len == 8 && reth.va % 8 == 0 && permitted(&reth, &writable);
+            assert!(lawful, "{reth:?} was accepted");
+            let at = (reth.va - BASE) as usize;
+            self.region[at..at + 8].copy_from_slice(payload);
+        } else if opcode.operation == Operation::Flush {
+            let feth = headers.feth.expect("a FLUSH has a FETH");
+            assert!(
+                (feth.placement, feth.selectivity) <= (1, 1),
+                "{feth:?} was accepted"
+            );
+            let reth = headers.reth.expect("and a RETH");
+            let known = [(KEY, BASE, REGION), self.window(Access::FLUSH_GLOBAL)];
+            assert!(
+                feth.selectivity == 1 || permitted(&reth, &known),
+                "{reth:?} was accepted"
+            );
         } else if let Some(atomic) = headers.atomic {
             let at = (atomic.va - BASE) as usize;
             let word = &mut self.region[at..at + 8];
@@ -83,6 +110,12 @@ impl Model {
             };
             word.copy_from_slice(&after.to_ne_bytes());
         }
+    }
+
+    /// The window, if it grants a right; nothing otherwise.
+    fn window(&self, right: Access) -> (u32, u64, u64) {
+        let bound = self.window.filter(|bind| bind.access.contains(right));
+        bound.map_or((0, 0, 0), |bind| (bind.key, bind.addr, bind.len))
     }
 
     /// Looks at completions that are new.

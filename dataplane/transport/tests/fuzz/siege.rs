@@ -4,7 +4,9 @@ mod owner;
 
 use crate::Tally;
 use crate::common::{KEY, register};
-use crate::frames::{FOREIGN_SRQ, INVALIDATE, INVALIDATES, LONGEST, Message, SRQ, Spec, request, twist};
+use crate::frames::{
+    FOREIGN_SRQ, INVALIDATE, INVALIDATES, LONGEST, Message, SRQ, Spec, WINDOW, request, twist,
+};
 use crate::model::Model;
 use rnic_sim::{Node, Packet, Rng, connect_as, connect_xrc};
 use rnic_transport::{
@@ -69,6 +71,9 @@ impl Siege {
         let mut node = Node::new(qp(&mut rng, qp_type, srq), 64);
         node.qp.mutate(mutation);
         register(&mut node, REGION as usize);
+        let region = node.host.region_mut(KEY).expect("it was registered");
+        region.access = region.access.union(Access::MW_BIND).union(Access::FLUSH_GLOBAL);
+        node.host.alloc_window(WINDOW >> 8);
         let (key, base) = READ_ONLY;
         node.host
             .register(key, base, vec![1; SMALL_REGION as usize], Access::REMOTE_READ);
@@ -224,6 +229,7 @@ impl Siege {
         };
         let before = self.before();
         let place = headers.bth.psn.diff(Psn::new(self.node.qp.query().rq_psn));
+        self.model.window = self.node.host.bound(WINDOW).copied();
         let outcome = self.node.receive(&packet);
         let opcode = headers.bth.opcode;
         // A gap is no reason to refuse what begins a UC message.
@@ -369,8 +375,8 @@ impl Siege {
         self.node.qp = qp(&mut self.rng, self.qp_type, self.srq);
         self.events = self.node.host.events.len();
         self.message = None;
-        self.nak = false;
         self.last = None;
+        self.nak = false;
         self.answers.clear();
         self.model.revive(&[Queue::Send, Queue::Recv]);
     }

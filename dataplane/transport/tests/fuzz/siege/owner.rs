@@ -1,7 +1,9 @@
 //! What the owner of the QP does while it is under fire.
 
 use super::{BAD_AH, Siege};
-use crate::frames::{INVALIDATE, INVALIDATES, MTU, SRQ, headers};
+use crate::common::{BASE, KEY};
+use crate::frames::{INVALIDATE, INVALIDATES, MTU, SRQ, WINDOW, headers};
+use crate::siege::REGION;
 use rnic_sim::{Packet, QKEY};
 use rnic_transport::{QpState, QpType, Queue, SendFlags, SendWr, WrOpcode};
 use rnic_wire::{Mtu, Opcode, Operation};
@@ -79,18 +81,34 @@ impl Siege {
         if self.qp_type == QpType::XrcTgt {
             return;
         }
-        use WrOpcode::{CompSwap, FetchAdd, LocalInv, Read, Send, SendImm, SendInv, Write, WriteImm};
+        use WrOpcode::{
+            AtomicWrite, BindMw, CompSwap, FetchAdd, Flush, LocalInv, Read, Send, SendImm, SendInv, Write,
+            WriteImm,
+        };
         let rng = &mut self.rng;
         let opcode = match self.qp_type {
-            QpType::Uc => rng.pick(&[Send, SendImm, Write, WriteImm]),
+            QpType::Uc => rng.pick(&[Send, SendImm, Write, WriteImm, BindMw]),
             QpType::Ud => rng.pick(&[Send, SendImm]),
             _ => rng.pick(&[
-                Send, SendImm, SendInv, Write, WriteImm, Read, Read, Read, CompSwap, FetchAdd, LocalInv,
+                Send,
+                SendImm,
+                SendInv,
+                Write,
+                WriteImm,
+                Read,
+                Read,
+                Read,
+                CompSwap,
+                FetchAdd,
+                LocalInv,
+                BindMw,
+                AtomicWrite,
+                Flush,
             ]),
         };
         let length = match opcode {
-            FetchAdd | CompSwap => 8,
-            LocalInv => 0,
+            FetchAdd | CompSwap | AtomicWrite => 8,
+            LocalInv | BindMw | Flush => 0,
             _ => rng.below(700) as u32,
         };
         let mut wr = SendWr {
@@ -110,6 +128,15 @@ impl Siege {
                 return;
             }
             wr.imm_or_rkey = INVALIDATE + self.invalidated;
+        }
+        if opcode == BindMw {
+            (wr.imm_or_rkey, wr.rkey, wr.remote_addr) = (WINDOW, KEY, BASE);
+            // Rights: none, WRITE, READ, both and atomics, FLUSH too.
+            (wr.compare_add, wr.swap) = (rng.below(REGION), rng.pick(&[0, 2, 4, 14, 0x10E]));
+        }
+        if opcode == Flush {
+            // Global visibility, persistence or both, of a range or a region.
+            (wr.compare_add, wr.swap) = (rng.below(REGION), rng.pick(&[1, 2, 3, 0x101]));
         }
         if self.qp_type == QpType::Ud {
             let ah = if rng.chance(10) { BAD_AH } else { 1 };
@@ -162,6 +189,8 @@ impl Siege {
                 };
                 push(operation, psn + at, (len as usize - at as usize * MTU).min(MTU));
             }
+        } else if matches!(opcode.operation, Operation::AtomicWrite | Operation::Flush) {
+            push(Operation::ReadResponseOnly, psn, 0);
         } else if opcode.is_atomic() {
             push(Operation::AtomicAcknowledge, psn, 0);
         } else if opcode.is_request() && opcode.ends_message() {
