@@ -21,6 +21,12 @@ impl Access {
     pub const REMOTE_READ: Access = Access(1 << 2);
     /// A peer may do atomics. Needs [`Access::LOCAL_WRITE`] too.
     pub const REMOTE_ATOMIC: Access = Access(1 << 3);
+    /// Memory windows may be bound to the region ([`crate::MemoryWindow`]).
+    pub const MW_BIND: Access = Access(1 << 4);
+    /// Of a memory window of type 2: peers' addresses count from its first byte.
+    pub const ZERO_BASED: Access = Access(1 << 5);
+    /// A peer may flush what it wrote ([`crate::Batch::flush`]).
+    pub const FLUSH_GLOBAL: Access = Access(1 << 8);
 
     /// For memory regions: their keys may be invalidated, by a local invalidate on a QP of their PD
     /// ([`crate::Batch::local_invalidate`]) and by a peer's SEND with invalidate. No right of verbs: there it comes

@@ -1,10 +1,10 @@
 //! Work requests, written straight into the queue and posted together.
 use std::marker::PhantomData;
 
-use rnic_abi::{AtomicOperands, Wqe, wqe_flags};
+use rnic_abi::{AtomicOperands, BindOperands, FlushOperands, Wqe, wqe_flags};
 
 use crate::queue::Writer;
-use crate::{Ah, Error, MrSlice, RemoteAddr, Result};
+use crate::{Access, Ah, Error, MemoryWindow, MrSlice, RemoteAddr, Result, WindowType};
 
 /// `enum ibv_wr_opcode`.
 mod opcode {
@@ -16,7 +16,10 @@ mod opcode {
     pub const COMP_SWAP: u8 = 5;
     pub const FETCH_ADD: u8 = 6;
     pub const LOCAL_INV: u8 = 7;
+    pub const BIND_MW: u8 = 8;
     pub const SEND_WITH_INV: u8 = 9;
+    pub const FLUSH: u8 = 14;
+    pub const ATOMIC_WRITE: u8 = 15;
 }
 
 /// Kinds of work requests: they say which options a [`Wr`](crate::Wr) has.
@@ -33,6 +36,12 @@ pub mod op {
     /// Compare and swap, fetch and add.
     #[derive(Debug)]
     pub enum Atomic {}
+    /// ATOMIC WRITE, FLUSH.
+    #[derive(Debug)]
+    pub enum Placement {}
+    /// Memory window bind.
+    #[derive(Debug)]
+    pub enum Bind {}
     /// Local invalidate.
     #[derive(Debug)]
     pub enum LocalInvalidate {}
@@ -159,7 +168,72 @@ impl<'q> Batch<'q> {
         self.append_atomic(opcode::FETCH_ADD, local.as_ref(), remote.into(), add, 0)
     }
 
-    /// Makes a key of ours invalid, of a region registered with
+    /// ATOMIC WRITE of 8 bytes to the peer's memory at `remote`, a multiple of 8: whoever looks there finds all of the old
+    /// bytes or all of the new, which lie there as they do in `bytes`. Rights are those of a WRITE. It counts as a READ, and
+    /// completes when the peer has answered.
+    pub fn atomic_write(
+        &mut self,
+        bytes: [u8; 8],
+        remote: impl Into<RemoteAddr>,
+    ) -> Wr<'_, 'q, op::Placement> {
+        // There is always room for them, however few bytes the QP was made to carry itself.
+        self.append(opcode::ATOMIC_WRITE, Some(remote.into()), &[])
+            .change(|head| {
+                head.flags |= wqe_flags::INLINE;
+                head.inline_len = bytes.len() as u32;
+                head.sges[0].addr = u64::from_ne_bytes(bytes);
+            })
+    }
+
+    /// FLUSH of `len` bytes of the peer's memory at `remote`: when it completes, everything that was written there before on
+    /// this QP is seen by whoever looks at the memory, on the peer's host and by whatever way. The peer's region and QP need
+    /// [`Access::FLUSH_GLOBAL`]. It counts as a READ.
+    ///
+    /// Persistence is asked of nobody: the memory behind a `rnicd` is volatile.
+    pub fn flush(&mut self, remote: impl Into<RemoteAddr>, len: u32) -> Wr<'_, 'q, op::Placement> {
+        self.append_flush(remote.into(), len, false)
+    }
+
+    /// The same of the whole region, or window, of a key.
+    pub fn flush_region(&mut self, rkey: u32) -> Wr<'_, 'q, op::Placement> {
+        self.append_flush(RemoteAddr { addr: 0, rkey }, 0, true)
+    }
+
+    /// Binds a memory window to `local`, for peers with the rights `access`; of those, REMOTE_WRITE and REMOTE_ATOMIC need
+    /// [`Access::LOCAL_WRITE`] of the region, and the region needs [`Access::MW_BIND`]. From the call on
+    /// [`MemoryWindow::rkey`] is the key that the window gets: another one than before.
+    ///
+    /// A window of type 1 may be bound already: its old key is invalid when the bind begins. One of type 2 has to be
+    /// invalidated before. It begins when everything before it is done, and what follows begins when it is done.
+    pub fn bind(&mut self, window: &MemoryWindow, local: &MrSlice, access: Access) -> Wr<'_, 'q, op::Bind> {
+        let key = window.next_key();
+        self.append_bind(window, Some(local), access, key)
+    }
+
+    /// The same with a key byte of the caller's choice, for a window of type 2 (11.4.1.1).
+    pub fn bind_as(
+        &mut self,
+        window: &MemoryWindow,
+        local: &MrSlice,
+        access: Access,
+        key_byte: u8,
+    ) -> Wr<'_, 'q, op::Bind> {
+        if window.kind() == WindowType::One {
+            self.writer.refuse(Error::InvalidArgument(
+                "the key byte of a memory window of type 1 is not chosen".into(),
+            ));
+        }
+        self.append_bind(window, Some(local), access, window.key_with(key_byte))
+    }
+
+    /// Unbinds a memory window of type 1 (a bind to no bytes). One of type 2 is unbound by
+    /// [`Batch::local_invalidate`].
+    pub fn unbind(&mut self, window: &MemoryWindow) -> Wr<'_, 'q, op::Bind> {
+        let key = window.next_key();
+        self.append_bind(window, None, Access::NONE, key)
+    }
+
+    /// Makes a key of ours invalid, of a memory window of type 2 that was bound on this QP, or of a region registered with
     /// [`Access::INVALIDATE`](crate::Access::INVALIDATE). It begins when everything before it is done, what
     /// follows begins when it is done; then nobody uses the key any more.
     pub fn local_invalidate(&mut self, key: u32) -> Wr<'_, 'q, op::LocalInvalidate> {
@@ -181,6 +255,40 @@ impl<'q> Batch<'q> {
         let head = self.head(opcode, remote);
         self.writer.append(head, local);
         Wr::new(&mut self.writer)
+    }
+
+    fn append_flush(&mut self, remote: RemoteAddr, length: u32, whole: bool) -> Wr<'_, 'q, op::Placement> {
+        let operands = FlushOperands {
+            length,
+            placement: 1,
+            selectivity: whole.into(),
+            ..FlushOperands::default()
+        };
+        let wr = self.append(opcode::FLUSH, Some(remote), &[]);
+        wr.change(|head| head.sges[1] = operands.into())
+    }
+
+    fn append_bind(
+        &mut self,
+        window: &MemoryWindow,
+        local: Option<&MrSlice>,
+        access: Access,
+        key: u32,
+    ) -> Wr<'_, 'q, op::Bind> {
+        let remote = local.map(|local| RemoteAddr {
+            addr: local.addr(),
+            rkey: local.lkey(),
+        });
+        let mut head = self.head(opcode::BIND_MW, remote);
+        head.imm_or_rkey = key;
+        self.writer.append(head, &[]);
+        self.writer.hold_window(window, local, key);
+        let operands = BindOperands {
+            length: local.map_or(0, |local| local.len() as u64),
+            access: access.bits(),
+            reserved: 0,
+        };
+        Wr::new(&mut self.writer).change(|head| head.sges[1] = operands.into())
     }
 
     fn append_atomic(
@@ -294,6 +402,8 @@ mod sealed {
     impl Sends for super::op::Write {}
     impl Sends for super::op::Read {}
     impl Sends for super::op::Atomic {}
+    impl Sends for super::op::Placement {}
+    impl Sends for super::op::Bind {}
     impl Sends for super::op::LocalInvalidate {}
 }
 

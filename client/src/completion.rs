@@ -86,8 +86,14 @@ pub enum Opcode {
     CompareSwap,
     /// FETCH & ADD.
     FetchAdd,
+    /// Bound a memory window.
+    BindMw,
     /// Invalidated a key of ours.
     LocalInvalidate,
+    /// FLUSH.
+    Flush,
+    /// ATOMIC WRITE.
+    AtomicWrite,
     /// Received a SEND.
     Recv,
     /// Received the immediate of an RDMA WRITE.
@@ -104,7 +110,10 @@ impl Opcode {
             2 => Opcode::Read,
             3 => Opcode::CompareSwap,
             4 => Opcode::FetchAdd,
+            5 => Opcode::BindMw,
             6 => Opcode::LocalInvalidate,
+            8 => Opcode::Flush,
+            9 => Opcode::AtomicWrite,
             128 => Opcode::Recv,
             129 => Opcode::RecvWriteImm,
             other => Opcode::Other(other),

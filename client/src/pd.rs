@@ -4,7 +4,8 @@ use std::sync::Arc;
 use rnic_abi::{Empty, HandleArg, Op};
 
 use crate::{
-    Access, AddressVector, Ah, Completion, Context, Cq, Error, Mr, MrSlice, Qp, QpConfig, Result, Srq, Xrcd,
+    Access, AddressVector, Ah, Completion, Context, Cq, Error, MemoryWindow, Mr, MrSlice, Qp, QpConfig,
+    Result, Srq, WindowType, Xrcd,
 };
 
 /// A protection domain: QPs use the memory regions of their own domain only. Cheap to clone; any thread. Freed
@@ -31,6 +32,11 @@ impl Pd {
     /// Allocates `len` bytes of zeroed memory (at least one) and registers them.
     pub fn alloc_mr(&self, len: usize, access: Access) -> Result<Mr> {
         Mr::allocate(self, len, access)
+    }
+
+    /// Makes a memory window, not bound to anything.
+    pub fn alloc_mw(&self, kind: WindowType) -> Result<MemoryWindow> {
+        MemoryWindow::allocate(self, kind)
     }
 
     /// Makes an address handle. The daemon finds the MAC address of the next hop first, which takes up to three

@@ -15,7 +15,7 @@ use zerocopy::IntoBytes;
 
 use crate::mr::Region;
 use crate::session::Session;
-use crate::{Ah, Error, MrSlice, Pd, Result, Srq};
+use crate::{Ah, Error, MemoryWindow, MrSlice, Pd, Result, Srq};
 
 /// Longest message (IBTA 9.7.2).
 const MAX_MESSAGE: u64 = 1 << 31;
@@ -107,6 +107,8 @@ struct Producer {
     held: Box<[Option<Arc<Region>>]>,
     /// By the first unit of each entry; made with the first datagram.
     ahs: Box<[Option<Ah>]>,
+    /// The same; made with the first bind.
+    windows: Box<[Option<MemoryWindow>]>,
 }
 
 impl WorkQueue {
@@ -138,6 +140,7 @@ impl WorkQueue {
                 released: tail,
                 held: vec![None; depth as usize * SGES_PER_UNIT].into(),
                 ahs: Box::default(),
+                windows: Box::default(),
             }),
         }
     }
@@ -229,6 +232,9 @@ impl WorkQueue {
         }
         if let Some(ah) = producer.ahs.get_mut(self.position(index)) {
             *ah = None;
+        }
+        if let Some(window) = producer.windows.get_mut(self.position(index)) {
+            *window = None;
         }
     }
 
@@ -398,6 +404,25 @@ impl Writer<'_> {
             producer.ahs = vec![None; depth].into();
         }
         producer.ahs[position] = Some(ah.clone());
+    }
+
+    /// Notes a bind of a window under `key`, unless the current entry was refused, and keeps the window until it is done,
+    /// with what it was and will be bound to.
+    pub fn hold_window(&mut self, window: &MemoryWindow, local: Option<&MrSlice>, key: u32) {
+        let Some((first, ..)) = self.current.filter(|_| self.error.is_none()) else {
+            return;
+        };
+        let (position, depth) = (self.queue.position(first), self.queue.depth as usize);
+        let before = window.rebind(local, key);
+        let producer = self.producer();
+        if producer.windows.is_empty() {
+            producer.windows = vec![None; depth].into();
+        }
+        producer.windows[position] = Some(window.clone());
+        let [old, new, ..] = &mut producer.held[position * SGES_PER_UNIT..] else {
+            return;
+        };
+        (*old, *new) = (before, local.map(|local| local.region().clone()));
     }
 
     fn hold(&mut self, unit: u32, slices: &[MrSlice]) {

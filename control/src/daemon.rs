@@ -141,8 +141,11 @@ fn limits(config: &Config) -> Limits {
         qps: (limits.qps + 2).min(1 << SLOT_BITS),
         cqs: all(limits.per_client.cqs, MAX_CQS),
         srqs: all(limits.per_client.srqs, MAX_CQS),
-        // Slot 0 is not used.
-        mrs: all(limits.per_client.mrs, (1 << SLOT_BITS) - 1) + 1,
+        // Regions and windows have their slots in common. Slot 0 is not used.
+        mrs: all(
+            limits.per_client.mrs + limits.per_client.mws,
+            (1 << SLOT_BITS) - 1,
+        ) + 1,
         // Beside the quota, those that are kept ready.
         ahs: all(limits.per_client.ahs, (1 << SLOT_BITS) - AH_RESERVE) + AH_RESERVE,
     }

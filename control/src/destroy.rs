@@ -168,7 +168,7 @@ impl Control {
         if let Step::Stop = destroy.step {
             let known_to_cores = |key: &Key| match self.objects.peek(*key).map(|object| &object.what) {
                 Some(What::Qp(qp)) => qp.here.is_none(),
-                Some(What::Mr(_) | What::Cq(_) | What::Ah(_) | What::Srq(_)) => true,
+                Some(What::Mr(_) | What::Mw(_) | What::Cq(_) | What::Ah(_) | What::Srq(_)) => true,
                 Some(What::Pd(_) | What::Channel(_) | What::Xrcd(_) | What::Target(_)) | None => false,
             };
             if destroy.objects.iter().any(known_to_cores) {
@@ -201,6 +201,10 @@ impl Control {
                 continue;
             };
             self.withdraw_events(&mut object);
+            if let What::Qp(qp) = &object.what {
+                // Before another QP can have its number.
+                self.unbind_windows_of(object.owner, qp.qpn);
+            }
             self.give_numbers(&object);
             reply = answer_to(&object);
             left += u32::from(self.free(number, key, object));
@@ -274,6 +278,7 @@ impl Control {
                 Some(What::Mr(mr)) => {
                     self.engine.mrs().invalidate(mr.key);
                 }
+                Some(What::Mw(mw)) => self.engine.mrs().withdraw_window(mw.number),
                 _ => {}
             }
         }
@@ -321,6 +326,7 @@ impl Control {
         match &object.what {
             What::Pd(pd) => self.numbers.pds.give(view::slot_of(pd.number)),
             What::Mr(mr) => self.numbers.keys.give(mr.slot),
+            What::Mw(mw) => self.numbers.keys.give(mw.slot()),
             What::Cq(cq) => self.numbers.cqs.give(cq.slot()),
             What::Qp(qp) => self.numbers.qpns.give(qp.slot()),
             What::Ah(ah) => self.ahs.give(ah.slot()),
@@ -346,6 +352,7 @@ impl Control {
                 self.engine.mrs().release(mr.key);
                 return self.mapper.unmap(number, mr.mem);
             }
+            What::Mw(mw) => self.engine.mrs().release_window(mw.number),
             What::Cq(cq) => {
                 for place in [Some(cq.slice), cq.left].into_iter().flatten() {
                     self.give_queue_space(conn, place);
@@ -372,6 +379,6 @@ fn answer_to(object: &Object) -> Reply {
             events_reported: object.reported,
             reserved: 0,
         }),
-        Kind::Pd | Kind::Mr | Kind::Channel | Kind::Ah | Kind::Xrcd => Reply::default(),
+        Kind::Pd | Kind::Mr | Kind::Mw | Kind::Channel | Kind::Ah | Kind::Xrcd => Reply::default(),
     }
 }

@@ -149,6 +149,8 @@ impl Control {
             Op::ModifyQp => self.modify_qp(conn, &request.body()?),
             Op::QueryQp => self.query_qp(conn, &request.body()?),
             Op::DestroyQp => self.destroy_qp(conn, request.body()?),
+            Op::AllocMw => self.alloc_mw(conn, &request.body()?),
+            Op::DeallocMw => self.destroy_one(conn, Kind::Mw, request.body()?),
             Op::CreateAh => self.create_ah(conn, &request.body()?),
             Op::QueryAh => self.query_ah(conn, &request.body()?).map(Outcome::Done),
             Op::AttachMcast => self.attach_mcast(conn, &request.body()?).map(Outcome::Done),

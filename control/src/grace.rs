@@ -73,7 +73,7 @@ impl Cost {
                 mapped: mr.length,
             },
             // No core knows of them: they await nothing.
-            What::Pd(_) | What::Channel(_) | What::Xrcd(_) | What::Target(_) => Cost::default(),
+            What::Pd(_) | What::Mw(_) | What::Channel(_) | What::Xrcd(_) | What::Target(_) => Cost::default(),
         }
     }
 }

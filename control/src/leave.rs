@@ -106,7 +106,7 @@ impl Control {
             &[Kind::Qp, Kind::Target],
             // An XRC SRQ has a CQ.
             &[Kind::Srq],
-            &[Kind::Cq, Kind::Mr, Kind::Ah],
+            &[Kind::Cq, Kind::Mw, Kind::Mr, Kind::Ah],
             &[Kind::Channel, Kind::Pd, Kind::Xrcd],
         ];
         let batch = order

@@ -33,6 +33,7 @@ impl Quota {
             Kind::Qp | Kind::Target => limits.qps,
             Kind::Ah => limits.ahs,
             Kind::Srq => limits.srqs,
+            Kind::Mw => limits.mws,
         }
     }
 

@@ -1,9 +1,9 @@
 //! From packets to requests. Total: whatever came in is a request or a refusal that says what was wrong.
 
 use rnic_abi::{
-    ABI_VERSION, CONTROL_MAGIC, CreateAh, CreateCq, CreateQp, CreateSrq, CreateXrcSrq, DeregMr, DeviceArg,
-    Empty, GidArg, HandleArg, Hello, MAX_PACKET, McastArg, ModifyCq, ModifyQp, ModifySrq, Op, OpenQp,
-    OpenXrcd, PkeyArg, RegMr, RequestHeader, ResizeCq, ResizeCqDone,
+    ABI_VERSION, AllocMw, CONTROL_MAGIC, CreateAh, CreateCq, CreateQp, CreateSrq, CreateXrcSrq, DeregMr,
+    DeviceArg, Empty, GidArg, HandleArg, Hello, MAX_PACKET, McastArg, ModifyCq, ModifyQp, ModifySrq, Op,
+    OpenQp, OpenXrcd, PkeyArg, RegMr, RequestHeader, ResizeCq, ResizeCqDone,
 };
 use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -130,6 +130,7 @@ bodies! {
     DeviceArg { reserved }
     HandleArg { reserved }
     DeregMr {}
+    AllocMw {}
     GidArg {}
     RegMr {}
     CreateCq { reserved }

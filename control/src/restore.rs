@@ -11,7 +11,7 @@ use rnic_abi::Handle;
 use rnic_engine::{
     arena::{ArenaBox, ArenaError},
     core::NO_CLIENT,
-    mem::ClientMem,
+    mem::{ClientMem, WindowType},
     view,
 };
 use rnic_transport::{BadField, QpType};
@@ -21,7 +21,7 @@ pub(crate) use clients::RestoredClient;
 use crate::{
     handover::{object_line, session_line},
     objects::{
-        Ah, Channel, Cq, Id, IdKind, Inode, Key, Kind, Mr, Numbers, Object, Pd, Qp, Space, Srq, Table,
+        Ah, Channel, Cq, Id, IdKind, Inode, Key, Kind, Mr, Mw, Numbers, Object, Pd, Qp, Space, Srq, Table,
         Target, What, XrcKeys, Xrcd,
     },
     region_alloc::Slice,
@@ -320,6 +320,16 @@ impl Restored {
                     }),
                 })
             }
+            Kind::Mw => {
+                let Some(kind) = WindowType::from_verbs(record.limit) else {
+                    return Err(self.wrong(slot, "limit", record.limit, "1 or 2, the type of an MW"));
+                };
+                What::Mw(Mw {
+                    pd: depends[0],
+                    number,
+                    kind,
+                })
+            }
             Kind::Ah => {
                 let Some(av) = qp.av() else {
                     return Err(self.wrong(slot, "qp.has_av", 0u8, "set in an AH"));
@@ -381,6 +391,7 @@ pub(crate) fn number_of(kind: Kind, number: u32) -> Option<Id> {
         Kind::Mr => (IdKind::Number(view::Kind::Mr), number >> 8),
         Kind::Cq => (IdKind::Number(view::Kind::Cq), number),
         Kind::Qp => (IdKind::Number(view::Kind::Qp), number),
+        Kind::Mw => (IdKind::Number(view::Kind::Mw), number),
         Kind::Ah => (IdKind::Number(view::Kind::Ah), number),
         Kind::Srq => (IdKind::Number(view::Kind::Srq), number),
         Kind::Channel | Kind::Xrcd | Kind::Target => return None,

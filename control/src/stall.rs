@@ -197,6 +197,7 @@ fn name_of(kind: Kind) -> &'static str {
         Kind::Srq => "srqs",
         Kind::Xrcd => "xrcds",
         Kind::Target => "targets",
+        Kind::Mw => "mws",
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Status {
     pub srqs: usize,
     /// XRC domains, each counted once for every client that holds it.
     pub xrcds: usize,
+    /// Memory windows.
+    pub mws: usize,
     /// Bytes of destroyed objects, departed clients and replaced views that poll cores may still look at.
     pub bytes_awaiting_grace: usize,
     /// What that never exceeds: `limits.bytes_awaiting_grace`, unless one object that may be made is larger.
@@ -258,6 +260,7 @@ impl Control {
             ahs: counts[Kind::Ah as usize],
             srqs: counts[Kind::Srq as usize],
             xrcds: counts[Kind::Xrcd as usize],
+            mws: counts[Kind::Mw as usize],
             bytes_awaiting_grace: self.bytes_awaiting_grace(),
             bytes_awaiting_grace_bound: self.grace_bound(),
             mapped_bytes_awaiting_grace: self.mapped_awaiting_grace(),

@@ -268,14 +268,15 @@ record! {
         pub reported: u32,
         pub born: Moment,
         pub error: ErrorRecord,
-        /// PD number, key, QPN, or number of a CQ, AH, SRQ or XRC domain; zero for a channel and a hold on a target QP.
+        /// PD number, key, QPN, or number of a CQ, AH, SRQ, MW or XRC domain; zero for a channel and a hold on a target QP.
         pub number: u32,
         /// Entries of a CQ's sub-rings, units of an SRQ.
         pub depth: u32,
-        /// Units of each receive of an SRQ, and what its limit is armed with; count and period of a CQ's moderation.
+        /// Units of each receive of an SRQ, and what its limit is armed with; count and period of a CQ's moderation; the limit
+        /// of an MW is its type.
         pub stride: u32,
         pub limit: u32,
-        /// What it depends on: PD, CQs and SRQ of a QP, as many as its type has; the PD of an MR, AH or SRQ, then CQ and
+        /// What it depends on: PD, CQs and SRQ of a QP, as many as its type has; the PD of an MR, MW, AH or SRQ, then CQ and
         /// domain of an XRC SRQ; the channel of a CQ; domain and QP of a hold on a target QP.
         pub depends: [KeyRecord; 4],
         /// Bytes of an MR.
@@ -397,6 +398,7 @@ impl ObjectRecord {
                 }
             }
             What::Target(_) => {}
+            What::Mw(mw) => (record.number, record.limit) = (mw.number, mw.kind as u32),
             What::Ah(ah) => {
                 record.number = ah.number;
                 record.qp.take_av(Some(&ah.av));
@@ -434,7 +436,7 @@ impl ObjectRecord {
         let needs = match self.kind {
             Kind::Pd | Kind::Channel | Kind::Cq | Kind::Xrcd => 0,
             // A hold that is being destroyed has let go of its QP.
-            Kind::Mr | Kind::Ah | Kind::Srq | Kind::Target => 1,
+            Kind::Mr | Kind::Mw | Kind::Ah | Kind::Srq | Kind::Target => 1,
             Kind::Qp if self.qp.qp_type.has_recv_queue() => 3,
             Kind::Qp if self.qp.qp_type.has_send_queue() => 2,
             Kind::Qp => 0,

@@ -246,10 +246,11 @@ impl TestDaemon {
                 ahs,
                 srqs,
                 xrcds,
+                mws,
                 bytes_awaiting_grace,
                 ..
             } = self.status();
-            (clients, pds, mrs, cqs, qps, ahs, srqs, xrcds) == (0, 0, 0, 0, 0, 0, 0, 0)
+            (clients, pds, mrs, cqs, qps, ahs, srqs, xrcds, mws) == (0, 0, 0, 0, 0, 0, 0, 0, 0)
                 && bytes_awaiting_grace == 0
         });
     }

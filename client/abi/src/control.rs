@@ -89,6 +89,10 @@ ops! {
     QuerySrq = 32, "query_srq";
     /// [`HandleArg`] → [`DestroyReply`].
     DestroySrq = 33, "destroy_srq";
+    /// [`AllocMw`] → [`AllocMwReply`].
+    AllocMw = 50, "alloc_mw";
+    /// [`HandleArg`] → [`Empty`].
+    DeallocMw = 51, "dealloc_mw";
     /// [`McastArg`] → [`Empty`].
     AttachMcast = 40, "attach_mcast";
     /// [`McastArg`] → [`Empty`].
@@ -335,6 +339,20 @@ wire_struct! {
         handle: u32,
         /// [`DEREG_NONBLOCK`] or zero.
         flags: u32,
+    }
+    /// Makes a memory window, which work requests bind.
+    AllocMw {
+        /// PD.
+        pd: u32,
+        /// `enum ibv_mw_type`: 1 is bound for all QPs of its PD, 2 for the QP it was bound on.
+        mw_type: u32,
+    }
+    /// The window made, not bound.
+    AllocMwReply {
+        /// Handle.
+        handle: u32,
+        /// Its key; the lowest byte is what a bind says.
+        rkey: u32,
     }
     /// Makes a CQ.
     CreateCq {

@@ -70,6 +70,45 @@ impl From<AtomicOperands> for Sge {
     }
 }
 
+/// Operands of a memory window bind, in the place of its second entry. It has no entry: `remote_addr` is where the window
+/// begins, `rkey` the key of the region, `imm_or_rkey` the key that the window is to have.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct BindOperands {
+    /// Bytes.
+    pub length: u64,
+    /// `enum ibv_access_flags`: what peers may do.
+    pub access: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Operands of a FLUSH, in the place of its second entry. It has no entry.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FlushOperands {
+    /// Bytes.
+    pub length: u32,
+    /// `enum ibv_placement_type`: 1 global visibility, 2 persistence, or both.
+    pub placement: u8,
+    /// `enum ibv_selectivity_level`: 0 the range, 1 the whole region of the key.
+    pub selectivity: u8,
+    /// Zero.
+    pub reserved: [u8; 10],
+}
+
+impl From<BindOperands> for Sge {
+    fn from(operands: BindOperands) -> Sge {
+        zerocopy::transmute!(operands)
+    }
+}
+
+impl From<FlushOperands> for Sge {
+    fn from(operands: FlushOperands) -> Sge {
+        zerocopy::transmute!(operands)
+    }
+}
+
 impl Wqe {
     /// Makes it a datagram (UD): through the address handle of number `ah`, to a QP, with a Q_Key whose highest bit stands
     /// for the sending QP's own.
@@ -81,6 +120,16 @@ impl Wqe {
 
     /// The operands of an atomic work request.
     pub const fn atomic_operands(&self) -> AtomicOperands {
+        zerocopy::transmute!(self.sges[1])
+    }
+
+    /// The operands of a memory window bind.
+    pub const fn bind_operands(&self) -> BindOperands {
+        zerocopy::transmute!(self.sges[1])
+    }
+
+    /// The operands of a FLUSH.
+    pub const fn flush_operands(&self) -> FlushOperands {
         zerocopy::transmute!(self.sges[1])
     }
 

@@ -31,6 +31,8 @@ fn shared_memory_structures_are_where_they_were() {
             rkey @ 24, inline_len @ 28, sges @ 32,
         } size 64 align 8
         AtomicOperands { compare_add @ 0, swap @ 8 } size 16 align 8
+        BindOperands { length @ 0, access @ 8, reserved @ 12 } size 16 align 8
+        FlushOperands { length @ 0, placement @ 4, selectivity @ 5, reserved @ 6 } size 16 align 4
         Cqe {
             wr_id @ 0, handle @ 8, qpn @ 12, byte_len @ 16, imm_or_rkey @ 20, src_qpn @ 24, status @ 28,
             opcode @ 29, flags @ 30, cause @ 32, timestamp @ 40, reserved @ 48,
@@ -103,6 +105,8 @@ fn control_packets_are_what_they_were() {
         RegMr { pd @ 0, access @ 4, fd_offset @ 8, length @ 16, iova @ 24 } size 32 align 8
         RegMrReply { handle @ 0, lkey @ 4, rkey @ 8, reserved @ 12 } size 16 align 4
         DeregMr { handle @ 0, flags @ 4 } size 8 align 4
+        AllocMw { pd @ 0, mw_type @ 4 } size 8 align 4
+        AllocMwReply { handle @ 0, rkey @ 4 } size 8 align 4
         CreateCq { device @ 0, depth @ 4, channel @ 8, reserved @ 12 } size 16 align 4
         CreateCqReply { handle @ 0, depth @ 4, subrings @ 8, reserved @ 12, offset @ 16 } size 24 align 8
         ResizeCq { handle @ 0, depth @ 4 } size 8 align 4
@@ -189,6 +193,8 @@ fn operations_keep_their_numbers() {
         (33, "destroy_srq"),
         (40, "attach_mcast"),
         (41, "detach_mcast"),
+        (50, "alloc_mw"),
+        (51, "dealloc_mw"),
         (60, "open_xrcd"),
         (61, "alloc_xrcd"),
         (62, "close_xrcd"),

@@ -266,6 +266,9 @@ fn handle(
         Op::CreateSrq | Op::ModifySrq | Op::QuerySrq | Op::DestroySrq => {
             refuse(Errno::OPNOTSUPP, "this daemon in miniature has no SRQs")
         }
+        Op::AllocMw | Op::DeallocMw => {
+            refuse(Errno::OPNOTSUPP, "this daemon in miniature has no memory windows")
+        }
         Op::DeallocPd | Op::DeregMr | Op::DestroyCompChannel | Op::DestroyAh => {
             destroy(client, get::<HandleArg>(body)?.handle)?;
             done(&[])

@@ -46,6 +46,9 @@ pub struct PerClient {
     /// Memory regions. 1 to 65536. Default 4096.
     #[schemars(range(min = 1, max = 65536))]
     pub mrs: u32,
+    /// Memory windows. 1 to 65536. Default 4096.
+    #[schemars(range(min = 1, max = 65536))]
+    pub mws: u32,
     /// Protection domains. 1 to 4096. Default 64.
     #[schemars(range(min = 1, max = 4096))]
     pub pds: u32,
@@ -75,6 +78,7 @@ impl Default for PerClient {
             qps: 1024,
             cqs: 1024,
             mrs: 4096,
+            mws: 4096,
             pds: 64,
             ahs: 1024,
             srqs: 256,

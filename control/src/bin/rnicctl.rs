@@ -94,8 +94,8 @@ enum PortCommand {
 enum ResCommand {
     /// Each object with owner, age, state, users and last error.
     Show {
-        /// Kind of object. rnicd makes no SRQs, so of these there are none.
-        #[arg(value_parser = ["qp", "cq", "mr", "pd", "srq", "xrcd", "ah", "channel", "client"])]
+        /// Kind of object.
+        #[arg(value_parser = ["qp", "cq", "mr", "mw", "pd", "srq", "xrcd", "ah", "channel", "client"])]
         kind: String,
         /// Only objects of this process.
         #[arg(long)]
@@ -195,6 +195,7 @@ fn resources(socket: &PathBuf, json: bool, command: Option<&ResCommand>) -> anyh
                 cq,
                 qp,
                 mr,
+                mw,
                 srq,
                 ah,
                 channel,
@@ -202,7 +203,7 @@ fn resources(socket: &PathBuf, json: bool, command: Option<&ResCommand>) -> anyh
                 ctx,
             } = sum;
             print(&format!(
-                "{index}: {device}: pd {pd} cq {cq} qp {qp} mr {mr} ctx {ctx} srq {srq} ah {ah} channel {channel} \
+                "{index}: {device}: pd {pd} cq {cq} qp {qp} mr {mr} ctx {ctx} srq {srq} ah {ah} mw {mw} channel {channel} \
                  xrcd {xrcd}\n"
             ));
         }
@@ -308,6 +309,7 @@ fn status(status: &Status) -> String {
         ahs,
         srqs,
         xrcds,
+        mws,
         bytes_awaiting_grace,
         bytes_awaiting_grace_bound,
         mapped_bytes_awaiting_grace,
@@ -318,7 +320,7 @@ fn status(status: &Status) -> String {
         ports,
     } = status;
     let mut text = format!(
-        "clients {clients}   PDs {pds}   MRs {mrs}   CQs {cqs}   QPs {qps}   SRQs {srqs}   XRCDs {xrcds}   AHs {ahs}\n"
+        "clients {clients}   PDs {pds}   MRs {mrs}   MWs {mws}   CQs {cqs}   QPs {qps}   SRQs {srqs}   XRCDs {xrcds}   AHs {ahs}\n"
     );
     text += &format!(
         "awaiting grace: {bytes_awaiting_grace} bytes of at most {bytes_awaiting_grace_bound}, and of memory regions \

@@ -5,6 +5,7 @@ mod channel;
 mod cq;
 mod mcast;
 mod mr;
+mod mw;
 mod numbers;
 mod pd;
 mod qp;
@@ -28,6 +29,7 @@ pub use channel::Channel;
 pub use cq::{Cq, CqCreation};
 pub(crate) use mr::rights;
 pub use mr::{Mapping, Mr};
+pub use mw::Mw;
 pub use numbers::{Cursor, Number, Numbers, Space};
 pub use pd::Pd;
 pub use qp::Qp;
@@ -58,13 +60,15 @@ pub enum Kind {
     Xrcd,
     /// A client's hold on an XRC target QP.
     Target,
+    /// Memory window.
+    Mw,
 }
 
 impl Kind {
     /// Kinds there are.
     pub const COUNT: usize = Self::ALL.len();
     /// All of them.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Pd,
         Kind::Mr,
         Kind::Channel,
@@ -74,6 +78,7 @@ impl Kind {
         Kind::Srq,
         Kind::Xrcd,
         Kind::Target,
+        Kind::Mw,
     ];
 
     /// Several of them, in messages.
@@ -88,6 +93,7 @@ impl Kind {
             Kind::Srq => "SRQs",
             Kind::Xrcd => "XRC domains",
             Kind::Target => "XRC target QPs",
+            Kind::Mw => "MWs",
         }
     }
 
@@ -101,6 +107,7 @@ impl Kind {
             Kind::Qp | Kind::Target => "qps",
             Kind::Ah => "ahs",
             Kind::Srq => "srqs",
+            Kind::Mw => "mws",
         }
     }
 }
@@ -117,6 +124,7 @@ impl fmt::Display for Kind {
             Kind::Srq => "SRQ",
             Kind::Xrcd => "XRC domain",
             Kind::Target => "XRC target QP",
+            Kind::Mw => "MW",
         })
     }
 }
@@ -155,6 +163,7 @@ pub enum What {
     Srq(Srq),
     Xrcd(Xrcd),
     Target(Target),
+    Mw(Mw),
 }
 
 impl Object {
@@ -184,6 +193,7 @@ impl Object {
             What::Srq(_) => Kind::Srq,
             What::Xrcd(_) => Kind::Xrcd,
             What::Target(_) => Kind::Target,
+            What::Mw(_) => Kind::Mw,
         }
     }
 
@@ -192,6 +202,7 @@ impl Object {
         let keys = match &self.what {
             What::Pd(_) | What::Channel(_) | What::Xrcd(_) => [None; 4],
             What::Mr(mr) => [Some(mr.pd), None, None, None],
+            What::Mw(mw) => [Some(mw.pd), None, None, None],
             What::Ah(ah) => [Some(ah.pd), None, None, None],
             What::Srq(srq) => {
                 let [cq, xrcd] = srq.xrc.map_or([None; 2], |xrc| [Some(xrc.cq), Some(xrc.xrcd)]);

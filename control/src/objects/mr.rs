@@ -175,7 +175,13 @@ impl Control {
         let Some(What::Mr(mr)) = self.objects.peek_mut(key).map(|object| &mut object.what) else {
             return Err(Refusal::invalid("handle is of no MR"));
         };
-        // Nothing depends on a region: what follows cannot be refused as busy.
+        // Windows are no objects that depend on it, since work requests bind them. What follows cannot be refused.
+        if !self.engine.mrs().close(mr.key) {
+            return Err(Refusal::new(
+                Errno::BUSY,
+                "memory windows are bound to the region; invalidate, rebind or deallocate them first",
+            ));
+        }
         let epoch = *mr
             .invalidated
             .get_or_insert_with(|| self.engine.invalidate(mr.key));

@@ -36,6 +36,9 @@ pub enum ResKind {
     /// Memory regions: `mrn`, `key`, `state` (`valid` or `invalid`), `iova`, `length`, `access` (rights joined by `|`, or
     /// `NONE`), `invalidatable`, `pdn`.
     Mr,
+    /// Memory windows: `mwn`, `type` (1 or 2), `state` (`bound` or `unbound`), and of one that is bound `key`, `mr_key`,
+    /// `addr`, `length`, `access`, of type 2 `qpn`; `pdn`.
+    Mw,
     /// Protection domains: `pdn`.
     Pd,
     /// Shared receive queues: `srqn`, `state` (`ok` or `error`), `core`, `max_wr`, `limit` (0 when it is not armed), `pdn`; of an XRC SRQ
@@ -88,6 +91,7 @@ pub struct ResSummary {
     pub cq: usize,
     pub qp: usize,
     pub mr: usize,
+    pub mw: usize,
     pub srq: usize,
     pub ah: usize,
     pub channel: usize,
@@ -121,6 +125,7 @@ impl Control {
                 Kind::Xrcd => &mut sum.xrcd,
                 // The QP itself is among the QPs.
                 Kind::Target => continue,
+                Kind::Mw => &mut sum.mw,
             } += 1;
         }
         all
@@ -137,6 +142,7 @@ impl Control {
             ResKind::Channel => Kind::Channel,
             ResKind::Srq => Kind::Srq,
             ResKind::Xrcd => Kind::Xrcd,
+            ResKind::Mw => Kind::Mw,
             ResKind::Client => return Some(ok(&self.clients(query))),
         };
         let (keys, next) = self.page(kind, query);
@@ -232,6 +238,21 @@ impl Control {
                 "invalidatable": mr.part.invalidatable,
                 "pdn": number(mr.pd),
             }),
+            What::Mw(mw) => {
+                let bound = self.engine.mrs().binding(mw.number);
+                json!({
+                    "mwn": mw.number,
+                    "type": mw.kind as u32,
+                    "state": if bound.is_some() { "bound" } else { "unbound" },
+                    "key": bound.map(|bound| bound.key),
+                    "mr_key": bound.map(|bound| bound.region),
+                    "addr": bound.map(|bound| bound.addr),
+                    "length": bound.map(|bound| bound.len),
+                    "access": bound.map(|bound| rights(bound.access)),
+                    "qpn": bound.and_then(|bound| bound.qpn),
+                    "pdn": number(mw.pd),
+                })
+            }
             What::Ah(ah) => json!({"ahn": ah.number, "dgid": gid_text(ah.av.dgid), "pdn": number(ah.pd)}),
             What::Xrcd(xrcd) => json!({
                 "xrcdn": xrcd.number,
@@ -320,6 +341,9 @@ fn rights(access: Access) -> String {
         (Access::REMOTE_WRITE, "REMOTE_WRITE"),
         (Access::REMOTE_READ, "REMOTE_READ"),
         (Access::REMOTE_ATOMIC, "REMOTE_ATOMIC"),
+        (Access::MW_BIND, "MW_BIND"),
+        (Access::ZERO_BASED, "ZERO_BASED"),
+        (Access::FLUSH_GLOBAL, "FLUSH_GLOBAL"),
     ];
     let held = named.iter().filter(|(right, _)| access.contains(*right));
     let names: Vec<_> = held.map(|(_, name)| *name).collect();

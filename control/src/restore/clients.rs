@@ -149,7 +149,7 @@ impl Restored {
             }
             Kind::Cq if record.slices[1].len != 0 => &record.slices[..],
             Kind::Qp | Kind::Cq | Kind::Srq => &record.slices[..1],
-            Kind::Pd | Kind::Mr | Kind::Channel | Kind::Ah | Kind::Xrcd | Kind::Target => &[],
+            Kind::Pd | Kind::Mr | Kind::Mw | Kind::Channel | Kind::Ah | Kind::Xrcd | Kind::Target => &[],
         };
         for queue in queues {
             if !client.space.claim(slice(*queue)) {

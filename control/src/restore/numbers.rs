@@ -27,6 +27,7 @@ fn slots_of(record: &ObjectRecord) -> [Option<Taken>; 2] {
     let (space, number) = match record.kind {
         Kind::Pd => (Space::Pds, number),
         Kind::Mr => (Space::Keys, number >> 8),
+        Kind::Mw => (Space::Keys, number),
         Kind::Cq => (Space::Cqs, number),
         Kind::Qp => (Space::Qpns, number),
         Kind::Ah => (Space::Ahs, number),

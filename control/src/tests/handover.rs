@@ -35,6 +35,7 @@ use crate::{
     testing::*,
     tests::hostile::{forge_tail, ring, ring_queue},
     tests::srq::{create as create_srq, limit, qp_on},
+    tests::window::bind,
     tests::xrc::{connect_target, open_qp, open_xrcd, target, xrc_srq},
 };
 
@@ -57,6 +58,8 @@ struct Known {
     receiver: (Vec<u8>, u64),
     /// Handle of the QP whose event was not taken.
     eventful: u32,
+    /// The key of a bound memory window, its region's, and the QP that it was bound on.
+    window: [u32; 3],
 }
 
 /// The clients, and what they have open.
@@ -164,7 +167,7 @@ fn populate(socket: &Path) -> Appliance {
         let file = sealed_memfd(64 << 10);
         let arg = RegMr {
             pd,
-            access: 7,
+            access: 0x17,
             fd_offset: 8192,
             length: 16384,
             iova: 0x7000_0000,
@@ -172,6 +175,23 @@ fn populate(socket: &Path) -> Appliance {
         let (mr, _) = client.call_with::<RegMrReply>(Op::RegMr, &arg, &[&file]).unwrap();
         memory.push((mr.rkey, file));
     }
+    // Two windows, of which one is bound.
+    let binding_cq = a.try_cq(64, 0).unwrap();
+    let binder = a.connected_qp(pd, binding_cq.handle);
+    a.make_rts(binder.handle);
+    let [_, window] = [1, 2].map(|mw_type| {
+        let arg = AllocMw { pd, mw_type };
+        a.call::<AllocMwReply>(Op::AllocMw, &arg).unwrap()
+    });
+    let region = memory[0].0;
+    write_wqe(
+        a,
+        binder.sq_offset,
+        bind(window.rkey | 5, region, 0x7000_0000, 4096),
+    );
+    ring(a, &binder, 1);
+    wait_for(|| completions(a, &binder, binding_cq.offset) == 1);
+    known.window = [window.rkey | 5, region, binder.qpn];
     let gone = a.try_ah(pd, 0, av("10.0.0.2")).unwrap();
     a.try_ah(pd, 0, av("10.0.0.2")).unwrap();
     a.try_ah(pd, ah_flags::NON_BLOCKING, av("10.0.0.2")).unwrap();
@@ -398,6 +418,11 @@ fn check(dir: &Path) {
         assert!(restored.objects.find(number, ah.number).is_some(), "{ah:?}");
     }
     for (key, record) in inheritance.keys() {
+        if record.is_window() {
+            let window = restored.objects.find(IdKind::Number(view::Kind::Mw), key >> 8);
+            assert!(window.is_some(), "{key:#x} is no window's");
+            continue;
+        }
         let found = restored.objects.find(IdKind::Number(view::Kind::Mr), key >> 8);
         let What::Mr(mr) = &restored.objects.peek(found.unwrap()).unwrap().what else {
             panic!("{key:#x} is no MR's");
@@ -410,6 +435,14 @@ fn check(dir: &Path) {
     assert_eq!(rebuilt.inventory(), lines);
     engine.adopt(rebuilt);
     restored.take_over();
+    let [key, region, qpn] = known.window;
+    let binding = engine.mrs().binding(key >> 8).unwrap();
+    assert_eq!(
+        (binding.key, binding.region, binding.qpn),
+        (key, region, Some(qpn))
+    );
+    assert_eq!((binding.addr, binding.len), (0x7000_0000, 4096));
+    assert!(!engine.mrs().close(region), "it holds its region");
 
     // Who asks for its last reply again gets it.
     for (number, sequence, op, fds) in &known.sessions {

@@ -24,5 +24,6 @@ mod session;
 mod srq;
 mod strangers;
 mod verbs;
+mod window;
 mod wire;
 mod xrc;

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::nonblocking::might_block;
 
-/// A table of records in fixed slots, each valid exactly while its word is not zero. The control thread publishes;
-/// any thread may withdraw.
+/// A table of records in fixed slots, each valid exactly while its word is not zero. The control thread publishes; any
+/// thread may withdraw, and whoever has a slot may replace what is in it.
 pub struct WordTable<T> {
     slots: Slots,
     _records: PhantomData<fn() -> T>,
@@ -70,18 +70,43 @@ impl<T: Record + Copy> WordTable<T> {
         Ok(())
     }
 
+    /// Puts another record into a slot that was published under `word`, valid under `new`, with preallocated state only;
+    /// `false` when it is under `word` no more. Any thread; only one at a time has the slot to do so, and nobody lists the
+    /// entries meanwhile.
+    #[inline]
+    pub fn replace(&self, slot: u32, word: u64, new: u64, record: T) -> bool {
+        let (Some(at), Some(valid)) = (self.slots.pointer::<T>(slot), self.slots.word(slot)) else {
+            return false;
+        };
+        if word == 0 || valid.load(Ordering::Acquire) != word {
+            return false;
+        }
+        // SAFETY: the slot was published, hence is mapped and aligned. The caller alone has it, and the only references
+        // into the table are words.
+        unsafe { at.write(record) };
+        valid.store(new, Ordering::Release);
+        true
+    }
+
     /// Makes the record that is valid under `word` invalid; `false` when it is valid no more. Any thread, with
     /// preallocated state only.
     #[inline]
     pub fn withdraw(&self, slot: u32, word: u64) -> bool {
+        self.turn(slot, word, 0)
+    }
+
+    /// Makes the record that is valid under `word` valid under another one; `false` when it is not. Any thread, with
+    /// preallocated state only.
+    #[inline]
+    pub fn turn(&self, slot: u32, word: u64, new: u64) -> bool {
         self.slots.word(slot).is_some_and(|valid| {
             valid
-                .compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed)
+                .compare_exchange(word, new, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok()
         })
     }
 
-    /// Every valid record with its slot and its word. Control thread.
+    /// Every valid record with its slot and its word. Control thread, while nobody replaces any.
     ///
     /// # Errors
     /// Bytes that are no record.

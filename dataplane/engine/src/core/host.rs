@@ -23,7 +23,7 @@ use super::{
     shared::CoreCounters,
     srq::{Srq, XrcMeans},
 };
-use crate::mem::{AhTable, McastTable, MrTable, PortAddresses, RemoteRange};
+use crate::mem::{AhTable, Begun, By, McastTable, MrTable, PortAddresses, RemoteRange};
 use crate::view::slot_of;
 
 /// What all QPs of a core share.
@@ -143,6 +143,8 @@ pub(super) struct QpHost<'a> {
     pub placed: &'a mut Placed,
     pub counters: &'a mut QpCounters,
     pub invalidating: &'a mut Option<Epoch>,
+    /// The bind under way: the window's word, and the epoch after which it may be bound anew.
+    pub binding: &'a mut Option<(u64, Epoch)>,
 }
 
 impl Host for QpHost<'_> {
@@ -150,7 +152,8 @@ impl Host for QpHost<'_> {
 
     #[inline]
     fn check_remote(&mut self, rkey: u32, addr: u64, len: u64, access: Access) -> Result<(), KeyError> {
-        self.env.mrs.resolve(rkey, self.pd(), addr, len, access).map(drop)
+        let by = self.by();
+        self.env.mrs.resolve_remote(rkey, by, addr, len, access).map(drop)
     }
 
     #[inline]
@@ -159,14 +162,14 @@ impl Host for QpHost<'_> {
         let target = self
             .env
             .mrs
-            .resolve(rkey, self.pd(), addr, len, Access::REMOTE_WRITE)?;
+            .resolve_remote(rkey, self.by(), addr, len, Access::REMOTE_WRITE)?;
         payload.copy_to(&[target]);
         Ok(())
     }
 
     fn atomic(&mut self, rkey: u32, addr: u64, op: AtomicOp) -> Result<u64, KeyError> {
         let right = Access::REMOTE_ATOMIC;
-        let word = self.env.mrs.word(rkey, self.pd(), addr, right)?;
+        let word = self.env.mrs.word(rkey, self.by(), addr, right)?;
         Ok(match op {
             AtomicOp::CompareSwap { compare, swap } => word
                 .compare_exchange(compare, swap, Ordering::AcqRel, Ordering::Acquire)
@@ -183,7 +186,7 @@ impl Host for QpHost<'_> {
 
     fn atomic_write(&mut self, rkey: u32, addr: u64, payload: Gathered<'_>) -> Result<(), KeyError> {
         let right = Access::REMOTE_WRITE;
-        let word = self.env.mrs.word(rkey, self.pd(), addr, right)?;
+        let word = self.env.mrs.word(rkey, self.by(), addr, right)?;
         let mut bytes = [0; 8];
         let target = RemoteRange {
             ptr: ptr::NonNull::from(&mut bytes).cast(),
@@ -195,11 +198,11 @@ impl Host for QpHost<'_> {
     }
 
     fn flush(&mut self, rkey: u32, addr: u64, len: u32, flush: Flush) -> Result<(), KeyError> {
-        let (mrs, pd) = (&self.env.mrs, self.pd());
+        let (mrs, by) = (&self.env.mrs, self.by());
         if flush.whole {
-            mrs.check(rkey, pd, flush.placement)?;
+            mrs.check(rkey, by, flush.placement)?;
         } else {
-            mrs.resolve(rkey, pd, addr, u64::from(len), flush.placement)?;
+            mrs.resolve_remote(rkey, by, addr, u64::from(len), flush.placement)?;
         }
         // All of a QP's payload is placed by its core, into memory that everybody else maps as well.
         fence(Ordering::SeqCst);
@@ -257,9 +260,10 @@ impl Host for QpHost<'_> {
     }
 
     fn invalidate(&mut self, rkey: u32) -> Result<(), KeyError> {
-        self.env.mrs.invalidate_for(rkey, self.pd())?;
+        let by = self.by();
+        let waits = self.env.mrs.invalidate_for(rkey, by)?;
         // Opened after the key went: a core that has passed it looks the key up in vain.
-        *self.invalidating = Some(self.env.qsbr.advance());
+        *self.invalidating = waits.then(|| self.env.qsbr.advance());
         Ok(())
     }
 
@@ -271,8 +275,22 @@ impl Host for QpHost<'_> {
         true
     }
 
-    fn bind(&mut self, _bind: &Bind, _begin: bool) -> Result<bool, KeyError> {
-        Err(KeyError::Key)
+    fn bind(&mut self, bind: &Bind, begin: bool) -> Result<bool, KeyError> {
+        let by = self.by();
+        let known = self.binding.take().filter(|_| !begin);
+        let Some((word, epoch)) = known else {
+            if let Begun::Wait(word) = self.env.mrs.begin_bind(bind, by, begin)? {
+                // Opened after the old range went, whoever took it.
+                *self.binding = Some((word, self.env.qsbr.advance()));
+                return Ok(false);
+            }
+            return Ok(true);
+        };
+        if !self.env.qsbr.check(epoch) {
+            *self.binding = Some((word, epoch));
+            return Ok(false);
+        }
+        self.env.mrs.finish_bind(bind, by, word).map(|()| true)
     }
 
     #[inline]
@@ -329,6 +347,15 @@ impl QpHost<'_> {
     #[inline]
     fn pd(&self) -> u32 {
         self.xrc.map_or(self.id.pd, |means| means.pd)
+    }
+
+    /// For whom keys are looked up.
+    #[inline]
+    fn by(&self) -> By {
+        By {
+            pd: self.pd(),
+            qpn: self.id.qpn,
+        }
     }
 
     #[inline]

@@ -107,6 +107,8 @@ pub struct Qp {
     pub(super) idle_passes: u8,
     /// The epoch after which nobody uses a key that it has invalidated. Not recorded: after a restart nobody does.
     invalidating: Option<Epoch>,
+    /// The bind under way. Not recorded either: it is begun again.
+    binding: Option<(u64, Epoch)>,
     pub(crate) link: RetireLink,
 }
 
@@ -194,6 +196,7 @@ impl Qp {
             active: false,
             idle_passes: 0,
             invalidating: None,
+            binding: None,
             link: RetireLink::default(),
             rec,
         }
@@ -372,6 +375,7 @@ impl Qp {
             placed: &mut rec.placed,
             counters: &mut rec.counters,
             invalidating: &mut self.invalidating,
+            binding: &mut self.binding,
         };
         f(
             &mut rec.rc,

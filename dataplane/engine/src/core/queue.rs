@@ -235,10 +235,10 @@ impl Accepted {
         // What stores into its buffers: inline data is no place for that.
         let stores = self.wqe.flags & wqe_flags::INLINE == 0;
         match opcode {
-            // Work requests that have no form yet.
-            WrOpcode::BindMw | WrOpcode::Flush => false,
-            // There is nothing for it to send.
-            WrOpcode::LocalInv => self.length == 0,
+            // There is nothing for it to send. Operands of two of them stand where the second entry would.
+            WrOpcode::LocalInv | WrOpcode::BindMw | WrOpcode::Flush => {
+                self.length == 0 && stores && self.wqe.num_sge == 0
+            }
             WrOpcode::Read => stores,
             // Its operands stand where the second entry would.
             WrOpcode::CompSwap | WrOpcode::FetchAdd => stores && self.wqe.num_sge == 1,

@@ -1,7 +1,7 @@
 //! Serving the QPs that have something to do: doorbells, send queues, timers, events.
-use rnic_abi::{event_kind, wqe_flags};
+use rnic_abi::{FlushOperands, event_kind, wqe_flags};
 use rnic_qsbr::spsc::Consumer;
-use rnic_transport::{Cause, Check, QpType, SendFlags, SendWr, Time, WrOpcode};
+use rnic_transport::{Cause, Check, Flush, QpType, SendFlags, SendWr, Time, WrOpcode};
 
 use rnic_wire::Opcode;
 
@@ -411,6 +411,20 @@ fn request(accepted: &Accepted, opcode: WrOpcode, flags: SendFlags) -> SendWr {
     if matches!(opcode, WrOpcode::CompSwap | WrOpcode::FetchAdd) {
         let operands = wqe.atomic_operands();
         (wr.compare_add, wr.swap) = (operands.compare_add, operands.swap);
+    }
+    if opcode == WrOpcode::BindMw {
+        let operands = wqe.bind_operands();
+        (wr.compare_add, wr.swap) = (operands.length, operands.access.into());
+    }
+    if opcode == WrOpcode::Flush {
+        let operands = wqe.flush_operands();
+        let FlushOperands {
+            length,
+            placement,
+            selectivity,
+            ..
+        } = operands;
+        (wr.compare_add, wr.swap) = (length.into(), Flush::to_bits(placement, selectivity));
     }
     wr.imm_or_rkey = wqe.imm_or_rkey;
     wr.length = accepted.length;

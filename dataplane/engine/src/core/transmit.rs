@@ -4,7 +4,10 @@ use rnic_transport::{Access, Emit, KeyError, QpType, Source};
 use rnic_wire::{FrameTemplate, ICRC_LEN, Icrc, MAX_FRAME_HEADER_LEN, pad_len};
 
 use super::{host::Env, qp::Qp, queue::Segments, run::Core};
-use crate::{frame::Frame, mem::RemoteRange};
+use crate::{
+    frame::Frame,
+    mem::{By, RemoteRange},
+};
 
 impl Qp {
     /// IPv4 identification of its next frame.
@@ -36,9 +39,13 @@ impl Qp {
                     QpType::XrcTgt => env.xrc_srq(srqn).ok_or(KeyError::PdMismatch)?.pd,
                     _ => self.rec.id.pd,
                 };
+                let by = By {
+                    pd,
+                    qpn: self.rec.id.qpn,
+                };
                 let range = env
                     .mrs
-                    .resolve(rkey, pd, addr, u64::from(len), Access::REMOTE_READ)?;
+                    .resolve_remote(rkey, by, addr, u64::from(len), Access::REMOTE_READ)?;
                 let mut segments = Segments::new();
                 segments.push(range);
                 Ok(segments)

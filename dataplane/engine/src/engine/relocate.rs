@@ -202,7 +202,7 @@ impl Engine {
         for (core, found) in cores.into_iter().enumerate() {
             objects.push(self.rebuild_core(core, found, regions)?);
         }
-        for (key, record) in &mrs {
+        for (key, record) in mrs.iter().filter(|(_, record)| !record.is_window()) {
             let mapped = regions
                 .mapping(*key)
                 .is_some_and(|mem| self.mrs.resume(*key, record, mem));
@@ -210,6 +210,9 @@ impl Engine {
                 let (key, len) = (*key, record.len);
                 return Err(ResumeError::NoMapping { key, len });
             }
+        }
+        for (key, record) in mrs.iter().filter(|(_, record)| record.is_window()) {
+            self.mrs.resume_window(*key, record);
         }
         Ok(Rebuilt {
             cores: objects,
@@ -395,7 +398,7 @@ impl Inheritance {
         &self.ahs
     }
 
-    /// Every valid key, and what it stands for.
+    /// Every valid key, of regions and of windows, and what it stands for.
     pub fn keys(&self) -> &[(u32, MrRecord)] {
         &self.mrs
     }
@@ -406,5 +409,6 @@ fn describe_ah(ah: &AhEntry) -> String {
 }
 
 fn describe_mr((key, record): &(u32, MrRecord)) -> String {
-    format!("MR {key:#x}: {record:?}")
+    let kind = if record.is_window() { "MW" } else { "MR" };
+    format!("{kind} {key:#x}: {record:?}")
 }

@@ -5,6 +5,7 @@ mod ah;
 mod client_mem;
 mod mcast;
 mod mr;
+mod mw;
 mod sigbus;
 mod snapshot;
 
@@ -18,4 +19,5 @@ pub use ah::{AhEntry, AhError, AhTable};
 pub use client_mem::{ClientMem, MapError, SharedU32, SharedU64};
 pub use mcast::{Attachment, MAX_MCAST_QP_ATTACH, MAX_TOTAL_MCAST_QP_ATTACH, McastTable};
 pub use mr::{MrDescriptor, MrRecord, MrTable, RemoteRange};
+pub use mw::{Begun, Binding, By, WindowType};
 pub use sigbus::{FaultCell, install as install_sigbus_handler};

@@ -11,7 +11,10 @@ use std::{
 
 use rnic_transport::{Access, BadField, KeyError, record};
 
-use super::{ClientMem, SharedU64};
+use super::{
+    ClientMem, SharedU64,
+    mw::{By, CLOSED, WINDOW, has_windows, unbound},
+};
 use crate::{
     arena::{ArenaError, ArenaId, WordTable},
     view::{SLOT_BITS, number},
@@ -34,15 +37,25 @@ pub struct MrDescriptor<'a> {
     pub invalidatable: bool,
 }
 
+/// A region, or a window (`mw.rs`).
 #[derive(Default)]
-struct Slot {
-    /// `VALID | key`, or zero.
-    word: AtomicU64,
-    base: AtomicUsize,
-    iova: AtomicU64,
-    len: AtomicU64,
-    pd: AtomicU32,
-    access: AtomicU32,
+pub(super) struct Slot {
+    /// `VALID | key`, or zero; of a window, in the highest bits, also a count of its changes.
+    pub word: AtomicU64,
+    /// Address of the mapping; of a window where it begins in its region.
+    pub base: AtomicUsize,
+    pub iova: AtomicU64,
+    pub len: AtomicU64,
+    pub pd: AtomicU32,
+    pub access: AtomicU32,
+    /// Zero of a region.
+    pub owner: AtomicU32,
+    /// Of a region: windows bound to it, and whether it takes any more.
+    pub windows: AtomicU32,
+    /// Of a window: key of its region.
+    pub region: AtomicU32,
+    /// Of a window: its key without the key byte; zero when there is none.
+    pub number: AtomicU32,
     invalidatable: AtomicBool,
     /// Debug builds: it was invalidated, and its grace period is not known to be over.
     #[cfg(debug_assertions)]
@@ -50,22 +63,53 @@ struct Slot {
 }
 
 impl Slot {
-    /// Makes the key valid.
+    /// Makes the key of a region valid.
     fn set(&self, key: u32, record: &MrRecord, base: NonNull<u8>) {
-        self.base.store(base.as_ptr() as usize, Ordering::Relaxed);
+        self.fill(record, base.as_ptr() as usize);
+        self.owner.store(0, Ordering::Relaxed);
+        self.windows.store(0, Ordering::Relaxed);
+        self.word.store(VALID | u64::from(key), Ordering::Release);
+    }
+
+    pub fn fill(&self, record: &MrRecord, base: usize) {
+        self.base.store(base, Ordering::Relaxed);
+        self.region.store(record.region, Ordering::Relaxed);
         self.iova.store(record.iova, Ordering::Relaxed);
         self.len.store(record.len, Ordering::Relaxed);
         self.pd.store(record.pd, Ordering::Relaxed);
         self.access.store(record.access.bits().into(), Ordering::Relaxed);
         self.invalidatable.store(record.invalidatable, Ordering::Relaxed);
-        self.word.store(VALID | u64::from(key), Ordering::Release);
+    }
+
+    /// A range of a region.
+    #[inline]
+    fn range(&self, addr: u64, len: u64) -> Result<RemoteRange, KeyError> {
+        let (offset, len) = self.offset(addr, len)?;
+        let base = self.base.load(Ordering::Relaxed) as *mut u8;
+        // `wrapping_add`: the range was checked, which keeps it inside the mapping.
+        let ptr = NonNull::new(base.wrapping_add(offset as usize)).ok_or(KeyError::Key)?;
+        Ok(RemoteRange {
+            ptr,
+            len: len as usize,
+        })
     }
 }
 
-const VALID: u64 = 1 << 32;
+/// Bit of a slot's word: the key in its lower half is valid.
+pub(super) const VALID: u64 = 1 << 32;
+/// Bit of a window's word: a core is binding it.
+pub(super) const CLAIMED: u64 = 1 << 33;
+/// What a window's word grows by with each change.
+pub(super) const WORD_STEP: u64 = 1 << 34;
+
+/// Whether a word says that this key is valid.
+#[inline]
+pub(super) const fn is_valid(word: u64, key: u32) -> bool {
+    word & (VALID | u32::MAX as u64) == VALID | key as u64
+}
 
 record! {
-    /// What of a region outlives the process: everything but where it is mapped.
+    /// What of a region, or of a window that is bound, outlives the process: everything but where it is mapped.
     #[derive(Copy, Clone, Debug)]
     pub struct MrRecord {
         /// Address by which work requests name the first byte.
@@ -78,6 +122,24 @@ record! {
         pub access: Access,
         /// A LOCAL_INV of its owner, or a SEND with invalidate of a peer, may invalidate the key.
         pub invalidatable: bool,
+        /// Zero of a region; of a window its type and, of type 2, the QP it was bound on.
+        pub owner: u32,
+        /// Of a window: key of its region.
+        pub region: u32,
+        /// Of a window: where it begins in the region.
+        pub offset: u64,
+    }
+}
+
+impl MrRecord {
+    /// Whether it is of a window.
+    pub const fn is_window(&self) -> bool {
+        self.owner & WINDOW != 0
+    }
+
+    /// Of a window: whether it is bound.
+    pub const fn is_bound(&self) -> bool {
+        self.region != 0
     }
 }
 
@@ -86,8 +148,8 @@ record! {
 /// What a key stands for lies in an arena, with the word that makes it valid. The slots are what poll cores look
 /// at: the same, and the address of the mapping, which is another in each process.
 pub struct MrTable {
-    slots: Box<[Slot]>,
-    records: WordTable<MrRecord>,
+    pub(super) slots: Box<[Slot]>,
+    pub(super) records: WordTable<MrRecord>,
 }
 
 /// A range of a region that was checked. Use it within the pass of the poll loop that made it.
@@ -108,7 +170,7 @@ impl MrTable {
         }
     }
 
-    /// Room for `capacity` regions of the daemon whose boot epoch is `epoch`.
+    /// Room for `capacity` regions and windows of the daemon whose boot epoch is `epoch`.
     pub fn create(epoch: u64, capacity: u32) -> Result<Self, ArenaError> {
         WordTable::create(Self::arena(epoch), capacity).map(|records| Self::over(records, capacity))
     }
@@ -126,12 +188,15 @@ impl MrTable {
         }
     }
 
-    /// Every valid key with what it stands for, by slot. Control thread.
+    /// Every valid key with what it stands for, and every window that is not bound, by slot. Control thread, while no core
+    /// binds any.
     pub fn entries(&self) -> Result<Vec<(u32, MrRecord)>, ArenaError> {
         let arena = self.records.id();
         let checked = |(slot, word, record): (u32, u64, MrRecord)| {
             let key = word as u32;
-            if word != VALID | u64::from(key) || Self::slot_of_key(key) != slot as usize {
+            let window = record.is_window();
+            let unbound = window && word == unbound(key);
+            if word != VALID | u64::from(key) && !unbound || Self::slot_of_key(key) != slot as usize {
                 return Err(ArenaError::State {
                     arena,
                     slot,
@@ -142,6 +207,9 @@ impl MrTable {
                 let error = BadField { field, value, must };
                 Err(ArenaError::Contradiction { arena, slot, error })
             };
+            if unbound {
+                return Ok((key, MrRecord::unbound(record.pd, record.owner)));
+            }
             if Access::from_bits(record.access.bits().into()).is_none() {
                 return wrong("access", record.access.bits().into(), "access rights (0x33f)");
             }
@@ -179,7 +247,7 @@ impl MrTable {
         number(slot, generation) << 8 | key_byte as u32
     }
 
-    const fn slot_of_key(key: u32) -> usize {
+    pub(super) const fn slot_of_key(key: u32) -> usize {
         (key >> 8 & ((1 << SLOT_BITS) - 1)) as usize
     }
 
@@ -203,6 +271,9 @@ impl MrTable {
             pd: descriptor.pd,
             access: descriptor.access,
             invalidatable: descriptor.invalidatable,
+            owner: 0,
+            region: 0,
+            offset: 0,
         };
         let number = Self::slot_of_key(key) as u32;
         if let Err(error) = self.records.publish(number, VALID | u64::from(key), record) {
@@ -224,6 +295,9 @@ impl MrTable {
         // period, and that must find the word cleared.
         let cleared = self.slots.get(number).is_some_and(|slot| {
             let word = &slot.word;
+            if is_valid(word.load(Ordering::Acquire), key) {
+                slot.windows.fetch_or(CLOSED, Ordering::AcqRel);
+            }
             word.compare_exchange(valid, 0, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok()
         });
@@ -256,26 +330,35 @@ impl MrTable {
         let _ = key;
     }
 
-    /// The same on behalf of a QP of `pd`, whose owner or peer asks for it: only keys of that PD, and only those
-    /// that were registered for it (10.6.5, C9-51): a plain region is deregistered by its owner or not at all.
-    /// Poll cores.
+    /// The same on behalf of a QP, whose owner or peer asks for it: only keys of its PD, and only those of windows of
+    /// type 2 and of regions that were registered for it and have no windows (10.6.5, C9-51): a plain region is
+    /// deregistered by its owner or not at all. Poll cores.
+    ///
+    /// Whether somebody else may still use the key, until the end of a grace period that begins now.
     ///
     /// # Errors
     /// The key is not valid (or not any more), is another PD's, or does not permit it; nothing changed.
-    pub fn invalidate_for(&self, key: u32, pd: u32) -> Result<(), KeyError> {
+    pub fn invalidate_for(&self, key: u32, by: By) -> Result<bool, KeyError> {
         let slot = self.slots.get(Self::slot_of_key(key)).ok_or(KeyError::Key)?;
-        if slot.word.load(Ordering::Acquire) != VALID | u64::from(key) {
+        let word = slot.word.load(Ordering::Acquire);
+        if !is_valid(word, key) {
             return Err(KeyError::Key);
         }
-        if slot.pd.load(Ordering::Relaxed) != pd {
+        if slot.pd.load(Ordering::Relaxed) != by.pd {
             return Err(KeyError::PdMismatch);
+        }
+        if slot.owner.load(Ordering::Relaxed) != 0 {
+            return self.invalidate_window(slot, word, by).map(|()| false);
         }
         if !slot.invalidatable.load(Ordering::Relaxed) {
             return Err(KeyError::Access);
         }
+        if has_windows(&slot.windows) || !self.close(key) {
+            return Err(KeyError::WindowsBound);
+        }
         // Somebody else may have been faster, and by the key's generation no later region is meant.
         if self.invalidate(key) {
-            Ok(())
+            Ok(true)
         } else {
             Err(KeyError::Key)
         }
@@ -284,13 +367,13 @@ impl MrTable {
     /// Whether a key is valid now. Any thread; for reports.
     pub fn is_valid(&self, key: u32) -> bool {
         let slot = self.slots.get(Self::slot_of_key(key));
-        slot.is_some_and(|slot| slot.word.load(Ordering::Relaxed) == VALID | u64::from(key))
+        slot.is_some_and(|slot| is_valid(slot.word.load(Ordering::Relaxed), key))
     }
 
     #[inline]
-    fn find(&self, key: u32, pd: u32, access: Access) -> Result<&Slot, KeyError> {
+    pub(super) fn find(&self, key: u32, pd: u32, access: Access) -> Result<&Slot, KeyError> {
         let slot = self.slots.get(Self::slot_of_key(key)).ok_or(KeyError::Key)?;
-        if slot.word.load(Ordering::Acquire) != VALID | u64::from(key) {
+        if !is_valid(slot.word.load(Ordering::Acquire), key) {
             return Err(KeyError::Key);
         }
         if slot.pd.load(Ordering::Relaxed) != pd {
@@ -302,7 +385,8 @@ impl MrTable {
         Ok(slot)
     }
 
-    /// Checks key, PD, right and range, and resolves them. Poll cores, within one pass of the loop.
+    /// Checks key, PD, right and range of a QP's own work requests, and resolves them: windows are for peers. Poll cores,
+    /// within one pass of the loop.
     #[inline]
     pub fn resolve(
         &self,
@@ -313,25 +397,36 @@ impl MrTable {
         access: Access,
     ) -> Result<RemoteRange, KeyError> {
         let slot = self.find(key, pd, access)?;
-        let offset = addr
-            .checked_sub(slot.iova.load(Ordering::Relaxed))
-            .ok_or(KeyError::Range)?;
-        let end = offset.checked_add(len).ok_or(KeyError::Range)?;
-        if end > slot.len.load(Ordering::Relaxed) {
-            return Err(KeyError::Range);
+        match slot.owner.load(Ordering::Relaxed) {
+            0 => slot.range(addr, len),
+            _ => Err(KeyError::Key),
         }
-        let base = slot.base.load(Ordering::Relaxed) as *mut u8;
-        // `wrapping_add`: the range check above keeps it inside the mapping.
-        let ptr = NonNull::new(base.wrapping_add(offset as usize)).ok_or(KeyError::Key)?;
-        Ok(RemoteRange {
-            ptr,
-            len: len as usize,
-        })
     }
 
-    /// Checks key, PD and right alone. Poll cores.
-    pub fn check(&self, key: u32, pd: u32, access: Access) -> Result<(), KeyError> {
-        self.find(key, pd, access).map(drop)
+    /// The same of a peer's request, whose key may be that of a window.
+    #[inline]
+    pub fn resolve_remote(
+        &self,
+        key: u32,
+        by: By,
+        addr: u64,
+        len: u64,
+        access: Access,
+    ) -> Result<RemoteRange, KeyError> {
+        let slot = self.find(key, by.pd, access)?;
+        match slot.owner.load(Ordering::Relaxed) {
+            0 => slot.range(addr, len),
+            owner => self.resolve_window(slot, owner, by, addr, len),
+        }
+    }
+
+    /// Checks key, PD and right of a peer's request alone. Poll cores.
+    pub fn check(&self, key: u32, by: By, access: Access) -> Result<(), KeyError> {
+        let slot = self.find(key, by.pd, access)?;
+        match slot.owner.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            owner => self.region_of(slot, owner, by).map(drop),
+        }
     }
 
     /// The 8 bytes at `addr` as a word for remote atomics and ATOMIC WRITE (their rights differ), checked like any range.
@@ -340,8 +435,8 @@ impl MrTable {
     /// # Errors
     /// [`KeyError::Alignment`] too: whatever its address says, the memory behind it is what must be aligned.
     #[inline]
-    pub fn word(&self, key: u32, pd: u32, addr: u64, access: Access) -> Result<SharedU64, KeyError> {
-        let range = self.resolve(key, pd, addr, 8, access)?;
+    pub fn word(&self, key: u32, by: By, addr: u64, access: Access) -> Result<SharedU64, KeyError> {
+        let range = self.resolve_remote(key, by, addr, 8, access)?;
         // SAFETY: 8 bytes of the region's mapping, which outlives this pass of the loop: the grace period after an
         // invalidation waits for its end, and only then may the mapping go.
         unsafe { SharedU64::at(range.ptr) }.ok_or(KeyError::Alignment)
@@ -353,6 +448,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    fn by(pd: u32) -> By {
+        By { pd, qpn: 2 }
+    }
 
     #[test]
     fn keys_ranges_rights_and_domains_are_checked() {
@@ -410,16 +509,16 @@ mod tests {
             assert!(table.validate(key, &descriptor));
             key
         });
-        assert_eq!(table.invalidate_for(plain, 1), Err(KeyError::Access));
-        assert_eq!(table.invalidate_for(free, 2), Err(KeyError::PdMismatch));
-        assert_eq!(table.invalidate_for(free ^ 1, 1), Err(KeyError::Key));
-        assert_eq!(table.invalidate_for(u32::MAX, 1), Err(KeyError::Key));
+        assert_eq!(table.invalidate_for(plain, by(1)), Err(KeyError::Access));
+        assert_eq!(table.invalidate_for(free, by(2)), Err(KeyError::PdMismatch));
+        assert_eq!(table.invalidate_for(free ^ 1, by(1)), Err(KeyError::Key));
+        assert_eq!(table.invalidate_for(u32::MAX, by(1)), Err(KeyError::Key));
         assert!(
             table.resolve(free, 1, 0, 1, Access::NONE).is_ok(),
             "nothing changed"
         );
-        assert_eq!(table.invalidate_for(free, 1), Ok(()));
-        assert_eq!(table.invalidate_for(free, 1), Err(KeyError::Key));
+        assert_eq!(table.invalidate_for(free, by(1)), Ok(true));
+        assert_eq!(table.invalidate_for(free, by(1)), Err(KeyError::Key));
         assert!(!table.invalidate(free), "deregistration finds it done");
     }
 }

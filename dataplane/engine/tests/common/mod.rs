@@ -471,7 +471,7 @@ impl Rig {
         let mut attr = QpAttr {
             state: QpState::Init,
             port: 1,
-            access: EVERY_RIGHT,
+            access: EVERY_RIGHT.union(Access::FLUSH_GLOBAL),
             path_mtu: mtu,
             dest_qpn: self.qps[peer].qpn,
             rq_psn: 0xfffff0,

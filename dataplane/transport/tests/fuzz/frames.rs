@@ -132,7 +132,7 @@ pub fn request(rng: &mut Rng, qp_type: QpType, message: Option<Message>, psn: Ps
 /// Makes one thing wrong.
 pub fn twist(rng: &mut Rng, qp_type: QpType, (headers, len): &mut Spec) {
     let odd = rng.next_u64();
-    match rng.below(13) {
+    match rng.below(14) {
         0 => headers.bth.psn += rng.pick(&[1, 2, 9, 0xFF_FFFF, 0xFF_FFF0, 0x80_0000, 0x7F_FFFF]),
         1 => {
             let own = rng.chance(900);
@@ -199,7 +199,7 @@ pub fn twist(rng: &mut Rng, qp_type: QpType, (headers, len): &mut Spec) {
                 atomic.va += rng.between(1, 7);
             }
         }
-        11 => {
+        12 => {
             if let Some(xrceth) = &mut headers.xrceth {
                 xrceth.srqn = rng.pick(&[FOREIGN_SRQ, 0, odd as u32 & 0xFF_FFFF]);
             }

@@ -83,7 +83,7 @@ impl Model {
         } else if opcode.operation == Operation::AtomicWrite {
             let reth = headers.reth.expect("an ATOMIC WRITE has a RETH");
             let writable = [(KEY, BASE, REGION), self.window(Access::REMOTE_WRITE)];
-            let lawful = reth.dma_len == 8 && reth.va % 8 == 0 && permitted(&reth, &writable);
+            let lawful = reth.dma_len == 8 && reth.va.is_multiple_of(8) && permitted(&reth, &writable);
             assert!(lawful, "{reth:?} was accepted");
             let at = (reth.va - BASE) as usize;
             self.region[at..at + 8].copy_from_slice(payload);
