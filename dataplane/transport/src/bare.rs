@@ -54,6 +54,7 @@ impl RcQp {
             rkey: wr.rkey,
             dma_len,
         });
+        headers.xrceth = self.xrceth(wr);
         self.req.rd_atomics += 1;
         self.advance(psn.next(), true);
         Emit {
