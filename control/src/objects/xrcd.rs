@@ -2,7 +2,7 @@
 //!
 //! A domain is held by every client that has opened it and dies with the last of them. All of it lives on one poll core:
 //! a target QP finds the XRC SRQ that a request names among those of its core
-//! (`docs/adr/0011-a-domain-of-xrc-lives-on-one-core.md`).
+//! (`docs/adr/0014-a-domain-of-xrc-lives-on-one-core.md`).
 
 use std::{collections::BTreeMap, os::fd::OwnedFd};
 
