@@ -117,6 +117,7 @@ fn rnicd_tells_systemd_serves_rnicctl_and_stops_on_sigterm_and_sigint() {
             "mapped_bytes_awaiting_grace",
             "mapped_bytes_awaiting_grace_bound",
             "mrs",
+            "mws",
             "oldest_grace_us",
             "pds",
             "ports",
