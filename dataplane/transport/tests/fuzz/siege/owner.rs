@@ -19,7 +19,7 @@ impl Siege {
         }
         if self
             .rng
-            .chance(if self.qp_type == QpType::XrcIni { 600 } else { 200 })
+            .chance(if self.qp_type == QpType::XrcIni { 900 } else { 200 })
         {
             self.post_send();
         }
@@ -34,6 +34,7 @@ impl Siege {
             self.check_sent(&packet);
             self.answer(&packet);
         }
+        self.wait_for_timer();
         match self.node.qp.state() {
             QpState::Rts if self.rng.chance(4) => self.set_state(QpState::Sqd),
             QpState::Sqd if self.rng.chance(300) && !self.node.qp.query().sq_draining => {
@@ -49,6 +50,18 @@ impl Siege {
             _ => {}
         }
         self.model.check_completions(&self.node);
+    }
+
+    /// A QP that is paced, or has lost an answer, goes on when its timer says so. Time hardly moves otherwise, so it would
+    /// spend the rest of the siege at that.
+    fn wait_for_timer(&mut self) {
+        let stuck = self.answers.is_empty() && !self.node.qp.has_work();
+        if stuck
+            && let Some(at) = self.node.qp.poll_timeout()
+            && self.rng.chance(700)
+        {
+            self.node.wait(at.0.saturating_sub(self.node.now.0));
+        }
     }
 
     pub(super) fn set_state(&mut self, state: QpState) {
