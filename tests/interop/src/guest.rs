@@ -22,6 +22,8 @@ const COMMAND: Duration = Duration::from_secs(30);
 pub const THEIR_PORT: u16 = 18515;
 /// The host's loopback as the guest sees it.
 pub const HOST: &str = "10.0.2.2";
+/// What frames from the guest leave by, and those to it.
+const DEVICES: [&str; 2] = ["eth0", "ifb0"];
 /// Frames look on the wire as a NIC without offloads makes them, with complete checksums.
 const NO_OFFLOADS: &str = "csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,\
                            host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off";
@@ -203,11 +205,11 @@ impl Guest {
         Ok(text)
     }
 
-    /// Makes the wire lossy, or whole again, in both directions.
+    /// Makes the wire lossy, or whole again, each way.
     pub fn set_wire(&self, wire: &Wire) -> Result<()> {
-        for device in ["eth0", "ifb0"] {
+        for (device, netem) in DEVICES.into_iter().zip(wire.netem) {
             self.run(&format!("tc qdisc del dev {device} root"), COMMAND)?;
-            if let Some(netem) = wire.netem {
+            if let Some(netem) = netem {
                 // Longer than whatever can be in flight: what is lost is lost by intent.
                 self.sh(&format!(
                     "tc qdisc add dev {device} root netem limit 100000 {netem}"
@@ -217,7 +219,8 @@ impl Guest {
         Ok(())
     }
 
-    /// What has become of the frames since the wire was set: those from the guest, and those to it. None on a whole wire.
+    /// What has become of the frames since the wire was set: those from the guest, and those to it. None that go a way to
+    /// which nothing is done.
     pub fn traffic(&self) -> Result<[Traffic; 2]> {
         let count = |device: &str| -> Result<Traffic> {
             let text = self.sh(&format!("tc -s qdisc show dev {device}"))?;
@@ -235,7 +238,8 @@ impl Guest {
                 lost: number(after("dropped ")),
             })
         };
-        Ok([count("eth0")?, count("ifb0")?])
+        let [from, to] = DEVICES;
+        Ok([count(from)?, count(to)?])
     }
 
     /// The guest's index of the GID that an address makes.

@@ -173,10 +173,14 @@ fn run(args: &Args, work: &Path) -> Result<Report> {
         drop(ours);
         appliance.stop();
         traces.push(Trace::of(wire, &capture)?);
-        for way in traffic {
+        for (way, traffic) in traffic.iter().enumerate() {
             // A wire that does nothing would prove nothing.
-            let right = !wire.loses || way.lost > 0 || way.passed < ENOUGH;
-            ensure!(right, "the wire \"{}\" does not lose frames: {way:?}", wire.name);
+            let right = !wire.loses(way) || traffic.lost > 0 || traffic.passed < ENOUGH;
+            ensure!(
+                right,
+                "the wire \"{}\" does not lose frames: {traffic:?}",
+                wire.name
+            );
         }
     }
     ensure!(!outcomes.is_empty(), "no case has such a name; --list shows all");

@@ -36,31 +36,19 @@ impl Report {
         std::fs::write(file, text).with_context(|| file.display().to_string())
     }
 
-    /// A line for each test and direction, a column for each wire and family, and in each cell a mark for each path MTU.
+    /// A line for each test and direction, a column for each wire and family, and in each cell a mark for each path MTU;
+    /// in blocks of a few wires, that lines fit a terminal. And the sums.
     pub fn table(&self) -> String {
         let mut rows: Vec<Row<'_>> = self.outcomes.iter().map(Row::of).collect();
         // In the order of the matrix.
         let first = |row: &Row<'_>| self.outcomes.iter().position(|outcome| outcome.test == row.test);
         rows.sort_by_key(|row| (first(row), row.direction));
         rows.dedup();
-        let mut text = format!("{:<28}", "");
-        for wire in &Wire::ALL {
-            text += &format!("  {:<11}", wire.name);
-        }
-        text += &format!("\n{:<16} {:<11}", "", "");
-        for _ in &Wire::ALL {
-            text += "  IPv4  IPv6 ";
-        }
-        for row in rows {
-            text += &format!("\n{:<16} {:<11}", row.test, row.direction);
-            for wire in &Wire::ALL {
-                text += " ";
-                for family in Family::ALL {
-                    text.push(' ');
-                    text.extend(MTUS.iter().map(|mtu| self.mark(row, wire, family, mtu.bytes())));
-                }
-            }
-        }
+        let blocks: Vec<String> = Wire::ALL
+            .chunks(COLUMNS)
+            .map(|wires| self.block(&rows, wires))
+            .collect();
+        let mut text = blocks.join("\n\n");
         let mtus = MTUS.map(|mtu| mtu.bytes().to_string()).join(", ");
         text += &format!(
             "\n\nEach mark a path MTU: {mtus}. {RIGHT} right, {WRONG} wrong, {NOT_RUN} not run: datagrams have the path MTU of \
@@ -68,8 +56,9 @@ impl Report {
         );
         let sum = |of: fn(&Outcome) -> u64| self.outcomes.iter().map(of).sum::<u64>();
         text + &format!(
-            "\n\n{} cases, {} requests, {} bytes compared; frames lost: {} from the guest, {} to it; {} s; {}",
+            "\n\n{} cases, {} failed, {} requests, {} bytes compared; frames lost: {} from the guest, {} to it; {} s; {}",
             self.outcomes.len(),
+            self.failures().count(),
             sum(|o| o.messages),
             sum(|o| o.bytes),
             sum(|o| o.lost[0]),
@@ -77,6 +66,31 @@ impl Report {
             sum(|o| o.milliseconds) / 1000,
             self.kernel,
         )
+    }
+
+    /// The columns of some wires, without rows of which nothing was run there.
+    fn block(&self, rows: &[Row<'_>], wires: &[Wire]) -> String {
+        let mut lines = vec![format!("{:<28}", ""), format!("{:<16} {:<11}", "", "")];
+        for wire in wires {
+            lines[0] += &format!("  {:<11}", wire.name);
+            lines[1] += "  IPv4  IPv6 ";
+        }
+        for row in rows {
+            let marks = |wire| {
+                let cells = Family::ALL.map(|family| {
+                    let cell = MTUS.iter().map(|mtu| self.mark(*row, wire, family, mtu.bytes()));
+                    cell.collect::<String>()
+                });
+                cells.join(" ")
+            };
+            let cells: Vec<String> = wires.iter().map(marks).collect();
+            let ran = cells.iter().any(|cell| cell.contains([RIGHT, WRONG]));
+            if ran {
+                let head = format!("{:<16} {:<11}", row.test, row.direction);
+                lines.push(format!("{head}  {}", cells.join("  ")));
+            }
+        }
+        lines.join("\n")
     }
 
     /// What came of a row at one place of the matrix.
@@ -92,6 +106,9 @@ impl Report {
         }
     }
 }
+
+/// Wires side by side.
+const COLUMNS: usize = 5;
 
 /// Marks of the table.
 const RIGHT: char = '+';
@@ -224,6 +241,6 @@ mod tests {
         assert_eq!(lines[2], format!("RC SEND          back         {}", line(cells)));
         (cells[0], cells[5]) = ("+···X", "·+···");
         assert_eq!(lines[3], format!("RC SEND          there        {}", line(cells)));
-        assert!(table.contains("4 cases, 4 requests"));
+        assert!(table.contains("4 cases, 1 failed, 4 requests"));
     }
 }

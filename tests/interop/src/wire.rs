@@ -7,53 +7,52 @@ pub const TAP: &str = "tap0";
 /// Link MTU at both ends, in bytes: what a path MTU of 4096 needs.
 pub const LINK_MTU: u32 = 4200;
 
-/// What the wire does to frames, in both directions alike.
+/// What the wire does to frames.
 #[derive(Debug)]
 pub struct Wire {
     /// Short name.
     pub name: &'static str,
-    /// Arguments of `tc qdisc … netem`.
-    pub netem: Option<&'static str>,
-    /// Whether frames get lost.
-    pub loses: bool,
-    /// Whether they are repeated, and change their order.
-    pub disorders: bool,
+    /// Arguments of `tc qdisc … netem`, for frames from the guest and for those to it.
+    pub netem: [Option<&'static str>; 2],
 }
+
+const ONE_PERCENT: Option<&str> = Some("loss 1%");
+const TEN_PERCENT: Option<&str> = Some("loss 10%");
+const DISORDER: Option<&str> = Some("delay 1ms reorder 30% duplicate 5%");
+const ALL: Option<&str> = Some("loss 1% delay 1ms reorder 30% duplicate 5%");
 
 impl Wire {
     /// All of them.
-    pub const ALL: [Wire; 5] = [
-        Wire {
-            name: "clean",
-            netem: None,
-            loses: false,
-            disorders: false,
-        },
-        Wire {
-            name: "loss 1%",
-            netem: Some("loss 1%"),
-            loses: true,
-            disorders: false,
-        },
-        Wire {
-            name: "loss 10%",
-            netem: Some("loss 10%"),
-            loses: true,
-            disorders: false,
-        },
-        Wire {
-            name: "disorder",
-            netem: Some("delay 1ms reorder 30% duplicate 5%"),
-            loses: false,
-            disorders: true,
-        },
-        Wire {
-            name: "all",
-            netem: Some("loss 1% delay 1ms reorder 30% duplicate 5%"),
-            loses: true,
-            disorders: true,
-        },
+    pub const ALL: [Wire; 9] = [
+        Wire::new("clean", [None, None]),
+        Wire::new("loss 1%", [ONE_PERCENT, ONE_PERCENT]),
+        Wire::new("loss 10%", [TEN_PERCENT, TEN_PERCENT]),
+        Wire::new("disorder", [DISORDER, DISORDER]),
+        Wire::new("all", [ALL, ALL]),
+        Wire::new("1% to rnic", [ONE_PERCENT, None]),
+        Wire::new("1% to rxe", [None, ONE_PERCENT]),
+        Wire::new("10% to rnic", [TEN_PERCENT, None]),
+        Wire::new("10% to rxe", [None, TEN_PERCENT]),
     ];
+
+    const fn new(name: &'static str, netem: [Option<&'static str>; 2]) -> Wire {
+        Wire { name, netem }
+    }
+
+    /// Whether frames get lost that go this way: 0 from the guest, 1 to it.
+    pub fn loses(&self, way: usize) -> bool {
+        self.netem[way].is_some_and(|netem| netem.contains("loss"))
+    }
+
+    /// Whether those are repeated, and change their order.
+    pub fn disorders(&self, way: usize) -> bool {
+        self.netem[way].is_some_and(|netem| netem.contains("reorder"))
+    }
+
+    /// Whether it does nothing to any frame.
+    pub fn is_clean(&self) -> bool {
+        self.netem == [None, None]
+    }
 }
 
 /// Family of the addresses on the wire.
