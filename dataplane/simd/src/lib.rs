@@ -18,7 +18,7 @@ mod x86;
 use std::fmt;
 use std::mem::MaybeUninit;
 
-use rnic_wire::Crc32;
+use rnic_wire::{Crc32, Ones};
 
 /// The environment variable [`Crc::detect`] obeys.
 pub const OVERRIDE: &str = "RNIC_SIMD";
@@ -40,6 +40,8 @@ fn usable_names() -> String {
 
 /// `(state, src, len)`; `src` readable for `len` bytes, which nobody writes meanwhile.
 type Update = unsafe fn(u32, *const u8, usize) -> u32;
+/// As [`Update`], with the bits that count as ones.
+type UpdateWithOnes = unsafe fn(u32, *const u8, usize, &Ones) -> u32;
 /// `(state, dst, src, len)`; see [`Crc::copy_crc_raw`].
 type CopyCrc = unsafe fn(u32, *mut u8, *const u8, usize) -> u32;
 
@@ -49,6 +51,8 @@ type CopyCrc = unsafe fn(u32, *mut u8, *const u8, usize) -> u32;
 pub struct Crc {
     name: &'static str,
     update: Update,
+    /// None where nothing is gained by it.
+    update_with_ones: Option<UpdateWithOnes>,
     copy: CopyCrc,
 }
 
@@ -99,6 +103,7 @@ impl Crc {
         Self {
             name: "portable",
             update: portable::update,
+            update_with_ones: None,
             copy: portable::copy_crc,
         }
     }
@@ -145,5 +150,24 @@ impl Crc32 for Crc {
     fn update(&self, state: u32, bytes: &[u8]) -> u32 {
         // SAFETY: `bytes` is a slice; the kernel was chosen for this processor.
         unsafe { (self.update)(state, bytes.as_ptr(), bytes.len()) }
+    }
+
+    #[inline]
+    fn update_with_ones(&self, state: u32, bytes: &[u8], ones: &Ones) -> u32 {
+        match self.update_with_ones {
+            // SAFETY: as above.
+            Some(update) => unsafe { update(state, bytes.as_ptr(), bytes.len(), ones) },
+            None => ByParts(self).update_with_ones(state, bytes, ones),
+        }
+    }
+}
+
+/// The trait's own way with ones, over a kernel's plain one.
+struct ByParts<'a>(&'a Crc);
+
+impl Crc32 for ByParts<'_> {
+    #[inline]
+    fn update(&self, state: u32, bytes: &[u8]) -> u32 {
+        self.0.update(state, bytes)
     }
 }

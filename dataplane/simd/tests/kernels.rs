@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use rnic_simd::{Crc, OVERRIDE};
-use rnic_wire::Crc32;
+use rnic_wire::{Crc32, Ones};
 
 const START: u32 = 0xFFFF_FFFF;
 /// Past several turns of the widest loop, with all remainders behind it.
@@ -58,6 +58,38 @@ fn every_length_agrees_with_the_oracle_from_any_state() {
                     copy(crc, state, &data[..len]),
                     (expected, data[..len].to_vec()),
                     "{} {len}",
+                    crc.name()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn bits_that_count_as_ones_count_so_at_every_length() {
+    let data = bytes(LONGEST);
+    // Bits at the very beginning, over the whole block, at its end, and none.
+    let patterns: [Vec<u8>; 4] = [
+        vec![0, 0xFF, 3],
+        bytes(64),
+        [vec![0; 63], vec![0x81]].concat(),
+        vec![],
+    ];
+    for (pattern, crc) in patterns
+        .iter()
+        .flat_map(|p| Crc::usable().map(move |crc| (p, crc)))
+    {
+        let ones = Ones::new(pattern);
+        let mut counted = data.clone();
+        for (byte, bits) in counted.iter_mut().zip(pattern) {
+            *byte |= bits;
+        }
+        for len in 0..=LONGEST {
+            for state in [START, 0, 0xDEAD_BEEF] {
+                assert_eq!(
+                    crc.update_with_ones(state, &data[..len], &ones),
+                    oracle(state, &counted[..len]),
+                    "{} {len} {state:#x} {pattern:?}",
                     crc.name()
                 );
             }

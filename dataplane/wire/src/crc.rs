@@ -10,12 +10,61 @@
 pub trait Crc32 {
     /// Feeds `bytes` into the register `state` and returns the register after them.
     fn update(&self, state: u32, bytes: &[u8]) -> u32;
+
+    /// As [`Crc32::update`], of bytes of which those bits count as ones that are set in `ones`, byte by byte; what is
+    /// beyond [`Ones::LEN`] bytes counts as it is.
+    #[inline]
+    fn update_with_ones(&self, state: u32, bytes: &[u8], ones: &Ones) -> u32 {
+        let (head, tail) = bytes.split_at(bytes.len().min(Ones::LEN));
+        let mut own = ones.0;
+        for (byte, given) in own.iter_mut().zip(head) {
+            *byte |= given;
+        }
+        let state = self.update(state, &own[..head.len()]);
+        if tail.is_empty() {
+            return state;
+        }
+        self.update(state, tail)
+    }
+}
+
+/// Bits at the beginning of a message that count as ones, whatever they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Ones([u8; 2 * Ones::LEN]);
+
+impl Ones {
+    /// Bytes at the beginning of a message that it can say something about.
+    pub const LEN: usize = 64;
+
+    /// The bits set in `bytes`, of which there are at most [`Ones::LEN`].
+    pub const fn new(bytes: &[u8]) -> Self {
+        let mut ones = [0; 2 * Ones::LEN];
+        let mut at = 0;
+        while at < bytes.len() && at < Ones::LEN {
+            ones[at] = bytes[at];
+            at += 1;
+        }
+        Ones(ones)
+    }
+
+    /// The bits, and as many zeros behind them: whoever takes blocks from anywhere in a message can load their ones from
+    /// here.
+    #[inline]
+    pub const fn padded(&self) -> &[u8; 2 * Ones::LEN] {
+        &self.0
+    }
 }
 
 impl<C: Crc32 + ?Sized> Crc32 for &C {
     #[inline]
     fn update(&self, state: u32, bytes: &[u8]) -> u32 {
         (**self).update(state, bytes)
+    }
+
+    #[inline]
+    fn update_with_ones(&self, state: u32, bytes: &[u8], ones: &Ones) -> u32 {
+        (**self).update_with_ones(state, bytes, ones)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::datagram::Datagram;
 use crate::ip::IpVersion;
 use crate::opcode::BTH_LEN;
 use crate::udp::UDP_LEN;
-use crate::{Crc32, ICRC_LEN, IPV4_LEN, IPV6_LEN};
+use crate::{Crc32, ICRC_LEN, IPV4_LEN, IPV6_LEN, Ones};
 
 /// The CRC register after eight bytes of 0xFF, which stand for the local route header that RoCE does not have.
 const SEED: u32 = {
@@ -22,7 +22,7 @@ const V4_LEN: usize = IPV4_LEN + UDP_LEN + BTH_LEN;
 const V6_LEN: usize = IPV6_LEN + UDP_LEN + BTH_LEN;
 
 /// Bits of IP, UDP and BTH that count as ones: TOS, TTL, both checksums, BTH byte 4.
-const V4_MASK: [u8; V4_LEN] = {
+static V4_ONES: Ones = {
     let mut mask = [0; V4_LEN];
     mask[1] = 0xFF;
     mask[8] = 0xFF;
@@ -31,11 +31,11 @@ const V4_MASK: [u8; V4_LEN] = {
     mask[IPV4_LEN + 6] = 0xFF;
     mask[IPV4_LEN + 7] = 0xFF;
     mask[IPV4_LEN + UDP_LEN + 4] = 0xFF;
-    mask
+    Ones::new(&mask)
 };
 
 /// The same for IPv6: traffic class, flow label, hop limit, UDP checksum, BTH byte 4.
-const V6_MASK: [u8; V6_LEN] = {
+static V6_ONES: Ones = {
     let mut mask = [0; V6_LEN];
     mask[0] = 0x0F;
     mask[1] = 0xFF;
@@ -45,7 +45,7 @@ const V6_MASK: [u8; V6_LEN] = {
     mask[IPV6_LEN + 6] = 0xFF;
     mask[IPV6_LEN + 7] = 0xFF;
     mask[IPV6_LEN + UDP_LEN + 4] = 0xFF;
-    mask
+    Ones::new(&mask)
 };
 
 /// The steps of an ICRC. The state between them is the raw register of [`Crc32`], so that a fused copy-and-CRC kernel
@@ -59,37 +59,26 @@ impl Icrc {
     /// meaningless register, nothing worse. More than the headers may be passed: payload and pad need no masking.
     #[inline]
     pub fn start(crc: &impl Crc32, headers: &[u8], version: IpVersion) -> u32 {
-        match version {
-            IpVersion::V4 => masked(crc, headers, &V4_MASK),
-            IpVersion::V6 => masked(crc, headers, &V6_MASK),
-        }
+        let ones = match version {
+            IpVersion::V4 => &V4_ONES,
+            IpVersion::V6 => &V6_ONES,
+        };
+        crc.update_with_ones(SEED, headers, ones)
     }
 
     /// Feeds the `pad` (0 to 3) zero bytes after the payload.
     #[inline]
     pub fn pad(crc: &impl Crc32, state: u32, pad: u8) -> u32 {
-        crc.update(state, &[0; 3][..pad.min(3) as usize])
+        match pad {
+            0 => state,
+            _ => crc.update(state, &[0; 3][..pad.min(3) as usize]),
+        }
     }
 
     /// The four bytes that follow payload and pad on the wire: the inverted register, little-endian.
     #[inline]
     pub const fn finish(state: u32) -> [u8; ICRC_LEN] {
         (!state).to_le_bytes()
-    }
-}
-
-#[inline]
-fn masked<const N: usize>(crc: &impl Crc32, headers: &[u8], mask: &[u8; N]) -> u32 {
-    let mut pseudo = *mask;
-    let (head, tail) = headers.split_at(headers.len().min(N));
-    for (byte, on_wire) in pseudo.iter_mut().zip(head) {
-        *byte |= on_wire;
-    }
-    let state = crc.update(SEED, &pseudo[..head.len()]);
-    if tail.is_empty() {
-        state
-    } else {
-        crc.update(state, tail)
     }
 }
 

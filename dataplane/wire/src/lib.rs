@@ -38,7 +38,7 @@ mod udp;
 
 pub use bth::Bth;
 pub use classify::{Kind, classify};
-pub use crc::{Crc32, TableCrc};
+pub use crc::{Crc32, Ones, TableCrc};
 pub use datagram::Datagram;
 pub use error::{EmitError, ParseError};
 pub use ethernet::{ETHERNET_LEN, Link, MacAddr, Tpid, VLAN_TAG_LEN, VlanTag, VlanTags};

@@ -41,6 +41,7 @@ pub(crate) fn kernel() -> Option<Crc> {
     usable.then_some(Crc {
         name: "pclmulqdq",
         update,
+        update_with_ones: None,
         copy: run::<true>,
     })
 }

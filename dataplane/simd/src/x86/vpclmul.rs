@@ -3,6 +3,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use rnic_wire::Ones;
+
 use super::{reduce, rest_of_state};
 use crate::Crc;
 use crate::polynomial::fold_by;
@@ -47,7 +49,8 @@ pub(crate) fn kernel() -> Option<Crc> {
     usable.then_some(Crc {
         name: "vpclmulqdq",
         update,
-        copy: run::<true>,
+        update_with_ones: Some(update_with_ones),
+        copy,
     })
 }
 
@@ -56,16 +59,48 @@ pub(crate) fn kernel() -> Option<Crc> {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,vpclmulqdq,pclmulqdq")]
 unsafe fn update(state: u32, src: *const u8, len: usize) -> u32 {
     // SAFETY: the caller's promise; without COPY, `dst` is not used.
-    unsafe { run::<false>(state, std::ptr::null_mut(), src, len) }
+    unsafe { run::<false, false>(state, std::ptr::null_mut(), src, len, &NO_ONES) }
 }
 
 /// # Safety
-/// The processor has the features; `src` is mapped for `len` bytes, and if COPY, so is `dst`.
+/// As [`update`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,vpclmulqdq,pclmulqdq")]
-unsafe fn run<const COPY: bool>(state: u32, dst: *mut u8, src: *const u8, len: usize) -> u32 {
+unsafe fn update_with_ones(state: u32, src: *const u8, len: usize, ones: &Ones) -> u32 {
+    // SAFETY: the caller's promise; without COPY, `dst` is not used.
+    unsafe { run::<false, true>(state, std::ptr::null_mut(), src, len, ones) }
+}
+
+/// # Safety
+/// The processor has the features; `src` and `dst` are mapped for `len` bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,vpclmulqdq,pclmulqdq")]
+unsafe fn copy(state: u32, dst: *mut u8, src: *const u8, len: usize) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { run::<true, false>(state, dst, src, len, &NO_ONES) }
+}
+
+static NO_ONES: Ones = Ones::new(&[]);
+
+/// # Safety
+/// The processor has the features; `src` is mapped for `len` bytes, and if COPY, so is `dst`. Without ONES, `ones` has no
+/// meaning.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,vpclmulqdq,pclmulqdq")]
+unsafe fn run<const COPY: bool, const ONES: bool>(
+    state: u32,
+    dst: *mut u8,
+    src: *const u8,
+    len: usize,
+    ones: &Ones,
+) -> u32 {
+    // What counts as ones of the block from `at` on, at most a block into the message.
+    let ones = |at: usize| match ONES {
+        // SAFETY: `at <= 64`, and there are 128 bytes.
+        true => unsafe { _mm512_loadu_si512(ones.padded().as_ptr().add(at).cast()) },
+        false => _mm512_setzero_si512(),
+    };
     if len < BLOCK {
         // SAFETY: the caller's promise.
-        return unsafe { short::<COPY>(state, dst, src, len) };
+        return unsafe { short::<COPY>(state, dst, src, len, ones(0)) };
     }
     // SAFETY: all uses have `at + 64 <= len`.
     let take = |at: usize| unsafe {
@@ -76,28 +111,30 @@ unsafe fn run<const COPY: bool>(state: u32, dst: *mut u8, src: *const u8, len: u
         block
     };
 
-    let mut first = _mm512_xor_si512(take(0), register(state));
+    let mut first = _mm512_xor_si512(_mm512_or_si512(take(0), ones(0)), register(state));
     let mut at = BLOCK;
     let head = len % BLOCK;
     let mut rest = _mm512_setzero_si512();
+    // Of the second block, which begins among the bytes that `ones` speaks of.
+    let mut rest_of_ones = _mm512_setzero_si512();
     if head != 0 {
         // What was copied beyond the head is copied again with the next block.
         first = _mm512_maskz_expand_epi8(u64::MAX << (BLOCK - head), first);
         rest = register(rest_of_state(state, head));
+        rest_of_ones = ones(head);
         at = head;
     }
+    let mut second = |at: usize| {
+        let block = _mm512_xor_si512(_mm512_or_si512(take(at), rest_of_ones), rest);
+        (rest, rest_of_ones) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+        block
+    };
 
     let mut left = (len - at) / BLOCK;
     let mut sum = _mm512_setzero_si512();
     let mut last = first;
     if left >= 3 {
-        let mut lanes = [
-            first,
-            _mm512_xor_si512(take(at), rest),
-            take(at + 64),
-            take(at + 128),
-        ];
-        rest = _mm512_setzero_si512();
+        let mut lanes = [first, second(at), take(at + 64), take(at + 128)];
         at += 192;
         left -= 3;
         while left >= 4 {
@@ -114,8 +151,7 @@ unsafe fn run<const COPY: bool>(state: u32, dst: *mut u8, src: *const u8, len: u
     }
     while left > 0 {
         sum = fold_and_add(last, &FOLD_TO_LAST[left], sum);
-        last = _mm512_xor_si512(take(at), rest);
-        rest = _mm512_setzero_si512();
+        last = second(at);
         at += BLOCK;
         left -= 1;
     }
@@ -128,7 +164,13 @@ unsafe fn run<const COPY: bool>(state: u32, dst: *mut u8, src: *const u8, len: u
 /// As `run`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,vpclmulqdq,pclmulqdq")]
-unsafe fn short<const COPY: bool>(state: u32, dst: *mut u8, src: *const u8, len: usize) -> u32 {
+unsafe fn short<const COPY: bool>(
+    state: u32,
+    dst: *mut u8,
+    src: *const u8,
+    len: usize,
+    ones: __m512i,
+) -> u32 {
     let front = (1_u64 << len) - 1;
     // SAFETY: the mask leaves out what is beyond `len` bytes: it is neither read nor written.
     let bytes = unsafe {
@@ -138,7 +180,8 @@ unsafe fn short<const COPY: bool>(state: u32, dst: *mut u8, src: *const u8, len:
         }
         bytes
     };
-    let added = _mm512_xor_si512(bytes, register(state));
+    // Ones behind the end are left out below.
+    let added = _mm512_xor_si512(_mm512_or_si512(bytes, ones), register(state));
     let remainder = if len <= 16 {
         let back = (front as u16).unbounded_shl(16 - len as u32);
         reduce(_mm_maskz_expand_epi8(back, _mm512_castsi512_si128(added)))
