@@ -3,6 +3,7 @@ use rnic_wire::{self as wire, Datagram, Kind, Qpn, classify};
 
 use super::{
     qp::{Qp, template},
+    queue::Segments,
     run::Core,
     service::{BYTE_BUDGET, PACKET_BUDGET},
     shared::Handoff,
@@ -14,6 +15,8 @@ impl Core {
     /// as a frame: its receiver gets the header in front of it.
     pub(super) fn transmit_datagrams(&mut self, qp: &mut Qp) -> usize {
         let port = qp.rec.id.port;
+        // Large: filled in place.
+        let mut payload = Segments::new();
         let mut bytes = 0;
         for count in 0..PACKET_BUDGET {
             if bytes >= BYTE_BUDGET || !self.ports[usize::from(port)].ready() {
@@ -22,9 +25,9 @@ impl Core {
             let Some(emit) = qp.with(&mut self.env, |rc, ctx| rc.poll_transmit(ctx)) else {
                 return count;
             };
-            let Some(payload) = self.gather(qp, &emit) else {
+            if !self.gather(qp, &emit, &mut payload) {
                 continue;
-            };
+            }
             let path = match self.env.ahs.resolve(emit.ah.unwrap_or(0), qp.rec.id.pd) {
                 Ok(path) => path,
                 Err(AhError::Changing) => {

@@ -18,7 +18,7 @@ use rnic_transport::{
 
 use super::{
     cq::CompletionQueue,
-    queue::{AcceptedRecv, QueueError, RECV_UNITS, RecvQueue, SendQueue, Unit},
+    queue::{AcceptedRecv, QueueError, RECV_UNITS, RecvQueue, Segments, SendQueue, Unit},
     records::{Cursor, Identity, Pending, Placed, QpCounters},
     shared::CoreCounters,
     srq::{Srq, XrcMeans},
@@ -229,12 +229,14 @@ impl Host for QpHost<'_> {
 
     #[inline]
     fn scatter_recv(&mut self, _wqe: &RecvWqe, offset: u32, payload: Gathered<'_>) -> Result<(), KeyError> {
-        let targets = RecvQueue::segments(
+        let mut targets = Segments::new();
+        RecvQueue::segments(
             self.recv,
             &self.env.mrs,
             self.xrc.map_or(self.id.recv_pd, |means| means.pd),
             offset,
             payload.len as u32,
+            &mut targets,
         )?;
         payload.copy_to(&targets);
         Ok(())
@@ -243,9 +245,9 @@ impl Host for QpHost<'_> {
     #[inline]
     fn scatter_send(&mut self, wr: &SendWr, offset: u32, payload: Gathered<'_>) -> Result<(), KeyError> {
         let (mrs, len) = (&self.env.mrs, payload.len as u32);
-        let targets = self
-            .sq
-            .segments(mrs, self.id.pd, Access::LOCAL_WRITE, wr.data, offset, len)?;
+        let mut targets = Segments::new();
+        let to = (self.id.pd, Access::LOCAL_WRITE);
+        self.sq.segments(mrs, to, wr.data, offset, len, &mut targets)?;
         payload.copy_to(&targets);
         Ok(())
     }

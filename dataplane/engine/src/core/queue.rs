@@ -182,17 +182,16 @@ fn total_length(wqe: &Wqe, unit: impl Fn(u32) -> Unit) -> Option<u32> {
     (total <= 1 << 31).then_some(total as u32)
 }
 
-/// Resolves the bytes `offset..offset + len` of a list of `count` entries.
+/// Resolves the bytes `offset..offset + len` of a list of `count` entries, and adds them to `segments`.
 fn resolve_sges(
     mrs: &MrTable,
-    pd: u32,
-    access: Access,
+    (pd, access): (u32, Access),
     count: usize,
     unit: impl Fn(u32) -> Unit,
     mut offset: u32,
     mut len: u32,
-) -> Result<Segments, KeyError> {
-    let mut segments = Segments::new();
+    segments: &mut Segments,
+) -> Result<(), KeyError> {
     for i in 0..count {
         if len == 0 {
             break;
@@ -208,11 +207,7 @@ fn resolve_sges(
         offset = 0;
         len -= part;
     }
-    if len == 0 {
-        Ok(segments)
-    } else {
-        Err(KeyError::Range)
-    }
+    if len == 0 { Ok(()) } else { Err(KeyError::Range) }
 }
 
 /// A send WQE that was copied and checked.
@@ -324,35 +319,35 @@ impl SendQueue {
         self.units[(data.wrapping_add(i) & (self.depth() - 1)) as usize]
     }
 
-    /// The bytes `offset..offset + len` of the work request whose first unit is `data`.
+    /// Adds the bytes `offset..offset + len` of the work request whose first unit is `data` to `segments`, which is empty.
+    /// After an error it has a part of them.
     #[inline]
     pub fn segments(
         &self,
         mrs: &MrTable,
-        pd: u32,
-        access: Access,
+        (pd, access): (u32, Access),
         data: u32,
         offset: u32,
         len: u32,
-    ) -> Result<Segments, KeyError> {
+        segments: &mut Segments,
+    ) -> Result<(), KeyError> {
         let wqe = self.unit(data, 0).head();
         if wqe.flags & wqe_flags::INLINE != 0 {
-            return self.inline_segments(data, offset, len);
+            return self.inline_segments(data, offset, len, segments);
         }
-        resolve_sges(
-            mrs,
-            pd,
-            access,
-            usize::from(wqe.num_sge),
-            |i| self.unit(data, i),
-            offset,
-            len,
-        )
+        let count = usize::from(wqe.num_sge);
+        let unit = |i| self.unit(data, i);
+        resolve_sges(mrs, (pd, access), count, unit, offset, len, segments)
     }
 
-    fn inline_segments(&self, data: u32, mut offset: u32, mut len: u32) -> Result<Segments, KeyError> {
+    fn inline_segments(
+        &self,
+        data: u32,
+        mut offset: u32,
+        mut len: u32,
+        segments: &mut Segments,
+    ) -> Result<(), KeyError> {
         const HEAD: usize = WQE_UNIT - rnic_abi::SGES_IN_HEAD * size_of::<Sge>();
-        let mut segments = Segments::new();
         for i in 0..Wqe::MAX_UNITS {
             if len == 0 {
                 break;
@@ -372,11 +367,7 @@ impl SendQueue {
             len -= part.len() as u32;
             offset = 0;
         }
-        if len == 0 {
-            Ok(segments)
-        } else {
-            Err(KeyError::Range)
-        }
+        if len == 0 { Ok(()) } else { Err(KeyError::Range) }
     }
 
     /// Whether the private copy of a work request is what was accepted once, as whoever uses it takes for granted.
@@ -529,7 +520,7 @@ impl RecvQueue {
             && total_length(&head, |i| current[i as usize]) == Some(wqe.capacity)
     }
 
-    /// The bytes `offset..offset + len` of the WQE in progress.
+    /// Adds the bytes `offset..offset + len` of the WQE in progress to `segments`, which is empty.
     #[inline]
     pub fn segments(
         current: &[Unit; RECV_UNITS],
@@ -537,10 +528,11 @@ impl RecvQueue {
         pd: u32,
         offset: u32,
         len: u32,
-    ) -> Result<Segments, KeyError> {
+        segments: &mut Segments,
+    ) -> Result<(), KeyError> {
         let count = usize::from(current[0].head().num_sge);
         let unit = |i| current[i as usize];
-        resolve_sges(mrs, pd, Access::LOCAL_WRITE, count, unit, offset, len)
+        resolve_sges(mrs, (pd, Access::LOCAL_WRITE), count, unit, offset, len, segments)
     }
 
     /// Forgets what was posted (RESET).

@@ -7,7 +7,7 @@ use rnic_wire::Opcode;
 
 use super::{
     qp::Qp,
-    queue::{Accepted, QueueError},
+    queue::{Accepted, QueueError, Segments},
     records::{BadWr, Pending},
     run::Core,
     shared::RESERVED,
@@ -230,6 +230,8 @@ impl Core {
         }
         let Some(path) = qp.path else { return 0 };
         let port = usize::from(path.port);
+        // Large: filled in place.
+        let mut payload = Segments::new();
         let mut bytes = 0;
         for count in 0..PACKET_BUDGET {
             if bytes >= BYTE_BUDGET || (!path.direct && !self.ports[port].ready()) {
@@ -238,9 +240,9 @@ impl Core {
             let Some(emit) = qp.with(&mut self.env, |rc, ctx| rc.poll_transmit(ctx)) else {
                 return count;
             };
-            let Some(payload) = self.gather(qp, &emit) else {
+            if !self.gather(qp, &emit, &mut payload) {
                 continue;
-            };
+            }
             bytes += payload.iter().map(|r| r.len).sum::<usize>();
             if emit.retransmitted {
                 self.env.counters.retransmitted += 1;

@@ -18,16 +18,15 @@ impl Qp {
     }
 
     #[inline]
-    fn gather(&self, env: &Env, source: &Source) -> Result<Segments, KeyError> {
+    fn gather(&self, env: &Env, source: &Source, segments: &mut Segments) -> Result<(), KeyError> {
         match *source {
-            Source::None => Ok(Segments::new()),
-            Source::Send { len: 0, .. } => Ok(Segments::new()),
+            Source::None | Source::Send { len: 0, .. } | Source::Remote { len: 0, .. } => {}
             Source::Send {
                 data, offset, len, ..
-            } => self
-                .sq
-                .segments(&env.mrs, self.rec.id.pd, Access::NONE, data, offset, len),
-            Source::Remote { len: 0, .. } => Ok(Segments::new()),
+            } => {
+                let from = (self.rec.id.pd, Access::NONE);
+                self.sq.segments(&env.mrs, from, data, offset, len, segments)?;
+            }
             Source::Remote {
                 rkey,
                 addr,
@@ -43,27 +42,25 @@ impl Qp {
                     pd,
                     qpn: self.rec.id.qpn,
                 };
-                let range = env
-                    .mrs
-                    .resolve_remote(rkey, by, addr, u64::from(len), Access::REMOTE_READ)?;
-                let mut segments = Segments::new();
-                segments.push(range);
-                Ok(segments)
+                let (len, right) = (u64::from(len), Access::REMOTE_READ);
+                segments.push(env.mrs.resolve_remote(rkey, by, addr, len, right)?);
             }
         }
+        Ok(())
     }
 }
 
 impl Core {
-    /// Resolves the payload of a packet; an error is the QP's.
+    /// Resolves the payload of a packet; an error is the QP's, and `false`.
     #[inline]
-    pub(super) fn gather(&mut self, qp: &mut Qp, emit: &Emit) -> Option<Segments> {
-        match qp.gather(&self.env, &emit.source) {
-            Ok(payload) => Some(payload),
+    pub(super) fn gather(&mut self, qp: &mut Qp, emit: &Emit, payload: &mut Segments) -> bool {
+        payload.clear();
+        match qp.gather(&self.env, &emit.source, payload) {
+            Ok(()) => true,
             Err(error) => {
                 self.env.counters.gather_errors += 1;
                 qp.with(&mut self.env, |rc, ctx| rc.gather_failed(ctx, emit, error));
-                None
+                false
             }
         }
     }
@@ -90,7 +87,11 @@ impl Core {
     }
 }
 
-/// Headers, payload (copied and summed in one pass), pad, ICRC.
+/// Payload bytes up to which headers and payload are summed together, after the copy: one call of the kernel instead of one for
+/// each part.
+const SHORT: usize = 256;
+
+/// Headers, payload (a long one copied and summed in one pass), pad, ICRC.
 #[inline]
 fn build_frame(
     frame: &mut Frame,
@@ -109,17 +110,32 @@ fn build_frame(
     let Ok(header_len) = template.emit_headers(&emit.headers, ident, len, buffer) else {
         return false;
     };
-    let mut state = Icrc::start(crc, &buffer[template.ip_start()..header_len], template.version());
-    let mut at = header_len;
-    for range in payload {
-        let target = &mut buffer[at..at + range.len];
-        // SAFETY: the range was resolved in this pass of the loop, so it is mapped; the target is a frame this
-        // core owns, outside all client memory.
-        state = unsafe { crc.copy_crc_raw(state, target.as_mut_ptr(), range.ptr.as_ptr(), range.len) };
-        at += range.len;
-    }
-    buffer[at..at + pad].fill(0);
-    let state = Icrc::pad(crc, state, pad as u8);
+    let (mut at, ip_start, version) = (header_len, template.ip_start(), template.version());
+    let state = if len <= SHORT {
+        for range in payload {
+            let target = &mut buffer[at..at + range.len];
+            // SAFETY: as below. Whatever the client writes meanwhile, what is summed is what lies in the frame.
+            unsafe {
+                target
+                    .as_mut_ptr()
+                    .copy_from_nonoverlapping(range.ptr.as_ptr(), range.len)
+            };
+            at += range.len;
+        }
+        buffer[at..at + pad].fill(0);
+        Icrc::start(crc, &buffer[ip_start..at + pad], version)
+    } else {
+        let mut state = Icrc::start(crc, &buffer[ip_start..header_len], version);
+        for range in payload {
+            let target = &mut buffer[at..at + range.len];
+            // SAFETY: the range was resolved in this pass of the loop, so it is mapped; the target is a frame this
+            // core owns, outside all client memory.
+            state = unsafe { crc.copy_crc_raw(state, target.as_mut_ptr(), range.ptr.as_ptr(), range.len) };
+            at += range.len;
+        }
+        buffer[at..at + pad].fill(0);
+        Icrc::pad(crc, state, pad as u8)
+    };
     at += pad;
     buffer[at..at + ICRC_LEN].copy_from_slice(&Icrc::finish(state));
     frame.set_len(at + ICRC_LEN);
