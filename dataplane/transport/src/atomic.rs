@@ -3,7 +3,7 @@
 use crate::attr::MAX_RD_ATOMIC;
 use crate::host::Host;
 use crate::mutation::Mutation;
-use crate::qp::{Ctx, DropReason, Emit, RcQp, Received, Source};
+use crate::qp::{Ctx, DropReason, Emit, RcQp, Received};
 use crate::record::record;
 use crate::refusal::Refusal;
 use crate::replay::ResponseJob;
@@ -118,7 +118,7 @@ impl AtomicResults {
 
 impl RcQp {
     /// The request of an atomic.
-    pub(crate) fn atomic_request(&mut self, wr: &SendWr) -> Emit {
+    pub(crate) fn atomic_request(&mut self, wr: &SendWr, emit: &mut Emit) {
         let psn = self.req.next;
         let (operation, swap_or_add, compare) = match wr.opcode {
             WrOpcode::CompSwap => (Operation::CompareSwap, wr.swap, wr.compare_add),
@@ -126,22 +126,16 @@ impl RcQp {
         };
         let mut bth = self.bth(operation, psn);
         bth.ack_req = true;
-        let mut headers = Headers::new(bth);
-        headers.atomic = Some(AtomicEth {
+        emit.begin(bth);
+        emit.headers.atomic = Some(AtomicEth {
             va: wr.remote_addr,
             rkey: wr.rkey,
             swap_or_add,
             compare,
         });
-        headers.xrceth = self.xrceth(wr);
+        emit.headers.xrceth = self.xrceth(wr);
         self.req.rd_atomics += 1;
         self.advance(psn.next(), true);
-        Emit {
-            headers,
-            source: Source::None,
-            ah: None,
-            retransmitted: false,
-        }
     }
 
     /// Executes an atomic in sequence, keeps its result, and has it answered after everything before it.

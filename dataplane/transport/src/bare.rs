@@ -21,48 +21,38 @@ impl SendWr {
 
 impl RcQp {
     /// The request of a FLUSH.
-    pub(crate) fn flush_request(&mut self, wr: &SendWr) -> Emit {
-        let mut emit = self.bare_request(Operation::Flush, wr, wr.compare_add as u32);
+    pub(crate) fn flush_request(&mut self, wr: &SendWr, emit: &mut Emit) {
+        self.bare_request(Operation::Flush, wr, wr.compare_add as u32, emit);
         emit.headers.feth = Some(wr.flush_eth().unwrap_or(Feth {
             placement: Feth::GLOBAL_VISIBILITY,
             selectivity: Feth::RANGE,
         }));
-        emit
     }
 
     /// The request of an ATOMIC WRITE, which lies in `slot` of the ring.
-    pub(crate) fn atomic_write_request(&mut self, wr: &SendWr, slot: u32) -> Emit {
-        let emit = self.bare_request(Operation::AtomicWrite, wr, ATOMIC_LEN);
-        Emit {
-            source: Source::Send {
-                wr_index: slot,
-                data: wr.data,
-                offset: 0,
-                len: ATOMIC_LEN,
-            },
-            ..emit
-        }
+    pub(crate) fn atomic_write_request(&mut self, wr: &SendWr, slot: u32, emit: &mut Emit) {
+        self.bare_request(Operation::AtomicWrite, wr, ATOMIC_LEN, emit);
+        emit.source = Source::Send {
+            wr_index: slot,
+            data: wr.data,
+            offset: 0,
+            len: ATOMIC_LEN,
+        };
     }
 
-    fn bare_request(&mut self, operation: Operation, wr: &SendWr, dma_len: u32) -> Emit {
+    fn bare_request(&mut self, operation: Operation, wr: &SendWr, dma_len: u32, emit: &mut Emit) {
         let psn = self.req.next;
         let mut bth = self.bth(operation, psn);
         bth.ack_req = true;
-        let mut headers = Headers::new(bth);
-        headers.reth = Some(Reth {
+        emit.begin(bth);
+        emit.headers.reth = Some(Reth {
             va: wr.remote_addr,
             rkey: wr.rkey,
             dma_len,
         });
-        headers.xrceth = self.xrceth(wr);
+        emit.headers.xrceth = self.xrceth(wr);
         self.req.rd_atomics += 1;
         self.advance(psn.next(), true);
-        Emit {
-            headers,
-            source: Source::None,
-            ah: None,
-            retransmitted: false,
-        }
     }
 
     /// Executes an ATOMIC WRITE in sequence, and has it answered after everything before it. The rights it needs are those of

@@ -78,6 +78,25 @@ pub struct Emit {
     pub retransmitted: bool,
 }
 
+impl Emit {
+    /// A place for packets: nothing of it means anything before [`RcQp::poll_transmit_into`] has filled it.
+    pub const EMPTY: Emit = Emit {
+        headers: Headers::new(Bth::new(Opcode::CNP, 0, Psn::ZERO)),
+        source: Source::None,
+        ah: None,
+        retransmitted: false,
+    };
+
+    /// Makes it a packet of this BTH alone, sent for the first time.
+    #[inline]
+    pub(crate) fn begin(&mut self, bth: Bth) {
+        self.headers.begin(bth);
+        self.source = Source::None;
+        self.ah = None;
+        self.retransmitted = false;
+    }
+}
+
 /// What became of an incoming packet. For counters; every action it asks for has been taken.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Received {
@@ -382,25 +401,30 @@ impl RcQp {
     /// A QP with congestion control may have packets to send, and to wait: [`RcQp::poll_timeout`] then says until when.
     #[inline]
     pub fn poll_transmit<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
+        let mut emit = Emit::EMPTY;
+        self.poll_transmit_into(ctx, &mut emit).then_some(emit)
+    }
+
+    /// The same, put into `emit`; `false` when there is nothing to send now, and `emit` is then of no meaning. For who sends
+    /// many: what is built in place is not copied.
+    #[inline]
+    pub fn poll_transmit_into<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, emit: &mut Emit) -> bool {
         if self.pace.is_engaged() {
-            return self.poll_paced(ctx);
+            return self.poll_paced(ctx, emit);
         }
-        self.poll_next(ctx)
+        self.poll_next(ctx, emit)
     }
 
     #[inline]
-    pub(crate) fn poll_next<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
+    pub(crate) fn poll_next<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, emit: &mut Emit) -> bool {
         match self.qp_type {
             QpType::Rc | QpType::XrcIni | QpType::XrcTgt => {}
-            QpType::Uc => return self.poll_uc(ctx),
-            QpType::Ud => return self.poll_ud(ctx),
+            QpType::Uc => return self.poll_uc(ctx, emit),
+            QpType::Ud => return self.poll_ud(ctx, emit),
         }
         self.turn_request = !self.turn_request;
-        if self.turn_request {
-            self.poll_request(ctx).or_else(|| self.poll_response(ctx))
-        } else {
-            self.poll_response(ctx).or_else(|| self.poll_request(ctx))
-        }
+        let first = self.turn_request && self.poll_request(ctx, emit);
+        first || self.poll_response(ctx, emit) || !self.turn_request && self.poll_request(ctx, emit)
     }
 
     /// The engine could not read the payload of a packet it had been given: nothing of it was sent.

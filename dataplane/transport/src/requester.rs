@@ -8,7 +8,7 @@ use crate::qp::{Ctx, Emit, MAX_MESSAGE, MAX_WINDOW, PostError, RcQp, Source};
 use crate::record::record;
 use crate::types::{Cause, Check, QpState, Time, WcStatus};
 use crate::work::{Bind, SendFlags, SendWr, WrOpcode};
-use rnic_wire::{Headers, Operation, Psn, Reth};
+use rnic_wire::{Operation, Psn, Reth};
 
 record! {
     /// Requester record.
@@ -154,17 +154,33 @@ impl RcQp {
     /// On success it lies in the ring; on error nothing changed.
     #[inline]
     pub fn post_send<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, wr: SendWr) -> Result<(), PostError> {
+        self.post_send_with(ctx.sq, |place| *place = wr)
+    }
+
+    /// The same of a work request that `fill` puts in place, over what another left there: all fields but the transport's
+    /// own. `ring` is the storage of the send ring ([`Ctx::sq`]).
+    #[inline]
+    pub fn post_send_with(
+        &mut self,
+        ring: &mut [SendWr],
+        fill: impl FnOnce(&mut SendWr),
+    ) -> Result<(), PostError> {
         debug_assert!(
-            ctx.sq.is_empty() || ctx.sq.len().is_power_of_two(),
+            ring.is_empty() || ring.len().is_power_of_two(),
             "the ring is indexed by a mask"
         );
         match self.state {
             QpState::Rts | QpState::Sqd | QpState::Sqe | QpState::Err => {}
             state => return Err(PostError::BadState { state }),
         }
-        if self.sq_room(ctx.sq.len() as u32) == 0 {
+        if self.sq_room(ring.len() as u32) == 0 {
             return Err(PostError::Full);
         }
+        let tail = self.req.tail;
+        let mask = ring.len().wrapping_sub(1);
+        let wr = &mut ring[tail as usize & mask];
+        fill(wr);
+        wr.remote_srqn &= Psn::MAX.get();
         match wr.opcode {
             _ if !self.supports(wr.opcode) => return Err(PostError::Unsupported { opcode: wr.opcode }),
             _ if wr.is_rd_atomic() && self.attrs.max_rd_atomic == 0 => {
@@ -185,11 +201,6 @@ impl RcQp {
             _ if wr.length > MAX_MESSAGE => return Err(PostError::TooLong { length: wr.length }),
             _ => {}
         }
-        let tail = self.req.tail;
-        *ctx.wr(tail) = SendWr {
-            remote_srqn: wr.remote_srqn & Psn::MAX.get(),
-            ..wr
-        };
         self.req.tail = tail.wrapping_add(1);
         self.req.blocked &= self.req.cur != tail;
         Ok(())
@@ -197,44 +208,42 @@ impl RcQp {
 
     /// The next packet of a requester of RC or XRC.
     #[inline]
-    pub(crate) fn poll_request<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
+    pub(crate) fn poll_request<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, emit: &mut Emit) -> bool {
         let index = loop {
             if !self.state.sends() || !self.req.may_send() {
-                return None;
+                return false;
             }
             let index = self.req.cur;
             if !self.may_begin(ctx, index) {
                 self.req.blocked = true;
                 self.refuse_rd_atomic(ctx, index);
-                return None;
+                return false;
             }
             if !ctx.wr(index).is_local() {
                 break index;
             }
             if !self.local_operation(ctx) {
-                return None;
+                return false;
             }
         };
         if index == self.req.fresh {
             self.start_request(ctx, index);
         }
-        let wr = *ctx.wr(index);
         let slot = index & (ctx.sq.len() as u32).wrapping_sub(1);
+        let wr = &*ctx.wr(index);
         let retransmitted = self.req.next != self.req.max;
-        let emit = match wr.opcode {
-            WrOpcode::Read => self.read_request(&wr),
-            WrOpcode::CompSwap | WrOpcode::FetchAdd => self.atomic_request(&wr),
-            WrOpcode::Flush => self.flush_request(&wr),
-            WrOpcode::AtomicWrite => self.atomic_write_request(&wr, slot),
-            _ => self.data_packet(&wr, slot),
-        };
+        match wr.opcode {
+            WrOpcode::Read => self.read_request(wr, emit),
+            WrOpcode::CompSwap | WrOpcode::FetchAdd => self.atomic_request(wr, emit),
+            WrOpcode::Flush => self.flush_request(wr, emit),
+            WrOpcode::AtomicWrite => self.atomic_write_request(wr, slot, emit),
+            _ => self.data_packet(wr, slot, emit),
+        }
         if self.req.ack_deadline == Time::NEVER {
             self.arm_ack_timer(ctx.now);
         }
-        Some(Emit {
-            retransmitted,
-            ..emit
-        })
+        emit.retransmitted = retransmitted;
+        true
     }
 
     /// Gives a work request its PSNs.
@@ -353,7 +362,7 @@ impl RcQp {
     }
 
     /// The request of a READ, for what has not arrived of it yet.
-    fn read_request(&mut self, wr: &SendWr) -> Emit {
+    fn read_request(&mut self, wr: &SendWr, emit: &mut Emit) {
         let psn = self.req.next;
         let offset = (psn.diff(wr.first) as u32) << self.attrs.mtu.log2();
         if offset > 0 {
@@ -366,26 +375,20 @@ impl RcQp {
         };
         let mut bth = self.bth(Operation::ReadRequest, psn);
         bth.ack_req = true;
-        let mut headers = Headers::new(bth);
-        headers.reth = Some(Reth {
+        emit.begin(bth);
+        emit.headers.reth = Some(Reth {
             va: wr.remote_addr.wrapping_add(u64::from(at)),
             rkey: wr.rkey,
             dma_len: wr.length - offset,
         });
-        headers.xrceth = self.xrceth(wr);
+        emit.headers.xrceth = self.xrceth(wr);
         self.req.rd_atomics += 1;
         self.advance(wr.last.next(), true);
-        Emit {
-            headers,
-            source: Source::None,
-            ah: None,
-            retransmitted: false,
-        }
     }
 
     /// One packet of a SEND or WRITE.
     #[inline]
-    pub(crate) fn data_packet(&mut self, wr: &SendWr, slot: u32) -> Emit {
+    pub(crate) fn data_packet(&mut self, wr: &SendWr, slot: u32, emit: &mut Emit) {
         let psn = self.req.next;
         let mtu = self.attrs.mtu;
         let number = psn.diff(wr.first) as u32;
@@ -403,7 +406,8 @@ impl RcQp {
         let retried = psn == self.req.una && psn != self.req.max;
         let alone = self.is_slow() || self.is_probe(wr, psn);
         bth.ack_req = place.last || number & every == every || fills_window || retried || alone;
-        let mut headers = Headers::new(bth);
+        emit.begin(bth);
+        let headers = &mut emit.headers;
         headers.xrceth = self.xrceth(wr);
         if place.first && matches!(wr.opcode, WrOpcode::Write | WrOpcode::WriteImm) {
             headers.reth = Some(Reth {
@@ -422,20 +426,13 @@ impl RcQp {
             headers.bth.solicited = notifies && wr.flags.contains(SendFlags::SOLICITED);
         }
         self.advance(psn.next(), place.last);
-        let source = match len {
-            0 => Source::None,
-            _ => Source::Send {
+        if len > 0 {
+            emit.source = Source::Send {
                 wr_index: slot,
                 data: wr.data,
                 offset,
                 len,
-            },
-        };
-        Emit {
-            headers,
-            source,
-            ah: None,
-            retransmitted: false,
+            };
         }
     }
 

@@ -5,51 +5,49 @@ use crate::mutation::Mutation;
 use crate::qp::{Ctx, Emit, RcQp, Source};
 use crate::replay::ResponseJob;
 use crate::responder::Answer;
-use rnic_wire::{Aeth, AtomicAckEth, Headers, Operation, Syndrome};
+use rnic_wire::{Aeth, AtomicAckEth, Operation, Syndrome};
 
 impl RcQp {
     /// The responder's next packet. READs and atomics are answered in PSN order, and before anything
     /// that acknowledges beyond them.
     #[inline]
-    pub(crate) fn poll_response<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
+    pub(crate) fn poll_response<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, emit: &mut Emit) -> bool {
         if self.resp.invalidating {
             self.finish_invalidation(ctx);
         }
         let overtakes = self.mutated(Mutation::AckOvertakesResponses) && self.resp.answer != Answer::Nothing;
         if self.resp.responses.is_empty() || overtakes {
-            self.poll_answer()
+            self.poll_answer(emit)
         } else {
-            self.poll_job()
+            self.poll_job(emit)
         }
     }
 
     #[inline]
-    fn poll_answer(&mut self) -> Option<Emit> {
+    fn poll_answer(&mut self, emit: &mut Emit) -> bool {
         let (psn, syndrome) = match core::mem::replace(&mut self.resp.answer, Answer::Nothing) {
-            Answer::Nothing => return None,
+            Answer::Nothing => return false,
             Answer::Ack => (self.resp.taken, Syndrome::ACK),
             Answer::Nak { psn, syndrome } => (psn, Syndrome::from_u8(syndrome)),
         };
-        let mut headers = Headers::new(self.bth(Operation::Acknowledge, psn));
-        headers.aeth = Some(Aeth {
+        emit.begin(self.bth(Operation::Acknowledge, psn));
+        emit.headers.aeth = Some(Aeth {
             syndrome,
             msn: self.resp.msn(),
         });
-        Some(Emit {
-            headers,
-            source: Source::None,
-            ah: None,
-            retransmitted: false,
-        })
+        true
     }
 
-    fn poll_job(&mut self) -> Option<Emit> {
+    fn poll_job(&mut self, emit: &mut Emit) -> bool {
         let mtu = self.attrs.mtu;
-        let job = self.resp.responses.current()?;
+        let Some(job) = self.resp.responses.current() else {
+            return false;
+        };
         if job.atomic {
             let job = *job;
             self.resp.responses.pop();
-            return Some(self.atomic_ack(&job));
+            self.atomic_ack(&job, emit);
+            return true;
         }
         let offset = job.sent << mtu.log2();
         let len = (job.len - offset).min(mtu.bytes() as u32);
@@ -77,35 +75,27 @@ impl RcQp {
             (false, false) => Operation::ReadResponseMiddle,
             (false, true) => Operation::ReadResponseLast,
         };
-        let mut headers = Headers::new(self.bth(operation, psn));
+        emit.begin(self.bth(operation, psn));
         if first || last {
-            headers.aeth = Some(Aeth {
+            emit.headers.aeth = Some(Aeth {
                 syndrome: Syndrome::ACK,
                 msn,
             });
         }
-        Some(Emit {
-            headers,
-            source,
-            ah: None,
-            retransmitted,
-        })
+        emit.source = source;
+        emit.retransmitted = retransmitted;
+        true
     }
 
-    fn atomic_ack(&self, job: &ResponseJob) -> Emit {
-        let mut headers = Headers::new(self.bth(Operation::AtomicAcknowledge, job.first));
-        headers.aeth = Some(Aeth {
+    fn atomic_ack(&self, job: &ResponseJob, emit: &mut Emit) {
+        emit.begin(self.bth(Operation::AtomicAcknowledge, job.first));
+        emit.headers.aeth = Some(Aeth {
             syndrome: Syndrome::ACK,
             msn: job.msn,
         });
-        headers.atomic_ack = Some(AtomicAckEth {
+        emit.headers.atomic_ack = Some(AtomicAckEth {
             original: job.addr_or_original,
         });
-        Emit {
-            headers,
-            source: Source::None,
-            ah: None,
-            retransmitted: job.again,
-        }
+        emit.retransmitted = job.again;
     }
 }

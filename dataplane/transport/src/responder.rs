@@ -439,7 +439,10 @@ impl RcQp {
         if total > MAX_MESSAGE || !fits && !self.mutated(Mutation::SkipLengthCheck) {
             return Err(Refusal::invalid(Check::Length));
         }
-        if headers.reth.is_some() && total > 0 && !self.mutated(Mutation::SkipKeyCheck) {
+        // Of a packet that is the whole message, the access itself is the check.
+        let whole = len == total as usize && headers.imm.is_none();
+        let checks = headers.reth.is_some() && total > 0 && !whole;
+        if checks && !self.mutated(Mutation::SkipKeyCheck) {
             ctx.host
                 .check_remote(rkey, addr, u64::from(total), Access::REMOTE_WRITE)
                 .map_err(Refusal::access)?;

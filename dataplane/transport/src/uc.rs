@@ -15,26 +15,27 @@ const LATE: i32 = 1 << 16;
 impl RcQp {
     /// The next packet of a UC requester. It never asks for an ACK.
     #[inline]
-    pub(crate) fn poll_uc<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
+    pub(crate) fn poll_uc<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, emit: &mut Emit) -> bool {
         self.complete_sent(ctx);
         // Whatever was posted before a local operation is out, and done, when its turn comes.
         let index = loop {
-            let index = self.sendable()?;
+            let Some(index) = self.sendable() else {
+                return false;
+            };
             if !ctx.wr(index).is_local() {
                 break index;
             }
             if !self.local_operation(ctx) {
-                return None;
+                return false;
             }
         };
         if index == self.req.fresh {
             self.start_request(ctx, index);
         }
-        let wr = *ctx.wr(index);
         let slot = index & (ctx.sq.len() as u32).wrapping_sub(1);
-        let mut emit = self.data_packet(&wr, slot);
+        self.data_packet(ctx.wr(index), slot, emit);
         emit.headers.bth.ack_req = false;
-        Some(emit)
+        true
     }
 
     /// Takes a request of a UC peer. Whatever is wrong with it costs its message and nothing else, but an error of our own

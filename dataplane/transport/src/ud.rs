@@ -56,29 +56,33 @@ impl RcQp {
     ///
     /// A message longer than the path MTU is never sent and completes with success (C10-93.1.1).
     #[inline]
-    pub(crate) fn poll_ud<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
+    pub(crate) fn poll_ud<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, emit: &mut Emit) -> bool {
         loop {
             self.complete_sent(ctx);
-            let index = self.sendable()?;
+            let Some(index) = self.sendable() else {
+                return false;
+            };
             self.start_request(ctx, index);
-            let wr = *ctx.wr(index);
+            let slot = index & (ctx.sq.len() as u32).wrapping_sub(1);
+            let wr = &*ctx.wr(index);
             if wr.length > self.attrs.mtu.bytes() as u32 {
                 self.req.cur = index.wrapping_add(1);
                 continue;
             }
-            let slot = index & (ctx.sq.len() as u32).wrapping_sub(1);
-            return Some(self.datagram(&wr, slot));
+            self.datagram(wr, slot, emit);
+            return true;
         }
     }
 
     #[inline]
-    fn datagram(&mut self, wr: &SendWr, slot: u32) -> Emit {
+    fn datagram(&mut self, wr: &SendWr, slot: u32, emit: &mut Emit) {
         let (operation, imm) = match wr.opcode {
             WrOpcode::SendImm => (Operation::SendOnlyImm, Some(wr.imm_or_rkey)),
             _ => (Operation::SendOnly, None),
         };
         let opcode = Opcode::new(Transport::Ud, operation);
-        let mut headers = Headers::new(Bth::new(opcode, wr.remote_qpn(), wr.first));
+        emit.begin(Bth::new(opcode, wr.remote_qpn(), wr.first));
+        let headers = &mut emit.headers;
         headers.bth.solicited = wr.flags.contains(SendFlags::SOLICITED);
         let given = wr.remote_qkey();
         headers.deth = Some(Deth {
@@ -91,20 +95,14 @@ impl RcQp {
         });
         headers.imm = imm;
         self.advance(wr.first.next(), true);
-        let source = match wr.length {
-            0 => Source::None,
-            len => Source::Send {
+        emit.ah = Some(wr.ah());
+        if wr.length > 0 {
+            emit.source = Source::Send {
                 wr_index: slot,
                 data: wr.data,
                 offset: 0,
-                len,
-            },
-        };
-        Emit {
-            headers,
-            source,
-            ah: Some(wr.ah()),
-            retransmitted: false,
+                len: wr.length,
+            };
         }
     }
 

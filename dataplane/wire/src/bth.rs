@@ -82,27 +82,16 @@ impl Bth {
         })
     }
 
+    /// Its words, with another pad count. Field by field: a BTH was often made just now, and is not copied then.
     #[inline]
-    pub(crate) fn to_bytes(self) -> [u8; BTH_LEN] {
+    pub(crate) fn words(&self, pad: u8) -> [u32; BTH_LEN / 4] {
         let flags =
-            (self.solicited as u8) << 7 | (self.mig_req as u8) << 6 | (self.pad & 3) << 4 | self.tver & 0x0F;
-        let pkey = self.pkey.to_be_bytes();
-        let qpn = (self.dest_qpn & LOW_24).to_be_bytes();
+            (self.solicited as u8) << 7 | (self.mig_req as u8) << 6 | (pad & 3) << 4 | self.tver & 0x0F;
         let ecn = (self.fecn as u8) << 7 | (self.becn as u8) << 6;
-        let psn = ((self.ack_req as u32) << 31 | self.psn.get()).to_be_bytes();
         [
-            self.opcode.to_u8(),
-            flags,
-            pkey[0],
-            pkey[1],
-            ecn,
-            qpn[1],
-            qpn[2],
-            qpn[3],
-            psn[0],
-            psn[1],
-            psn[2],
-            psn[3],
+            (self.opcode.to_u8() as u32) << 24 | (flags as u32) << 16 | self.pkey as u32,
+            (ecn as u32) << 24 | self.dest_qpn & LOW_24,
+            (self.ack_req as u32) << 31 | self.psn.get(),
         ]
     }
 }

@@ -43,10 +43,25 @@ impl Headers {
         }
     }
 
+    /// Makes it [`Headers::new`] of another packet, in place.
+    #[inline]
+    pub fn begin(&mut self, bth: Bth) {
+        self.bth = bth;
+        self.xrceth = None;
+        self.deth = None;
+        self.reth = None;
+        self.atomic = None;
+        self.aeth = None;
+        self.atomic_ack = None;
+        self.imm = None;
+        self.ieth = None;
+        self.feth = None;
+    }
+
     /// Parses the headers at the start of `ib`, the bytes from the BTH on, and returns them with their total length.
     ///
     /// Reserved bits are ignored. Payload, pad and ICRC after the headers are not looked at.
-    #[inline]
+    #[inline(always)] // the result is large, and is to be made where it is wanted
     pub fn parse(ib: &[u8]) -> Result<(Headers, usize), ParseError> {
         let mut rest = ib;
         let Some(bth) = take(&mut rest) else {
@@ -66,7 +81,7 @@ impl Headers {
     }
 
     /// Reads the headers that the opcode demands from the bytes behind the BTH; `None` when these do not suffice.
-    #[inline]
+    #[inline(always)] // as above
     fn parse_extensions(bth: Bth, mut rest: &[u8]) -> Option<Self> {
         let set = bth.opcode.headers();
         let rest = &mut rest;
@@ -131,7 +146,9 @@ impl Headers {
         let have = out.len();
         let small = EmitError::BufferTooSmall { need: len, have };
         let mut rest = out.get_mut(..len).ok_or(small)?;
-        put(&mut rest, Bth { pad, ..self.bth }.to_bytes());
+        for word in self.bth.words(pad) {
+            put(&mut rest, word.to_be_bytes());
+        }
         if !rest.is_empty() {
             self.emit_extensions(rest);
         }

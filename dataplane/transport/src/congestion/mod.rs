@@ -25,7 +25,7 @@ use control::{Control, FixedRate, Off};
 use dcqcn::Dcqcn;
 pub use dcqcn::DcqcnSettings;
 use pacer::Pacer;
-use rnic_wire::{Bth, Headers, Opcode, Psn};
+use rnic_wire::{Bth, Opcode, Psn};
 
 /// What a packet takes on the wire beside its transport headers and payload: Ethernet with FCS, IPv4, UDP, ICRC. (IPv6
 /// takes 20 more, which no rate counts.)
@@ -325,7 +325,7 @@ impl RcQp {
     }
 
     /// The CNP that is due. Its PSN is 0, and MigReq too (A17.9.1).
-    fn poll_cnp(&mut self, now: Time) -> Emit {
+    fn poll_cnp(&mut self, now: Time, emit: &mut Emit) {
         self.pace.set(Pace::CNP_DUE | Pace::CNP_LATER, false);
         self.flow.cnp_next = now.saturating_add(self.flow.dcqcn.settings.cnp_interval.into());
         let bth = Bth {
@@ -333,12 +333,7 @@ impl RcQp {
             mig_req: false,
             ..Bth::new(Opcode::CNP, self.dest_qpn, Psn::ZERO)
         };
-        Emit {
-            headers: Headers::new(bth),
-            source: Source::None,
-            ah: None,
-            retransmitted: false,
-        }
+        emit.begin(bth);
     }
 
     /// Takes a CNP.
@@ -373,15 +368,18 @@ impl RcQp {
     }
 
     /// The next packet of a QP that is limited or owes a CNP.
-    pub(crate) fn poll_paced<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
+    pub(crate) fn poll_paced<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, emit: &mut Emit) -> bool {
         self.come_up(ctx.now);
         if self.pace.owes_cnp() {
-            return Some(self.poll_cnp(ctx.now));
+            self.poll_cnp(ctx.now, emit);
+            return true;
         }
         if self.pace.is_waiting() {
-            return self.poll_unpaced(ctx);
+            return self.poll_unpaced(ctx, emit);
         }
-        let emit = self.poll_next(ctx)?;
+        if !self.poll_next(ctx, emit) {
+            return false;
+        }
         let opcode = emit.headers.bth.opcode;
         if self.pace.is_limited() && (opcode.is_request() || opcode.is_read_response()) {
             let payload = match emit.source {
@@ -390,7 +388,7 @@ impl RcQp {
             };
             self.count(FRAMING + opcode.header_len() as u32 + payload, ctx.now);
         }
-        Some(emit)
+        true
     }
 
     /// A data packet of so many bytes goes out.
@@ -406,19 +404,15 @@ impl RcQp {
     }
 
     /// What may go though data waits: acknowledgements that no READ response has to precede; completions of what is out.
-    fn poll_unpaced<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) -> Option<Emit> {
+    fn poll_unpaced<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, emit: &mut Emit) -> bool {
         if !self.qp_type.is_reliable() {
             self.complete_sent(ctx);
-            return None;
+            return false;
         }
         if self.resp.invalidating {
             self.finish_invalidation(ctx);
         }
-        if self.resp.has_unpaced() {
-            self.poll_response(ctx)
-        } else {
-            None
-        }
+        self.resp.has_unpaced() && self.poll_response(ctx, emit)
     }
 
     /// The next deadline of this part, or [`Time::NEVER`].
