@@ -29,7 +29,7 @@ pub enum Kind<'a> {
 }
 
 /// Sorts a frame; see [`Datagram::parse`] for `vlan_in_metadata`.
-#[inline]
+#[inline(always)] // the result is large, and is to be made where it is wanted
 pub fn classify(frame: &[u8], vlan_in_metadata: Option<u16>) -> Kind<'_> {
     let datagram = match Datagram::parse(frame, vlan_in_metadata) {
         Ok(datagram) => datagram,

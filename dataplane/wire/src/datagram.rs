@@ -70,6 +70,19 @@ impl<'a> Datagram<'a> {
         }
     }
 
+    /// Whether it goes from one of these addresses to the other; those of IPv4 are mapped ones, as GIDs have it.
+    #[inline]
+    pub fn is_between(&self, src: &[u8; 16], dst: &[u8; 16]) -> bool {
+        let at = self.ip_start as usize;
+        match self.version {
+            IpVersion::V4 => {
+                let [a, b]: [[u8; 4]; 2] = [*self.chunk(at + 12), *self.chunk(at + 16)];
+                mapped(src) == Some(a) && mapped(dst) == Some(b)
+            }
+            IpVersion::V6 => self.chunk(at + 8) == src && self.chunk(at + 24) == dst,
+        }
+    }
+
     /// The ECN bits, without the rest of the IP header.
     #[inline]
     pub fn ecn(&self) -> Ecn {
@@ -184,6 +197,17 @@ impl<'a> Datagram<'a> {
     fn chunk<const N: usize>(&self, at: usize) -> &'a [u8; N] {
         chunk_at(self.bytes, at).unwrap_or(&[0; N])
     }
+}
+
+/// The IPv4 address in a mapped one.
+#[inline]
+fn mapped(gid: &[u8; 16]) -> Option<[u8; 4]> {
+    const PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF];
+    let (prefix, address) = gid.split_first_chunk::<12>()?;
+    if *prefix != PREFIX {
+        return None;
+    }
+    address.first_chunk().copied()
 }
 
 /// Finds the IP header; returns its offset and the Ethernet type.

@@ -33,7 +33,7 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// Those of [`Headers::parse`]; a pad longer than what follows the headers; payload and pad that are no multiple of
     /// four bytes; payload behind an opcode that has none.
-    #[inline]
+    #[inline(always)] // the result is large, and is to be made where it is wanted
     pub fn of_datagram(datagram: Datagram<'a>) -> Result<Self, ParseError> {
         let range = datagram.ib_range();
         let (headers, header_len) = Headers::parse(datagram.ib())?;

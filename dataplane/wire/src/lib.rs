@@ -46,7 +46,7 @@ pub use extension::{Aeth, AtomicAckEth, AtomicEth, Deth, Feth, Reth, XrcEth};
 pub use frame::Frame;
 pub use header_set::HeaderSet;
 pub use headers::Headers;
-pub use icrc::{Icrc, verify_icrc};
+pub use icrc::{Icrc, verify_icrc, verify_plain};
 pub use ip::{Ecn, IPV4_LEN, IPV6_LEN, IpVersion, Ipv4, Ipv6, Net};
 pub use mtu::Mtu;
 pub use number::{Psn, Qpn};

@@ -65,6 +65,27 @@ fn the_icrc_is_wrong_on_any_flipped_covered_bit_and_right_on_any_flipped_masked_
 }
 
 #[test]
+fn a_frame_that_lacks_its_icrc_is_sealed_with_the_one_it_had() {
+    for (name, bytes) in captured_frames() {
+        let mut sealed = bytes.clone();
+        let end = sealed.len() - ICRC_LEN;
+        sealed[end..].fill(0xA5);
+        Icrc::seal(&TableCrc, &mut sealed, ETHERNET_LEN);
+        assert_eq!(sealed, bytes, "{name}");
+        assert_eq!(verify_plain(&TableCrc, &sealed), Some(true), "{name}");
+    }
+}
+
+#[test]
+fn what_is_too_short_to_be_sealed_stays_as_it_is() {
+    for len in 0..ETHERNET_LEN + ICRC_LEN {
+        let mut bytes = vec![7; len];
+        Icrc::seal(&TableCrc, &mut bytes, ETHERNET_LEN);
+        assert_eq!(bytes, vec![7; len]);
+    }
+}
+
+#[test]
 fn a_flipped_bit_of_the_icrc_itself_is_noticed() {
     for (name, mut bytes) in captured_frames() {
         for bit in 0..32 {
@@ -72,6 +93,11 @@ fn a_flipped_bit_of_the_icrc_itself_is_noticed() {
             bytes[at] ^= 1 << (bit % 8);
             let datagram = Datagram::parse(&bytes, None).unwrap();
             assert!(!verify_icrc(&TableCrc, &datagram), "{name}: ICRC bit {bit}");
+            assert_eq!(
+                verify_plain(&TableCrc, &bytes),
+                Some(false),
+                "{name}: ICRC bit {bit}"
+            );
             bytes[at] ^= 1 << (bit % 8);
         }
     }
