@@ -17,6 +17,12 @@ pub struct FrameOps {
     /// # Safety
     /// The argument is the `raw` of a [`Frame`] with these ops that is not used afterwards.
     pub free: unsafe fn(NonNull<()>),
+    /// The pool of a buffer: [`FramePool::id`] of the pool whose frames may be used anew as they are; zero when they have to
+    /// go back and be allocated again.
+    ///
+    /// # Safety
+    /// The argument is the `raw` of a [`Frame`] with these ops.
+    pub pool: unsafe fn(NonNull<()>) -> usize,
 }
 
 /// One frame in one contiguous buffer, owned. Dropping it returns the buffer to its pool, without a lock or
@@ -115,6 +121,13 @@ impl Frame {
         true
     }
 
+    /// [`FramePool::id`] of its pool, or zero.
+    #[inline]
+    pub fn pool(&self) -> usize {
+        // SAFETY: `raw` belongs to this frame and to `ops`.
+        unsafe { (self.ops.pool)(self.raw) }
+    }
+
     /// VLAN tag (TCI) that the driver took out of the frame.
     pub fn vlan(&self) -> Option<u16> {
         self.vlan
@@ -151,6 +164,11 @@ pub trait FramePool: Send + Sync {
     }
     /// Bytes a frame of this pool can hold.
     fn room(&self) -> usize;
+    /// What tells this pool from all others, if a frame of it that was sent or received may be filled again without going
+    /// back to the pool; else zero.
+    fn id(&self) -> usize {
+        0
+    }
 }
 
 /// A shared pool.

@@ -1,4 +1,5 @@
 //! Datagrams: each goes by an address handle of its own, and comes without a connection.
+use rnic_transport::Emit;
 use rnic_wire::{self as wire, Datagram, Kind, Qpn, classify};
 
 use super::{
@@ -16,15 +17,15 @@ impl Core {
     pub(super) fn transmit_datagrams(&mut self, qp: &mut Qp) -> usize {
         let port = qp.rec.id.port;
         // Large: filled in place.
-        let mut payload = Segments::new();
+        let (mut emit, mut payload) = (Emit::EMPTY, Segments::new());
         let mut bytes = 0;
         for count in 0..PACKET_BUDGET {
-            if bytes >= BYTE_BUDGET || !self.ports[usize::from(port)].ready() {
+            if bytes >= BYTE_BUDGET || !self.ports[usize::from(port)].ready(&self.env.crc) {
                 return count;
             }
-            let Some(emit) = qp.with(&mut self.env, |rc, ctx| rc.poll_transmit(ctx)) else {
+            if !qp.with(&mut self.env, |rc, ctx| rc.poll_transmit_into(ctx, &mut emit)) {
                 return count;
-            };
+            }
             if !self.gather(qp, &emit, &mut payload) {
                 continue;
             }
@@ -46,16 +47,15 @@ impl Core {
                 // The link does not bring it back to this port's own members.
                 let owner = usize::from(self.view.refresh().owner(Qpn::MULTICAST.get()));
                 self.deliver_frame(owner, port, &template, ident, &emit, &payload);
-                if !self.ports[usize::from(port)].ready() {
+                if !self.ports[usize::from(port)].ready(&self.env.crc) {
                     continue;
                 }
             }
             if path.direct {
                 let owner = usize::from(self.view.refresh().owner(emit.headers.bth.dest_qpn));
                 self.deliver_frame(owner, port, &template, ident, &emit, &payload);
-            } else if let Some(frame) = self.build(usize::from(port), &template, ident, &emit, &payload) {
+            } else if self.queue(usize::from(port), &template, ident, &emit, &payload) {
                 self.env.counters.tx_roce += 1;
-                self.ports[usize::from(port)].tx.push(frame);
             }
         }
         PACKET_BUDGET
@@ -81,7 +81,11 @@ impl Core {
                 continue;
             }
             let state = &mut self.ports[usize::from(port)];
-            let copy = if state.ready() { state.spare.pop() } else { None };
+            let copy = if state.ready(&self.env.crc) {
+                state.spare.pop()
+            } else {
+                None
+            };
             let copied = copy.and_then(|mut copy| copy.fill(frame.bytes()).then_some(copy));
             let handoff = copied.map(|frame| Handoff::Copied { port, frame, direct });
             let core = &self.cores[core];

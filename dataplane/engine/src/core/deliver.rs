@@ -49,7 +49,7 @@ impl Core {
         emit: &Emit,
         payload: &Segments,
     ) {
-        if !self.ports[usize::from(port)].ready() {
+        if !self.ports[usize::from(port)].ready(&self.env.crc) {
             return;
         }
         let Some(frame) = self.build(usize::from(port), template, ident, emit, payload) else {

@@ -23,7 +23,7 @@ use super::{
     shared::CoreCounters,
     srq::{Srq, XrcMeans},
 };
-use crate::mem::{AhTable, Begun, By, McastTable, MrTable, PortAddresses, RemoteRange};
+use crate::mem::{AhTable, Begun, By, McastTable, MrTable, PortAddresses, RemoteRange, copy_bytes};
 use crate::view::slot_of;
 
 /// What all QPs of a core share.
@@ -107,9 +107,9 @@ impl<'a> Gathered<'a> {
                 let part = source.len.min(target.len - done);
                 // SAFETY: both ranges were resolved in this pass of the loop (or are parts of a frame, or a
                 // value, that this core owns), so they are mapped and at least `part` long from here. They may overlap, when a client
-                // writes from and to the same region: `copy` allows it.
+                // writes from and to the same region: that is allowed.
                 unsafe {
-                    ptr::copy(source.ptr.as_ptr(), target.ptr.as_ptr().add(done), part);
+                    copy_bytes(source.ptr.as_ptr(), target.ptr.as_ptr().add(done), part);
                     source.ptr = source.ptr.add(part);
                 }
                 source.len -= part;

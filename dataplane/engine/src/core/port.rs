@@ -1,13 +1,20 @@
 //! Ports as one core has them: taken in and given back by command.
+use arrayvec::ArrayVec;
+use rnic_simd::Crc;
+use rnic_wire::Icrc;
+
 use super::{
     run::Core,
     shared::{CongestionCounters, Handoff, Shared},
 };
 use crate::{
-    frame::{BURST, FrameBurst, SharedPool},
+    frame::{BURST, Frame, FrameBurst, SharedPool},
     port::{Port, PortStats},
     retire::RetireLink,
 };
+
+/// Frames a core keeps of each port's pool, at most. A port has thousands.
+const SPARES: usize = 2 * BURST;
 
 /// A core's part of a port: its queue if it has one, the pool, frames. Made and freed by the control thread; it
 /// travels in a box, so that the core does neither.
@@ -19,8 +26,12 @@ pub struct PortPart {
     pub(super) pool: Option<SharedPool>,
     /// Frames to be sent at the end of the pass.
     pub(super) tx: FrameBurst,
-    /// Empty frames.
-    pub(super) spare: FrameBurst,
+    /// Of the frames in `tx`, by index, that have no ICRC yet: where their IP header begins. Zero of the others.
+    unsealed: [u8; BURST],
+    /// Frames to be filled: those used last are taken first, as the cache still has them.
+    pub(super) spare: ArrayVec<Frame, SPARES>,
+    /// [`FramePool::id`](crate::frame::FramePool::id) of `pool`.
+    pool_id: usize,
     /// A core that has a queue.
     pub(super) owner: u16,
     /// Of this core's QPs.
@@ -34,6 +45,7 @@ impl PortPart {
     pub(crate) fn new(queue: Option<Box<dyn Port>>, pool: SharedPool, owner: u16) -> Box<Self> {
         Box::new(PortPart {
             queue,
+            pool_id: pool.id(),
             pool: Some(pool),
             owner,
             ..PortPart::default()
@@ -47,21 +59,62 @@ impl PortPart {
 
     /// Whether one more frame can be made and queued; makes room if it can.
     #[inline]
-    pub(super) fn ready(&mut self) -> bool {
+    pub(super) fn ready(&mut self, crc: &Crc) -> bool {
         if self.spare.is_empty()
             && let Some(pool) = &self.pool
         {
-            pool.alloc_burst(BURST, &mut self.spare);
+            let mut fresh = FrameBurst::new_const();
+            pool.alloc_burst(BURST, &mut fresh);
+            self.spare.extend(fresh);
         }
         if self.tx.is_full() {
-            self.flush();
+            self.flush(crc);
         }
         !self.spare.is_empty() && !self.tx.is_full()
     }
 
+    /// Queues a spare frame and has `build` fill it, once [`PortPart::ready`] has said that there are room and a frame. `build`
+    /// tells whether the ICRC is there; if it is not it is computed together with those of other frames: right behind the
+    /// stores of the headers it would have to wait for them. `ip_start` is where the IP header begins. `false` when `build` has
+    /// failed, and nothing is queued.
+    #[inline]
+    pub(super) fn queue_with(
+        &mut self,
+        ip_start: usize,
+        build: impl FnOnce(&mut Frame) -> Option<bool>,
+    ) -> bool {
+        let at = self.tx.len();
+        let Some(spare) = self.spare.pop() else {
+            return false;
+        };
+        self.tx.push(spare);
+        match self.tx.last_mut().and_then(build) {
+            Some(sealed) => {
+                self.unsealed[at] = if sealed { 0 } else { ip_start as u8 };
+                true
+            }
+            None => {
+                self.spare.extend(self.tx.pop());
+                false
+            }
+        }
+    }
+
+    /// Computes the ICRCs that are missing.
+    #[inline]
+    fn seal(&mut self, crc: &Crc) {
+        for (frame, ip_start) in self.tx.iter_mut().zip(&mut self.unsealed) {
+            let ip_start = usize::from(std::mem::take(ip_start));
+            if ip_start != 0 {
+                Icrc::seal(crc, frame.bytes_mut(), ip_start);
+            }
+        }
+    }
+
     /// Gives queued frames to the port; what it does not take stays.
     #[inline]
-    pub(super) fn flush(&mut self) {
+    pub(super) fn flush(&mut self, crc: &Crc) {
+        self.seal(crc);
         if let Some(queue) = &mut self.queue
             && !self.tx.is_empty()
         {
@@ -70,7 +123,8 @@ impl PortPart {
     }
 
     /// Hands queued frames to the core that has a queue of this port.
-    pub(super) fn hand_over(&mut self, port: u16, owner: &Shared, dropped: &mut u64) {
+    pub(super) fn hand_over(&mut self, port: u16, owner: &Shared, crc: &Crc, dropped: &mut u64) {
+        self.seal(crc);
         let frames = std::mem::replace(&mut self.tx, FrameBurst::new_const());
         for frame in frames {
             if owner.inbound.push(Handoff::Send { port, frame }).is_err() {
@@ -82,6 +136,23 @@ impl PortPart {
 }
 
 impl Core {
+    /// Takes a frame that was dealt with. It is filled again, if it is of the pool of a port here; else it goes back.
+    #[inline]
+    pub(super) fn recycle(&mut self, frame: Frame) {
+        let pool = frame.pool();
+        if pool == 0 {
+            return;
+        }
+        for &port in &self.port_list {
+            let part = &mut self.ports[usize::from(port)];
+            if part.pool_id == pool {
+                // One too many goes back.
+                let _ = part.spare.try_push(frame);
+                return;
+            }
+        }
+    }
+
     /// Puts `part` in the place of a port and returns what was there.
     pub(super) fn exchange_port(&mut self, port: u16, mut part: Box<PortPart>) -> Box<PortPart> {
         if let Some(place) = self.ports.get_mut(usize::from(port)) {

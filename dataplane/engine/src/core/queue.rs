@@ -30,12 +30,15 @@ impl Unit {
     /// Nothing.
     pub const ZERO: Unit = Unit([0; WQE_UNIT]);
 
-    fn head(&self) -> Wqe {
-        zerocopy::transmute!(*self)
+    /// The same bytes as the first unit of a WQE.
+    #[inline]
+    pub fn head(&self) -> &Wqe {
+        zerocopy::transmute_ref!(self)
     }
 
-    fn sges(&self) -> [Sge; 4] {
-        zerocopy::transmute!(self.0)
+    #[inline]
+    fn sges(&self) -> &[Sge; 4] {
+        zerocopy::transmute_ref!(self)
     }
 }
 
@@ -151,7 +154,8 @@ fn check_extent(wqe: &Wqe, available: u32, depth: u32) -> Result<u32, QueueError
 }
 
 /// The entries of a WQE whose units are `unit(0..)`.
-fn sge(unit: impl Fn(u32) -> Unit, i: usize) -> Sge {
+#[inline]
+fn sge<'a>(unit: impl Fn(u32) -> &'a Unit, i: usize) -> Sge {
     match i.checked_sub(rnic_abi::SGES_IN_HEAD) {
         None => unit(0).head().sges[i],
         Some(rest) => unit(1 + (rest / 4) as u32).sges()[rest % 4],
@@ -164,7 +168,8 @@ fn is_xrc(wqe: &Wqe) -> bool {
 }
 
 /// Sum of the entries' lengths, when the WQE is well-formed.
-fn total_length(wqe: &Wqe, unit: impl Fn(u32) -> Unit) -> Option<u32> {
+#[inline]
+fn total_length<'a>(wqe: &Wqe, unit: impl Fn(u32) -> &'a Unit) -> Option<u32> {
     if wqe.flags & !(wqe_flags::ALL | wqe_flags::XRC) != 0 {
         return None;
     }
@@ -183,11 +188,12 @@ fn total_length(wqe: &Wqe, unit: impl Fn(u32) -> Unit) -> Option<u32> {
 }
 
 /// Resolves the bytes `offset..offset + len` of a list of `count` entries, and adds them to `segments`.
-fn resolve_sges(
+#[inline]
+fn resolve_sges<'a>(
     mrs: &MrTable,
     (pd, access): (u32, Access),
     count: usize,
-    unit: impl Fn(u32) -> Unit,
+    unit: impl Fn(u32) -> &'a Unit,
     mut offset: u32,
     mut len: u32,
     segments: &mut Segments,
@@ -213,8 +219,6 @@ fn resolve_sges(
 /// A send WQE that was copied and checked.
 #[derive(Copy, Clone, Debug)]
 pub struct Accepted {
-    /// The first unit.
-    pub wqe: Wqe,
     /// Index of the first unit in the private ring: the `data` of the work request.
     pub data: u32,
     /// Bytes of the message.
@@ -223,22 +227,18 @@ pub struct Accepted {
     pub remote_srqn: Option<u32>,
 }
 
-impl Accepted {
-    /// Whether it has the entries that its operation needs.
-    #[inline]
-    pub fn suits(&self, opcode: WrOpcode) -> bool {
-        // What stores into its buffers: inline data is no place for that.
-        let stores = self.wqe.flags & wqe_flags::INLINE == 0;
-        match opcode {
-            // There is nothing for it to send. Operands of two of them stand where the second entry would.
-            WrOpcode::LocalInv | WrOpcode::BindMw | WrOpcode::Flush => {
-                self.length == 0 && stores && self.wqe.num_sge == 0
-            }
-            WrOpcode::Read => stores,
-            // Its operands stand where the second entry would.
-            WrOpcode::CompSwap | WrOpcode::FetchAdd => stores && self.wqe.num_sge == 1,
-            _ => true,
-        }
+/// Whether a WQE of a message of `length` bytes has the entries that its operation needs.
+#[inline]
+pub fn suits(wqe: &Wqe, length: u32, opcode: WrOpcode) -> bool {
+    // What stores into its buffers: inline data is no place for that.
+    let stores = wqe.flags & wqe_flags::INLINE == 0;
+    match opcode {
+        // There is nothing for it to send. Operands of two of them stand where the second entry would.
+        WrOpcode::LocalInv | WrOpcode::BindMw | WrOpcode::Flush => length == 0 && stores && wqe.num_sge == 0,
+        WrOpcode::Read => stores,
+        // Its operands stand where the second entry would.
+        WrOpcode::CompSwap | WrOpcode::FetchAdd => stores && wqe.num_sge == 1,
+        _ => true,
     }
 }
 
@@ -278,25 +278,23 @@ impl SendQueue {
         if held >= ring.depth {
             return Ok(None);
         }
-        let mut unit = Unit::ZERO;
-        ring.copy_unit(first, &mut unit);
-        let wqe = unit.head();
-        let count = check_extent(&wqe, available, ring.depth)?;
+        // Nobody uses the place of the first unit: fewer than there are, are held.
+        ring.copy_unit(first, &mut self.units[(first & mask) as usize]);
+        let count = check_extent(self.head(first), available, ring.depth)?;
         if held + count > ring.depth {
             return Ok(None);
         }
-        self.units[(first & mask) as usize] = unit;
         for i in 1..count {
             let index = first.wrapping_add(i);
             ring.copy_unit(index, &mut self.units[(index & mask) as usize]);
         }
         ring.take(cursor, count);
-        match total_length(&wqe, |i| self.unit(first, i)) {
+        let wqe = self.head(first);
+        match total_length(wqe, |i| self.unit(first, i)) {
             Some(length) => Ok(Some(Accepted {
-                wqe,
                 data: first,
                 length,
-                remote_srqn: self.remote_srqn(&wqe, first),
+                remote_srqn: self.remote_srqn(wqe, first),
             })),
             None => Err(QueueError::Malformed { wr_id: wqe.wr_id }),
         }
@@ -310,13 +308,20 @@ impl SendQueue {
     fn remote_srqn(&self, wqe: &Wqe, data: u32) -> Option<u32> {
         let last = u32::from(wqe.units) - 1;
         is_xrc(wqe).then(|| {
-            let unit: XrcUnit = zerocopy::transmute!(self.unit(data, last));
+            let unit: XrcUnit = zerocopy::transmute!(*self.unit(data, last));
             unit.remote_srqn
         })
     }
 
-    fn unit(&self, data: u32, i: u32) -> Unit {
-        self.units[(data.wrapping_add(i) & (self.depth() - 1)) as usize]
+    #[inline]
+    fn unit(&self, data: u32, i: u32) -> &Unit {
+        &self.units[(data.wrapping_add(i) & (self.depth() - 1)) as usize]
+    }
+
+    /// The first unit of the private copy at `data`.
+    #[inline]
+    pub fn head(&self, data: u32) -> &Wqe {
+        self.unit(data, 0).head()
     }
 
     /// Adds the bytes `offset..offset + len` of the work request whose first unit is `data` to `segments`, which is empty.
@@ -331,7 +336,7 @@ impl SendQueue {
         len: u32,
         segments: &mut Segments,
     ) -> Result<(), KeyError> {
-        let wqe = self.unit(data, 0).head();
+        let wqe = self.head(data);
         if wqe.flags & wqe_flags::INLINE != 0 {
             return self.inline_segments(data, offset, len, segments);
         }
@@ -352,7 +357,7 @@ impl SendQueue {
             if len == 0 {
                 break;
             }
-            let unit = &self.units[(data.wrapping_add(i) & (self.depth() - 1)) as usize].0;
+            let unit = &self.unit(data, i).0;
             let payload = if i == 0 { &unit[HEAD..] } else { &unit[..] };
             if offset as usize >= payload.len() {
                 offset -= payload.len() as u32;
@@ -372,18 +377,12 @@ impl SendQueue {
 
     /// Whether the private copy of a work request is what was accepted once, as whoever uses it takes for granted.
     pub fn is_sound(&self, cursor: &Cursor, wr: &SendWr) -> bool {
-        let wqe = self.unit(wr.data, 0).head();
+        let wqe = self.head(wr.data);
         let held = cursor.next.wrapping_sub(wr.data);
-        let accepted = Accepted {
-            wqe,
-            data: wr.data,
-            length: wr.length,
-            remote_srqn: None,
-        };
-        check_extent(&wqe, held, self.depth()).is_ok()
+        check_extent(wqe, held, self.depth()).is_ok()
             && held <= self.depth()
-            && total_length(&wqe, |i| self.unit(wr.data, i)) == Some(wr.length)
-            && accepted.suits(wr.opcode)
+            && total_length(wqe, |i| self.unit(wr.data, i)) == Some(wr.length)
+            && suits(wqe, wr.length, wr.opcode)
     }
 
     /// Forgets what was posted (RESET).
@@ -451,7 +450,7 @@ impl RecvQueue {
             return Ok(None);
         }
         self.ring.copy_unit(cursor.next, &mut current[0]);
-        let wqe = current[0].head();
+        let wqe = *current[0].head();
         if u32::from(wqe.units) != stride || stride > available {
             return Err(QueueError::Forged);
         }
@@ -468,7 +467,7 @@ impl RecvQueue {
             ..wqe
         };
         current[0] = zerocopy::transmute!(wqe);
-        total_length(&wqe, |i| current[i as usize])
+        total_length(&wqe, |i| &current[i as usize])
             .filter(|_| plain)
             .map(|capacity| {
                 Some(AcceptedRecv {
@@ -493,31 +492,28 @@ impl RecvQueue {
         let first = cursor.next;
         self.ring.copy_unit(first, &mut current[0]);
         let wqe = current[0].head();
-        let count = check_extent(&wqe, available, self.ring.depth)?;
-        let malformed = QueueError::Malformed { wr_id: wqe.wr_id };
+        let count = check_extent(wqe, available, self.ring.depth)?;
+        let wr_id = wqe.wr_id;
         if count as usize > RECV_UNITS || wqe.flags != 0 || wqe.opcode != 0 {
             self.ring.take(cursor, count);
-            return Err(malformed);
+            return Err(QueueError::Malformed { wr_id });
         }
         for i in 1..count {
             self.ring
                 .copy_unit(first.wrapping_add(i), &mut current[i as usize]);
         }
         self.ring.take(cursor, count);
-        match total_length(&wqe, |i| current[i as usize]) {
-            Some(capacity) => Ok(Some(AcceptedRecv {
-                wr_id: wqe.wr_id,
-                capacity,
-            })),
-            None => Err(malformed),
+        match total_length(current[0].head(), |i| &current[i as usize]) {
+            Some(capacity) => Ok(Some(AcceptedRecv { wr_id, capacity })),
+            None => Err(QueueError::Malformed { wr_id }),
         }
     }
 
     /// Whether the private copy of the WQE in progress is what was accepted once.
     pub fn is_sound(current: &[Unit; RECV_UNITS], wqe: &RecvWqe) -> bool {
         let head = current[0].head();
-        check_extent(&head, RECV_UNITS as u32, RECV_UNITS as u32).is_ok()
-            && total_length(&head, |i| current[i as usize]) == Some(wqe.capacity)
+        check_extent(head, RECV_UNITS as u32, RECV_UNITS as u32).is_ok()
+            && total_length(head, |i| &current[i as usize]) == Some(wqe.capacity)
     }
 
     /// Adds the bytes `offset..offset + len` of the WQE in progress to `segments`, which is empty.
@@ -531,7 +527,7 @@ impl RecvQueue {
         segments: &mut Segments,
     ) -> Result<(), KeyError> {
         let count = usize::from(current[0].head().num_sge);
-        let unit = |i| current[i as usize];
+        let unit = |i: u32| &current[i as usize];
         resolve_sges(mrs, (pd, Access::LOCAL_WRITE), count, unit, offset, len, segments)
     }
 

@@ -1,8 +1,9 @@
 //! From a frame to the QP it is for. Whatever is not right is counted and dropped.
 use std::ptr::NonNull;
 
+use arrayvec::ArrayVec;
 use rnic_transport::{QpType, Received};
-use rnic_wire::{self as wire, Datagram, Ecn, Kind, Qpn, Transport, classify, verify_icrc};
+use rnic_wire::{self as wire, Datagram, Ecn, Kind, Qpn, Transport, classify, verify_icrc, verify_plain};
 
 use super::{
     host::Gathered,
@@ -12,13 +13,23 @@ use super::{
 };
 use crate::{
     command::{Message, Sent},
-    frame::{Frame, FrameBurst},
+    frame::{BURST, Frame, FrameBurst},
     mem::RemoteRange,
     view,
 };
 
 /// The default partition, full and limited members alike.
 const DEFAULT_PARTITION: u16 = 0x7fff;
+
+/// Where a frame went.
+enum Taken {
+    /// It was for this core, or for nobody.
+    Here,
+    /// To the control thread.
+    SlowPath,
+    /// To this core.
+    By(usize),
+}
 
 impl Core {
     /// One burst from each port. Tells how many frames came.
@@ -36,16 +47,28 @@ impl Core {
                 continue;
             }
             count += came;
-            // The table's misses of a burst overlap.
-            let view = self.view.refresh();
-            for qpn in burst.iter().filter_map(|frame| likely_qpn(frame.bytes())) {
-                view.prefetch(view::Kind::Qp, qpn);
-            }
+            let mut sums = self.look_ahead(&burst).into_iter();
             for frame in burst.drain(..) {
-                self.receive(port, frame, false);
+                self.receive(port, frame, false, sums.next().flatten());
             }
         }
         count
+    }
+
+    /// What of a burst's frames is done best together: the table's misses overlap, and so do the sums of the frames that this
+    /// core will verify. Whether the ICRC is right, as far as it is known then.
+    #[inline]
+    fn look_ahead(&mut self, burst: &FrameBurst) -> ArrayVec<Option<bool>, BURST> {
+        let (view, crc, me) = (self.view.refresh(), &self.env.crc, self.id);
+        let sum = |frame: &Frame| {
+            let qpn = likely_qpn(frame.bytes())?;
+            view.prefetch(view::Kind::Qp, qpn);
+            match usize::from(view.owner(qpn)) == me {
+                true => verify_plain(crc, frame.bytes()),
+                false => None,
+            }
+        };
+        burst.iter().map(sum).collect()
     }
 
     /// Frames that other cores handed over, at most a burst.
@@ -61,46 +84,61 @@ impl Core {
 
     pub(super) fn take_handoff(&mut self, handoff: Handoff) {
         match handoff {
-            Handoff::Received { port, frame, direct } => self.receive(port, frame, direct),
+            Handoff::Received { port, frame, direct } => self.receive(port, frame, direct, None),
             Handoff::Copied { port, frame, direct } => self.receive_copy(port, &frame, direct),
             Handoff::Send { port, frame } => self.send_slow(port, frame),
         }
     }
 
-    /// One frame. `direct` frames were built by a core of this appliance and did not come through a port.
+    /// One frame. `direct` frames were built by a core of this appliance and did not come through a port. `sum` tells whether
+    /// the ICRC is right, if that is known.
     #[inline]
-    pub(super) fn receive(&mut self, port: u16, frame: Frame, direct: bool) {
-        let owner = match classify(frame.bytes(), frame.vlan()) {
-            Kind::Other => return self.divert(port, frame),
+    pub(super) fn receive(&mut self, port: u16, frame: Frame, direct: bool, sum: Option<bool>) {
+        match self.take(port, &frame, direct, sum) {
+            Taken::Here => self.recycle(frame),
+            Taken::SlowPath => self.divert(port, frame),
+            Taken::By(owner) => self.hand_to(owner, Handoff::Received { port, frame, direct }),
+        }
+    }
+
+    #[inline]
+    fn take(&mut self, port: u16, frame: &Frame, direct: bool, sum: Option<bool>) -> Taken {
+        let kind = classify(frame.bytes(), frame.vlan());
+        // Looked at where it is: it was made just now, and a copy would wait for the stores.
+        let owner = match kind {
+            Kind::Other => return Taken::SlowPath,
             Kind::Malformed(error) => {
                 self.env.counters.malformed[error.index()] += 1;
-                return;
+                return Taken::Here;
             }
-            Kind::Roce(packet) => {
+            Kind::Roce(ref packet) => {
                 let qpn = packet.bth().dest_qpn;
                 let owner = usize::from(self.view.refresh().owner(qpn));
                 if owner == self.id {
                     self.env.counters.rx_roce += 1;
-                    if !verify_icrc(&self.env.crc, packet.datagram()) {
+                    if !sum.unwrap_or_else(|| verify_icrc(&self.env.crc, packet.datagram())) {
                         self.env.counters.icrc_errors += 1;
-                        return;
+                        return Taken::Here;
                     }
                     if qpn == Qpn::MULTICAST.get() {
-                        return self.receive_multicast(port, &packet, &frame, direct);
+                        self.receive_multicast(port, packet, frame, direct);
+                        return Taken::Here;
                     }
                     let slot = self.find(qpn, packet.bth().pkey);
-                    let Some((slot, mut qp)) = slot else { return };
+                    let Some((slot, mut qp)) = slot else {
+                        return Taken::Here;
+                    };
                     if self.addressed(&qp, packet.datagram(), port, direct) {
                         if packet.datagram().ecn() == Ecn::Ce {
-                            self.marked(&mut qp, &packet);
+                            self.marked(&mut qp, packet);
                         }
-                        let outcome = self.give(&mut qp, &packet);
+                        let outcome = self.give(&mut qp, packet);
                         self.received(slot, &mut qp, outcome);
                     } else {
                         self.env.counters.address_mismatch += 1;
                     }
                     self.qps[slot as usize] = Some(qp);
-                    return;
+                    return Taken::Here;
                 }
                 owner
             }
@@ -112,13 +150,13 @@ impl Core {
             } => {
                 let owner = usize::from(self.view.refresh().owner(dest_qpn));
                 if owner == self.id {
-                    if !verify_icrc(&self.env.crc, &datagram) {
+                    if !sum.unwrap_or_else(|| verify_icrc(&self.env.crc, &datagram)) {
                         self.env.counters.icrc_errors += 1;
-                        return;
+                        return Taken::Here;
                     }
                     self.env.counters.reserved_opcode += 1;
                     let Some((slot, mut qp)) = self.find(dest_qpn, DEFAULT_PARTITION) else {
-                        return;
+                        return Taken::Here;
                     };
                     let class = qp.rec.rc.qp_type().transport();
                     if Transport::of_opcode(opcode) == Some(class)
@@ -128,12 +166,12 @@ impl Core {
                         self.received(slot, &mut qp, outcome);
                     }
                     self.qps[slot as usize] = Some(qp);
-                    return;
+                    return Taken::Here;
                 }
                 owner
             }
         };
-        self.hand_to(owner, Handoff::Received { port, frame, direct });
+        Taken::By(owner)
     }
 
     /// A packet for a QP is marked "congestion experienced".
@@ -169,8 +207,7 @@ impl Core {
             return self.is_for_port(qp.rec.id.port, datagram, port, direct);
         }
         let Some(path) = &qp.path else { return false };
-        let net = datagram.net();
-        let ends = net.src_gid() == path.remote_ip && net.dst_gid() == path.local_ip;
+        let ends = datagram.is_between(&path.remote_ip, &path.local_ip);
         let vlan = path.vlan.map(|tci| tci & 0x0fff).filter(|id| *id != 0);
         ends && (direct || (path.port == port && datagram.vlan_id() == vlan))
     }

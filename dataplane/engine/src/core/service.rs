@@ -1,13 +1,14 @@
 //! Serving the QPs that have something to do: doorbells, send queues, timers, events.
-use rnic_abi::{FlushOperands, event_kind, wqe_flags};
+use rnic_abi::{FlushOperands, Wqe, event_kind, wqe_flags};
 use rnic_qsbr::spsc::Consumer;
-use rnic_transport::{Cause, Check, Flush, QpType, SendFlags, SendWr, Time, WrOpcode};
+use rnic_transport::{Cause, Check, Emit, Flush, QpType, SendFlags, SendWr, Time, WrOpcode};
 
 use rnic_wire::Opcode;
 
 use super::{
+    host::Env,
     qp::Qp,
-    queue::{Accepted, QueueError, Segments},
+    queue::{Accepted, QueueError, Segments, suits},
     records::{BadWr, Pending},
     run::Core,
     shared::RESERVED,
@@ -19,6 +20,10 @@ use crate::{
 
 /// Packets one QP may send in one pass of the loop.
 pub(super) const PACKET_BUDGET: usize = 32;
+/// QPs served in one pass, and after how much work no other one is: whoever has thousands of them receives in between, and
+/// what is sent finds room.
+const QP_BUDGET: usize = 64;
+const SERVE_BUDGET: usize = 4 * PACKET_BUDGET;
 /// Payload bytes one QP may move in one pass.
 pub(super) const BYTE_BUDGET: usize = 64 << 10;
 /// Work requests flushed in one pass.
@@ -66,10 +71,13 @@ impl Core {
         TIMER_BUDGET
     }
 
-    /// Serves every QP in the active list once.
+    /// Serves the QPs in the active list in turn, within the budget of a pass.
     pub(super) fn serve(&mut self) -> usize {
         let mut work = 0;
-        for _ in 0..self.active.len() {
+        for _ in 0..self.active.len().min(QP_BUDGET) {
+            if work >= SERVE_BUDGET {
+                break;
+            }
             let Some(slot) = self.active.pop_front() else {
                 break;
             };
@@ -162,7 +170,7 @@ impl Core {
             }
             match qp.take_send() {
                 Ok(None) => return count,
-                Ok(Some(wqe)) => self.post(qp, &wqe),
+                Ok(Some(accepted)) => post(qp, &accepted),
                 Err(QueueError::Malformed { wr_id }) => {
                     qp.rec.bad = BadWr {
                         set: true,
@@ -184,44 +192,6 @@ impl Core {
         PACKET_BUDGET
     }
 
-    #[inline]
-    fn post(&mut self, qp: &mut Qp, accepted: &Accepted) {
-        let wqe = &accepted.wqe;
-        let mut flags = SendFlags::from_bits(u32::from(wqe.flags & wqe_flags::ALL)).unwrap_or_default();
-        if qp.rec.id.sig_all {
-            flags = flags.union(SendFlags::SIGNALED);
-        }
-        let bad = |check| BadWr {
-            set: true,
-            wr_id: wqe.wr_id,
-            cause: Cause::of(check),
-        };
-        let Some(opcode) = WrOpcode::from_verbs(wqe.opcode) else {
-            qp.rec.bad = bad(Check::UnsupportedOpcode);
-            return;
-        };
-        // An XRC initiator says whom each request is for, and nobody else does.
-        let addressed = accepted.remote_srqn.is_some() == (qp.rec.rc.qp_type() == QpType::XrcIni);
-        if !accepted.suits(opcode) || !addressed {
-            qp.rec.bad = bad(Check::SendQueue);
-            return;
-        }
-        let wr = request(accepted, opcode, flags);
-        match qp.with(&mut self.env, |rc, ctx| rc.post_send(ctx, wr)) {
-            Ok(()) => {}
-            Err(error) => {
-                use rnic_transport::PostError::*;
-                qp.rec.bad = bad(match error {
-                    Unsupported { .. } => Check::UnsupportedOpcode,
-                    TooLong { .. } => Check::Length,
-                    AtomicLength { .. } => Check::Alignment,
-                    NoRdAtomicResources => Check::RdAtomicResources,
-                    Full | BadState { .. } | BadFlush { .. } => Check::SendQueue,
-                });
-            }
-        }
-    }
-
     /// Sends what the transport has, within the budgets and the room of the port.
     #[inline]
     fn transmit(&mut self, qp: &mut Qp) -> usize {
@@ -231,15 +201,15 @@ impl Core {
         let Some(path) = qp.path else { return 0 };
         let port = usize::from(path.port);
         // Large: filled in place.
-        let mut payload = Segments::new();
+        let (mut emit, mut payload) = (Emit::EMPTY, Segments::new());
         let mut bytes = 0;
         for count in 0..PACKET_BUDGET {
-            if bytes >= BYTE_BUDGET || (!path.direct && !self.ports[port].ready()) {
+            if bytes >= BYTE_BUDGET || (!path.direct && !self.ports[port].ready(&self.env.crc)) {
                 return count;
             }
-            let Some(emit) = qp.with(&mut self.env, |rc, ctx| rc.poll_transmit(ctx)) else {
+            if !qp.with(&mut self.env, |rc, ctx| rc.poll_transmit_into(ctx, &mut emit)) {
                 return count;
-            };
+            }
             if !self.gather(qp, &emit, &mut payload) {
                 continue;
             }
@@ -254,12 +224,11 @@ impl Core {
             }
             let ident = qp.next_ident();
             if let Some(template) = &qp.template
-                && let Some(frame) = self.build(port, template, ident, &emit, &payload)
+                && self.queue(port, template, ident, &emit, &payload)
             {
                 self.env.counters.tx_roce += 1;
-                let part = &mut self.ports[port];
-                part.congestion.np_cnp_sent += u64::from(emit.headers.bth.opcode == Opcode::CNP);
-                part.tx.push(frame);
+                let cnp = emit.headers.bth.opcode == Opcode::CNP;
+                self.ports[port].congestion.np_cnp_sent += u64::from(cnp);
             }
         }
         PACKET_BUDGET
@@ -274,10 +243,11 @@ impl Core {
                 continue;
             }
             if state.queue.is_some() {
-                state.flush();
+                state.flush(&self.env.crc);
             } else {
                 let owner = &self.cores[usize::from(state.owner)];
-                state.hand_over(port, owner, &mut self.env.counters.handoff_dropped);
+                let Env { crc, counters, .. } = &mut self.env;
+                state.hand_over(port, owner, crc, &mut counters.handoff_dropped);
             }
         }
     }
@@ -398,43 +368,77 @@ impl Core {
     }
 }
 
-/// The transport's record of a WQE.
+/// Has the transport execute a WQE, or notes why it cannot be.
 #[inline]
-#[expect(
-    clippy::field_reassign_with_default,
-    reason = "the transport keeps fields of its own in the record"
-)]
-fn request(accepted: &Accepted, opcode: WrOpcode, flags: SendFlags) -> SendWr {
-    let wqe = &accepted.wqe;
-    let mut wr = SendWr::default();
+fn post(qp: &mut Qp, accepted: &Accepted) {
+    let wqe = qp.sq.head(accepted.data);
+    let bad = |check| BadWr {
+        set: true,
+        wr_id: wqe.wr_id,
+        cause: Cause::of(check),
+    };
+    let Some(opcode) = WrOpcode::from_verbs(wqe.opcode) else {
+        qp.rec.bad = bad(Check::UnsupportedOpcode);
+        return;
+    };
+    // An XRC initiator says whom each request is for, and nobody else does.
+    let addressed = accepted.remote_srqn.is_some() == (qp.rec.rc.qp_type() == QpType::XrcIni);
+    if !suits(wqe, accepted.length, opcode) || !addressed {
+        qp.rec.bad = bad(Check::SendQueue);
+        return;
+    }
+    let sig_all = qp.rec.id.sig_all;
+    let posted = qp.rec.rc.post_send_with(&mut qp.records, |wr| {
+        fill(wr, wqe, accepted, opcode);
+        if sig_all {
+            wr.flags = wr.flags.union(SendFlags::SIGNALED);
+        }
+    });
+    if let Err(error) = posted {
+        use rnic_transport::PostError::*;
+        qp.rec.bad = bad(match error {
+            Unsupported { .. } => Check::UnsupportedOpcode,
+            TooLong { .. } => Check::Length,
+            AtomicLength { .. } => Check::Alignment,
+            NoRdAtomicResources => Check::RdAtomicResources,
+            Full | BadState { .. } | BadFlush { .. } => Check::SendQueue,
+        });
+    }
+}
+
+/// Makes `wr` the transport's record of a WQE.
+#[inline]
+fn fill(wr: &mut SendWr, wqe: &Wqe, accepted: &Accepted, opcode: WrOpcode) {
     wr.wr_id = wqe.wr_id;
     wr.remote_addr = wqe.remote_addr;
     wr.rkey = wqe.rkey;
-    if matches!(opcode, WrOpcode::CompSwap | WrOpcode::FetchAdd) {
-        let operands = wqe.atomic_operands();
-        (wr.compare_add, wr.swap) = (operands.compare_add, operands.swap);
-    }
-    if opcode == WrOpcode::BindMw {
-        let operands = wqe.bind_operands();
-        (wr.compare_add, wr.swap) = (operands.length, operands.access.into());
-    }
-    if opcode == WrOpcode::Flush {
-        let operands = wqe.flush_operands();
-        let FlushOperands {
-            length,
-            placement,
-            selectivity,
-            ..
-        } = operands;
-        (wr.compare_add, wr.swap) = (length.into(), Flush::to_bits(placement, selectivity));
-    }
+    (wr.compare_add, wr.swap) = match opcode {
+        WrOpcode::CompSwap | WrOpcode::FetchAdd => {
+            let operands = wqe.atomic_operands();
+            (operands.compare_add, operands.swap)
+        }
+        WrOpcode::BindMw => {
+            let operands = wqe.bind_operands();
+            (operands.length, operands.access.into())
+        }
+        WrOpcode::Flush => {
+            let FlushOperands {
+                length,
+                placement,
+                selectivity,
+                ..
+            } = wqe.flush_operands();
+            (length.into(), Flush::to_bits(placement, selectivity))
+        }
+        _ => (0, 0),
+    };
     wr.imm_or_rkey = wqe.imm_or_rkey;
     wr.length = accepted.length;
     wr.remote_srqn = accepted.remote_srqn.unwrap_or(0);
     wr.data = accepted.data;
     wr.opcode = opcode;
-    wr.flags = flags;
-    wr
+    wr.flags = SendFlags::from_bits(u32::from(wqe.flags & wqe_flags::ALL)).unwrap_or_default();
+    wr.reserved = 0;
 }
 
 /// Puts a QP whose doorbell rang into the active list.

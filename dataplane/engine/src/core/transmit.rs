@@ -6,7 +6,7 @@ use rnic_wire::{FrameTemplate, ICRC_LEN, Icrc, MAX_FRAME_HEADER_LEN, pad_len};
 use super::{host::Env, qp::Qp, queue::Segments, run::Core};
 use crate::{
     frame::Frame,
-    mem::{By, RemoteRange},
+    mem::{By, RemoteRange, copy_bytes},
 };
 
 impl Qp {
@@ -75,23 +75,46 @@ impl Core {
         emit: &Emit,
         payload: &Segments,
     ) -> Option<Frame> {
-        let state = &mut self.ports[port];
+        let (state, crc) = (&mut self.ports[port], &self.env.crc);
         let mut frame = state.spare.pop()?;
-        let built = build_frame(&mut frame, template, emit, ident, payload, &self.env.crc);
-        if !built {
-            state.spare.push(frame);
-            self.env.counters.gather_errors += 1;
-            return None;
+        match build_frame(&mut frame, template, emit, ident, payload, crc) {
+            Some(true) => {}
+            Some(false) => Icrc::seal(crc, frame.bytes_mut(), template.ip_start()),
+            None => {
+                state.spare.push(frame);
+                self.env.counters.gather_errors += 1;
+                return None;
+            }
         }
         Some(frame)
     }
+
+    /// Builds the frame for `emit` and queues it at `port`, which is [`ready`](super::port::PortPart::ready). `false` (and a
+    /// count) when it cannot be built.
+    #[inline]
+    pub(super) fn queue(
+        &mut self,
+        port: usize,
+        template: &FrameTemplate,
+        ident: u16,
+        emit: &Emit,
+        payload: &Segments,
+    ) -> bool {
+        let (part, crc) = (&mut self.ports[port], &self.env.crc);
+        let ip_start = template.ip_start();
+        let queued = part.queue_with(ip_start, |frame| {
+            build_frame(frame, template, emit, ident, payload, crc)
+        });
+        self.env.counters.gather_errors += u64::from(!queued);
+        queued
+    }
 }
 
-/// Payload bytes up to which headers and payload are summed together, after the copy: one call of the kernel instead of one for
-/// each part.
+/// Payload bytes up to which headers and payload are summed together, after the copy: one call of the kernel instead of one
+/// for each part, at a time when all stores are done.
 const SHORT: usize = 256;
 
-/// Headers, payload (a long one copied and summed in one pass), pad, ICRC.
+/// Headers, payload (a long one copied and summed in one pass), pad, and the ICRC of a long one: whether it is there.
 #[inline]
 fn build_frame(
     frame: &mut Frame,
@@ -100,31 +123,27 @@ fn build_frame(
     ident: u16,
     payload: &[RemoteRange],
     crc: &Crc,
-) -> bool {
+) -> Option<bool> {
     let len: usize = payload.iter().map(|r| r.len).sum();
     let pad = usize::from(pad_len(len));
     let buffer = frame.buffer_mut();
     if buffer.len() < MAX_FRAME_HEADER_LEN + len + pad + ICRC_LEN {
-        return false;
+        return None;
     }
-    let Ok(header_len) = template.emit_headers(&emit.headers, ident, len, buffer) else {
-        return false;
-    };
-    let (mut at, ip_start, version) = (header_len, template.ip_start(), template.version());
-    let state = if len <= SHORT {
+    let header_len = template.emit_headers(&emit.headers, ident, len, buffer).ok()?;
+    let mut at = header_len;
+    let short = len <= SHORT;
+    if short {
         for range in payload {
             let target = &mut buffer[at..at + range.len];
-            // SAFETY: as below. Whatever the client writes meanwhile, what is summed is what lies in the frame.
-            unsafe {
-                target
-                    .as_mut_ptr()
-                    .copy_from_nonoverlapping(range.ptr.as_ptr(), range.len)
-            };
+            // SAFETY: as below. Whatever the client writes meanwhile, what is summed later is what lies in the frame.
+            unsafe { copy_bytes(range.ptr.as_ptr(), target.as_mut_ptr(), range.len) };
             at += range.len;
         }
         buffer[at..at + pad].fill(0);
-        Icrc::start(crc, &buffer[ip_start..at + pad], version)
+        at += pad;
     } else {
+        let (ip_start, version) = (template.ip_start(), template.version());
         let mut state = Icrc::start(crc, &buffer[ip_start..header_len], version);
         for range in payload {
             let target = &mut buffer[at..at + range.len];
@@ -134,10 +153,10 @@ fn build_frame(
             at += range.len;
         }
         buffer[at..at + pad].fill(0);
-        Icrc::pad(crc, state, pad as u8)
-    };
-    at += pad;
-    buffer[at..at + ICRC_LEN].copy_from_slice(&Icrc::finish(state));
+        let state = Icrc::pad(crc, state, pad as u8);
+        at += pad;
+        buffer[at..at + ICRC_LEN].copy_from_slice(&Icrc::finish(state));
+    }
     frame.set_len(at + ICRC_LEN);
-    true
+    Some(!short)
 }

@@ -3,6 +3,7 @@
 mod addresses;
 mod ah;
 mod client_mem;
+mod copy;
 mod mcast;
 mod mr;
 mod mw;
@@ -17,6 +18,7 @@ mod primitive {
 pub use addresses::{ADDRESSES, PortAddress, PortAddresses};
 pub use ah::{AhEntry, AhError, AhTable};
 pub use client_mem::{ClientMem, MapError, SharedU32, SharedU64};
+pub(crate) use copy::copy_bytes;
 pub use mcast::{Attachment, MAX_MCAST_QP_ATTACH, MAX_TOTAL_MCAST_QP_ATTACH, McastTable};
 pub use mr::{MrDescriptor, MrRecord, MrTable, RemoteRange};
 pub use mw::{Begun, Binding, By, WindowType};

@@ -15,7 +15,10 @@ use crate::frame::{BURST, Frame, FrameBurst, FrameOps, FramePool, SharedPool};
 /// Size and alignment of what precedes each buffer: a cache line, so that data starts on one.
 const LINE: usize = 64;
 
-static HEAP_OPS: FrameOps = FrameOps { free: give_back };
+static HEAP_OPS: FrameOps = FrameOps {
+    free: give_back,
+    pool: pool_of,
+};
 
 /// Equal buffers in one block of memory, with a lock-free list of those that are free. Nothing is allocated
 /// after creation, and any thread may allocate and free.
@@ -156,6 +159,15 @@ unsafe fn give_back(raw: NonNull<()>) {
     }
 }
 
+/// The address of what its pool shares.
+///
+/// # Safety
+/// As [`FrameOps::pool`] says.
+unsafe fn pool_of(raw: NonNull<()>) -> usize {
+    // SAFETY: `raw` is a header that `Shared::frame` handed out, and its frame is still out.
+    unsafe { raw.cast::<Header>().as_ref() }.pool.as_ptr() as usize
+}
+
 /// Counts `n` frames of an orphaned pool as back, and releases everything with the last one.
 ///
 /// # Safety
@@ -193,6 +205,10 @@ impl FramePool for HeapPool {
 
     fn room(&self) -> usize {
         self.shared().room
+    }
+
+    fn id(&self) -> usize {
+        self.shared.as_ptr() as usize
     }
 }
 

@@ -6,7 +6,11 @@ use dpdk_sys::{Burst, Mbuf, Mempool, ffi};
 use crate::frame::{BURST, Frame, FrameBurst, FrameOps, FramePool};
 
 /// Marks frames whose `raw` is an `rte_mbuf` of one segment.
-static MBUF_OPS: FrameOps = FrameOps { free: give_back };
+static MBUF_OPS: FrameOps = FrameOps {
+    free: give_back,
+    // What the driver has noted in an mbuf is cleared when it is allocated.
+    pool: |_| 0,
+};
 
 /// # Safety
 /// As [`FrameOps::free`] says.
