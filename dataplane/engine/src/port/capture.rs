@@ -43,7 +43,7 @@ struct Record {
     direction: Direction,
     /// Nanoseconds of the wall clock.
     time: u64,
-    /// Frames missed just before this one.
+    /// Frames missed since the last record that told of any, by whichever queue.
     missed: u64,
 }
 
@@ -52,6 +52,9 @@ struct Record {
 struct Shared {
     captured: AtomicU64,
     missed: AtomicU64,
+    /// Of these, frames that no record tells of yet. Common to all queues: what one has missed, another may have answered
+    /// before the first captures its next frame.
+    untold: AtomicU64,
     /// The file is full or broken: nothing more is wanted.
     ended: AtomicBool,
     /// No poll core has a queue of the port any more.
@@ -124,7 +127,6 @@ fn tap(snap: usize, shared: &Arc<Shared>) -> (Tap, Exchange) {
         full: full_in,
         empty: empty_out,
         spare,
-        missed: 0,
         shared: Arc::clone(shared),
     };
     (tap, Exchange { full, empty })
@@ -136,8 +138,6 @@ struct Tap {
     empty: Consumer<Record>,
     /// Empty records at hand, so that copies made before sending can be taken back.
     spare: ArrayVec<Record, BURST>,
-    /// Frames missed since the last captured one.
-    missed: u64,
     shared: Arc<Shared>,
 }
 
@@ -171,8 +171,10 @@ impl Tap {
 
     /// Passes on the first `n` records at hand, for `frames` frames that went.
     fn pass(&mut self, n: usize, frames: usize) {
-        if let Some(first) = self.spare[..n].first_mut() {
-            first.missed = std::mem::take(&mut self.missed);
+        if let Some(first) = self.spare[..n].first_mut()
+            && self.shared.untold.load(Ordering::Acquire) > 0
+        {
+            first.missed = self.shared.untold.swap(0, Ordering::AcqRel);
         }
         for record in self.spare.drain(..n) {
             // There are as many places as records.
@@ -180,7 +182,7 @@ impl Tap {
         }
         let missed = (frames - n) as u64;
         if missed > 0 {
-            self.missed += missed;
+            self.shared.untold.fetch_add(missed, Ordering::AcqRel);
             self.shared.missed.fetch_add(missed, Ordering::Relaxed);
         }
     }
@@ -234,4 +236,31 @@ impl Port for CapturePort {
 fn wall_clock() -> u64 {
     let time = clock_gettime(ClockId::Realtime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{frame::FramePool, port::HeapPool};
+
+    #[test]
+    fn what_one_queue_has_missed_the_next_record_of_any_queue_tells() {
+        let shared = Arc::new(Shared::default());
+        let (mut busy, _slow_writer) = tap(64, &shared);
+        let (mut other, mut exchange) = tap(64, &shared);
+        let pool = HeapPool::new(BURST as u32, 64);
+        let mut frames = FrameBurst::new();
+        pool.alloc_burst(BURST, &mut frames);
+        let capture = |tap: &mut Tap, frames: &[Frame]| {
+            let copied = tap.copy(frames, Direction::Received);
+            tap.pass(copied, frames.len());
+        };
+        while shared.missed.load(Ordering::Relaxed) == 0 {
+            capture(&mut busy, &frames);
+        }
+        let missed = shared.missed.load(Ordering::Relaxed);
+        capture(&mut other, &frames[..2]);
+        let told = [(); 2].map(|()| exchange.full.pop().unwrap().missed);
+        assert_eq!(told, [missed, 0]);
+    }
 }
