@@ -3,7 +3,7 @@
 use crate::node::{Node, Packet, connect_as};
 use crate::rng::Rng;
 use rnic_transport::{
-    Access, Congestion, DcqcnSettings, QpType, RcQp, Received, SendFlags, SendWr, Time, WrOpcode,
+    Access, Congestion, DcqcnSettings, QpAttr, QpType, RcQp, Received, SendFlags, SendWr, Time, WrOpcode,
 };
 use rnic_wire::{Mtu, Opcode};
 use std::cmp::Reverse;
@@ -27,6 +27,10 @@ pub struct Bottleneck {
     pub flows: usize,
     /// RC or UC.
     pub qp_type: QpType,
+    /// With selective retransmission (RC).
+    pub selective: bool,
+    /// Local ACK timeout code.
+    pub timeout: u8,
     /// Path MTU.
     pub mtu: Mtu,
     /// Congestion control of all QPs.
@@ -56,6 +60,8 @@ impl Bottleneck {
             seed,
             flows,
             qp_type: QpType::Rc,
+            selective: false,
+            timeout: 10,
             mtu: Mtu::M1024,
             congestion: Congestion::Dcqcn(DcqcnSettings::for_line_rate(line_rate)),
             line_rate,
@@ -107,13 +113,16 @@ pub struct Flows {
     /// The sender's link is in use.
     busy: Vec<bool>,
     delivered: Vec<u64>,
+    /// Messages posted, by flow.
+    posted: Vec<u64>,
     agenda: BinaryHeap<Reverse<(Time, u64, Event)>>,
     packets: std::collections::HashMap<u64, Packet>,
     queue: VecDeque<(usize, u64, bool)>,
     queued: u64,
     events: u64,
     rng: Rng,
-    loss: u32,
+    /// Lost packets, and in how many.
+    loss: (u32, u32),
     now: Time,
     /// What was counted.
     pub traffic: Traffic,
@@ -127,25 +136,29 @@ impl Flows {
             timers: vec![None; 2 * setup.flows],
             busy: vec![false; 2 * setup.flows],
             delivered: vec![0; setup.flows],
+            posted: vec![0; setup.flows],
             agenda: BinaryHeap::new(),
             packets: Default::default(),
             queue: VecDeque::new(),
             queued: 0,
             events: 0,
             rng: Rng::new(setup.seed ^ 0xB0771E),
-            loss: 0,
+            loss: (0, 1),
             now: Time(0),
             traffic: Traffic::default(),
             setup,
         };
         for flow in 0..flows.setup.flows {
-            let (mut a, mut b) = connect_as(flows.setup.qp_type, flows.setup.mtu, [100, 200], |_| ());
+            let (selective, timeout) = (flows.setup.selective, flows.setup.timeout);
+            let attributes = |attr: &mut QpAttr| (attr.selective, attr.timeout) = (selective, timeout);
+            let (mut a, mut b) = connect_as(flows.setup.qp_type, flows.setup.mtu, [100, 200], attributes);
             for node in [&mut a, &mut b] {
                 node.qp = node.qp.with_congestion(&flows.setup.congestion);
                 adjust(&mut node.qp);
             }
             let message = vec![0; flows.setup.message as usize];
-            b.host.register(KEY, BASE, message.clone(), Access::REMOTE_WRITE);
+            let region = vec![0; message.len() * DEPTH as usize];
+            b.host.register(KEY, BASE, region, Access::REMOTE_WRITE);
             a.host.add_send_buf(message);
             flows.nodes.extend([a, b]);
             flows.refill(2 * flow);
@@ -159,10 +172,15 @@ impl Flows {
 
     /// From now on so many packets in a thousand are lost, in both directions.
     pub fn lose(&mut self, per_mille: u32) {
-        self.loss = per_mille;
+        self.lose_of(per_mille, 1_000);
     }
 
-    /// Payload bytes that have arrived in sequence, by flow.
+    /// From now on so many packets in so many are lost, in both directions.
+    pub fn lose_of(&mut self, lost: u32, of: u32) {
+        self.loss = (lost, of);
+    }
+
+    /// Payload bytes that have arrived and were taken, by flow.
     pub fn delivered(&self) -> &[u64] {
         &self.delivered
     }
@@ -254,7 +272,8 @@ impl Flows {
     }
 
     fn is_lost(&mut self) -> bool {
-        let lost = self.rng.chance(self.loss);
+        let (lost, of) = self.loss;
+        let lost = self.rng.below(of.into()) < lost.into();
         self.traffic.lost += u64::from(lost);
         lost
     }
@@ -318,7 +337,7 @@ impl Flows {
         self.traffic.cnps += u64::from(packet.headers.bth.opcode == Opcode::CNP);
         // On UC a message after a gap is taken as well.
         let taken = match outcome {
-            Received::Accepted => true,
+            Received::Accepted | Received::Early => true,
             Received::OutOfOrder => self.setup.qp_type == QpType::Uc,
             _ => false,
         };
@@ -330,14 +349,18 @@ impl Flows {
 
     /// Keeps a sender in messages.
     fn refill(&mut self, node: usize) {
+        let posted = &mut self.posted[node / 2];
         let node = &mut self.nodes[node];
         node.host.completions.clear();
         let len = node.sq.len() as u32;
         while len - node.qp.sq_room(len) < DEPTH {
+            // No two messages on their way go to the same place.
+            let slot = *posted % u64::from(DEPTH);
+            *posted += 1;
             node.post(SendWr {
                 opcode: WrOpcode::Write,
                 flags: SendFlags::SIGNALED,
-                remote_addr: BASE,
+                remote_addr: BASE + slot * u64::from(self.setup.message),
                 rkey: KEY,
                 length: self.setup.message,
                 ..SendWr::default()

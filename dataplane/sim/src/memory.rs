@@ -138,6 +138,8 @@ pub struct SimHost {
     in_use: u32,
     /// What the peer made happen, in order.
     pub effects: Vec<Effect>,
+    /// Address and length of what was placed last of a WRITE.
+    pub placed: Option<(u64, u64)>,
     /// Keys from this one on are invalidated by the owner's own requests alone.
     pub own_keys: Option<u32>,
     /// What those did.
@@ -248,6 +250,14 @@ impl SimHost {
             .collect()
     }
 
+    /// Notes that part of a WRITE was placed.
+    pub(crate) fn wrote(&mut self, addr: u64, len: u64) {
+        match self.effects.last_mut() {
+            Some(Effect::Write { addr: at, len: sum }) if at.wrapping_add(*sum) == addr => *sum += len,
+            _ => self.effects.push(Effect::Write { addr, len }),
+        }
+    }
+
     /// Bytes of a region, for a READ response.
     pub fn read_remote(&self, rkey: u32, addr: u64, len: u32) -> Result<Vec<u8>, KeyError> {
         let (region, range) = self.locate(rkey, addr, u64::from(len), Access::REMOTE_READ)?;
@@ -294,10 +304,8 @@ impl Host for SimHost {
         let (region, range) = self.locate(rkey, addr, len, Access::REMOTE_WRITE)?;
         let region = self.region_mut(region).ok_or(KeyError::Key)?;
         region.bytes[range].copy_from_slice(payload);
-        match self.effects.last_mut() {
-            Some(Effect::Write { addr: at, len: sum }) if at.wrapping_add(*sum) == addr => *sum += len,
-            _ => self.effects.push(Effect::Write { addr, len }),
-        }
+        self.placed = Some((addr, len));
+        self.wrote(addr, len);
         Ok(())
     }
 

@@ -1,11 +1,12 @@
 //! One QP with its host and ring, and the packets that go in and out.
 
-use crate::memory::SimHost;
+use crate::memory::{Effect, SimHost};
 use rnic_transport::{
     Access, AtomicOp, Ctx, Emit, EventKind, GRH_AREA, ModifyError, PostError, QpAttr, QpAttrMask, QpState,
     QpType, RcQp, Received, SendFlags, SendWr, Source, Time, WrOpcode,
 };
-use rnic_wire::{Headers, Mtu, Syndrome};
+use rnic_wire::{Headers, Mtu, Psn, Syndrome};
+use std::collections::BTreeMap;
 
 /// The Q_Key of UD QPs.
 pub const QKEY: u32 = 0x1111_1111;
@@ -74,6 +75,8 @@ pub struct Node {
     pub sq: Vec<SendWr>,
     /// Virtual time; the caller moves it.
     pub now: Time,
+    /// What was placed before its turn, by PSN: its effect counts when that has come.
+    pub early: BTreeMap<u32, Effect>,
 }
 
 impl Node {
@@ -85,6 +88,7 @@ impl Node {
             host: SimHost::default(),
             sq: vec![SendWr::default(); ring_len],
             now: Time(0),
+            early: BTreeMap::new(),
         }
     }
 
@@ -126,10 +130,11 @@ impl Node {
     pub fn to_rtr(&mut self, attr: &QpAttr) -> Result<(), ModifyError> {
         use QpAttrMask as M;
         let connected = M::AV | M::PATH_MTU | M::DEST_QPN | M::RQ_PSN;
+        let features = if attr.selective { M::FEATURES } else { M::NONE };
         let (own, receive) = match self.qp.qp_type() {
             QpType::Rc | QpType::XrcTgt => (
                 M::ACCESS_FLAGS,
-                connected | M::MAX_DEST_RD_ATOMIC | M::MIN_RNR_TIMER,
+                connected | M::MAX_DEST_RD_ATOMIC | M::MIN_RNR_TIMER | features,
             ),
             QpType::Uc | QpType::XrcIni => (M::ACCESS_FLAGS, connected),
             QpType::Ud => (M::QKEY, M::NONE),
@@ -234,7 +239,42 @@ impl Node {
             payload.extend([GRH_BYTE; GRH_AREA]);
         }
         payload.extend(&packet.payload);
-        self.with(|qp, ctx| qp.receive(ctx, &packet.headers, &payload))
+        self.host.placed = None;
+        let before = (self.host.effects.len(), self.host.effects.last().cloned());
+        let expected = Psn::new(self.qp.query().rq_psn);
+        let outcome = self.with(|qp, ctx| qp.receive(ctx, &packet.headers, &payload));
+        if outcome == Received::Early {
+            self.put_off(before, packet.psn());
+        } else {
+            self.take_up(expected);
+        }
+        outcome
+    }
+
+    /// The effect of a packet before its turn is taken back, to count later.
+    fn put_off(&mut self, (count, last): (usize, Option<Effect>), psn: u32) {
+        self.host.effects.truncate(count);
+        if let (Some(kept), Some(last)) = (self.host.effects.last_mut(), last) {
+            *kept = last;
+        }
+        let placed = self.host.placed;
+        let (addr, len) = placed.unwrap_or_default();
+        let twice = self.early.insert(psn, Effect::Write { addr, len });
+        assert!(twice.is_none(), "PSN {psn} was placed twice before its turn");
+    }
+
+    /// What came before its turn has its effect when the PSN expected has passed it.
+    fn take_up(&mut self, expected: Psn) {
+        if self.early.is_empty() {
+            return;
+        }
+        let passed = Psn::new(self.qp.query().rq_psn).diff(expected).unsigned_abs();
+        for number in 0..passed {
+            match self.early.remove(&(expected + number).get()) {
+                Some(Effect::Write { addr, len }) if len > 0 => self.host.wrote(addr, len),
+                _ => {}
+            }
+        }
     }
 
     /// Takes several packets.
@@ -272,6 +312,7 @@ impl Node {
                 data, offset, len, ..
             } => self.host.gather(data, offset, len),
             Source::Remote { rkey, addr, len, .. } => self.host.read_remote(rkey, addr, len),
+            Source::Missing => Ok(self.qp.selective_ack().to_vec()),
         };
         match payload {
             Ok(payload) => Some(Packet::new(&emit.headers, payload)),

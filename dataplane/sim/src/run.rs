@@ -95,6 +95,7 @@ impl<'a> World<'a> {
             attr.min_rnr_timer = scenario.min_rnr_timer;
             attr.max_rd_atomic = scenario.max_rd_atomic;
             attr.max_dest_rd_atomic = scenario.max_rd_atomic;
+            attr.selective = scenario.selective;
         };
         let (a, mut b) = if scenario.xrc {
             connect_xrc(XRCD, scenario.mtu, scenario.psns, attributes)

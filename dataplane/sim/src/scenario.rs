@@ -122,6 +122,8 @@ pub struct Scenario {
     pub seed: u64,
     /// Side 0 is an XRC initiator and side 1 its target, instead of two RC QPs.
     pub xrc: bool,
+    /// Both sides have agreed on selective retransmission.
+    pub selective: bool,
     /// Path MTU.
     pub mtu: Mtu,
     /// The network.
@@ -180,9 +182,11 @@ impl Scenario {
         let slow_receiver = rng.chance(300);
         let srqs = &mut Rng::new(seed ^ 0xA14);
         let xrc = srqs.chance(200);
+        let selective = !xrc && Rng::new(seed ^ 0x5E1).chance(400);
         let mut scenario = Scenario {
             seed,
             xrc,
+            selective,
             mtu,
             faults: faults(rng),
             psns: [first_psn(rng), first_psn(rng)],
@@ -271,7 +275,9 @@ impl Scenario {
     /// A length near a multiple of the MTU.
     fn length(&self, rng: &mut Rng) -> usize {
         let mtu = self.mtu.bytes();
-        let packets = if rng.chance(60) && self.mtu == Mtu::M256 {
+        // What is lost of them can come again alone only in long messages.
+        let long = if self.selective { 300 } else { 60 };
+        let packets = if rng.chance(long) && self.mtu == Mtu::M256 {
             rng.between(5, 40)
         } else {
             rng.below(4)
@@ -440,7 +446,11 @@ impl std::fmt::Display for Scenario {
         writeln!(
             f,
             "{}, MTU {}, PSNs {:#x?}, timeout {}, retry_cnt {}, rnr_retry {}, min_rnr_timer {}, max_rd_atomic {}, {:?}",
-            if self.xrc { "XRC" } else { "RC" },
+            match (self.xrc, self.selective) {
+                (true, _) => "XRC",
+                (_, true) => "RC with selective retransmission",
+                _ => "RC",
+            },
             self.mtu,
             self.psns,
             self.timeout,

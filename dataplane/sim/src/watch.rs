@@ -5,7 +5,8 @@ use crate::node::{Node, Packet};
 use crate::operation::{Kind, carries};
 use crate::scenario::{Plan, Scenario};
 use rnic_transport::{QpState, Received, SendFlags, Time};
-use rnic_wire::{Mtu, NakCode, Psn, RnrTimer, Syndrome};
+use rnic_wire::{Mtu, NakCode, Opcode, Psn, RnrTimer, SelectiveAck, Syndrome};
+use std::collections::BTreeSet;
 
 /// Watches what one node sends and receives.
 pub(crate) struct Watch {
@@ -24,6 +25,8 @@ pub(crate) struct Watch {
     waits: Psn,
     /// One past the highest PSN sent.
     sent: Psn,
+    /// What has arrived before its turn.
+    early: BTreeSet<u32>,
 }
 
 impl Watch {
@@ -44,6 +47,7 @@ impl Watch {
             quiet_until,
             waits: sent,
             sent,
+            early: BTreeSet::new(),
         }
     }
 
@@ -59,6 +63,9 @@ impl Watch {
             return Err(format!("MSN {msn} after {}", self.told));
         }
         self.told = msn;
+        if packet.headers.bth.opcode == Opcode::SELECTIVE_ACK {
+            return self.selective_ack(node, packet);
+        }
         match syndrome {
             Syndrome::Nak(NakCode::PsnSequenceError) => {
                 let second = std::mem::replace(&mut self.nak, true);
@@ -81,6 +88,26 @@ impl Watch {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A selective acknowledgement says what has arrived, and nothing else.
+    fn selective_ack(&self, node: &Node, packet: &Packet) -> Verdict {
+        let psn = packet.headers.bth.psn;
+        let Ok(bytes) = packet.payload.as_slice().try_into() else {
+            return Err(format!("a selective ACK of {} bytes", packet.payload.len()));
+        };
+        if psn.get() != node.qp.query().rq_psn {
+            return Err(format!("a selective ACK of {psn}, which is not expected"));
+        }
+        let said = SelectiveAck::from_bytes(bytes).received;
+        let arrived = |number: &u32| self.early.contains(&(psn + (number + 1)).get());
+        match said.iter().find(|number| !arrived(number)) {
+            Some(number) => Err(format!(
+                "a selective ACK of PSN {}, which has not arrived",
+                psn + (number + 1)
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Every request packet is exactly the part of the plan that its PSN names.
@@ -135,6 +162,7 @@ impl Watch {
     pub fn received(&mut self, node: &Node, packet: &Packet, outcome: Received) {
         let request = packet.headers.bth.opcode.is_request();
         match outcome {
+            Received::Early => drop(self.early.insert(packet.psn())),
             Received::Accepted | Received::NotReady if request => self.nak = false,
             Received::Accepted => {
                 let psn = packet.headers.bth.psn;

@@ -49,6 +49,8 @@ pub struct QpAttr {
     pub path_mig_state: u8,
     /// Query only: SQD has not drained yet.
     pub sq_draining: bool,
+    /// Lost packets of WRITEs are sent again, and those behind them not: both ends have agreed on it (RC, FEATURES).
+    pub selective: bool,
 }
 
 /// Value of [`QpAttr::path_mig_state`]: the path in use is the only one (17.2.8.1). Others have the QP fall back on an
@@ -79,6 +81,7 @@ impl Default for QpAttr {
             rnr_retry: 0,
             path_mig_state: MIGRATED,
             sq_draining: false,
+            selective: false,
         }
     }
 }
@@ -236,6 +239,7 @@ record! {
         pub max_dest_rd_atomic: u8,
         pub port: u8,
         pub sqd_async_notify: bool,
+        pub selective: bool,
         pub pkey_index: u16,
         pub access: Access,
         pub mtu: Mtu,
@@ -256,6 +260,7 @@ impl Attrs {
             max_dest_rd_atomic: 0,
             port: 0,
             sqd_async_notify: false,
+            selective: false,
             pkey_index: 0,
             access: Access::NONE,
             mtu: Mtu::M256,
@@ -282,6 +287,7 @@ impl Attrs {
             MAX_DEST_RD_ATOMIC: max_dest_rd_atomic = attr.max_dest_rd_atomic;
             PORT: port = attr.port;
             EN_SQD_ASYNC_NOTIFY: sqd_async_notify = attr.sqd_async_notify;
+            FEATURES: selective = attr.selective;
             PKEY_INDEX: pkey_index = attr.pkey_index;
             ACCESS_FLAGS: access = attr.access;
             PATH_MTU: mtu = attr.path_mtu;

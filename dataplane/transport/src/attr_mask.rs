@@ -7,8 +7,8 @@ use core::ops::BitOr;
 #[derive(Copy, Clone, Default, PartialEq, Eq, Hash)]
 pub struct QpAttrMask(u32);
 
-/// Names by bit number, as verbs has them.
-const NAMES: [(u32, &str); 22] = [
+/// Names by bit number, as verbs has them; `FEATURES` is not verbs'.
+const NAMES: [(u32, &str); 23] = [
     (0, "STATE"),
     (1, "CUR_STATE"),
     (2, "EN_SQD_ASYNC_NOTIFY"),
@@ -31,9 +31,10 @@ const NAMES: [(u32, &str); 22] = [
     (19, "CAP"),
     (20, "DEST_QPN"),
     (25, "RATE_LIMIT"),
+    (30, "FEATURES"),
 ];
 
-#[allow(missing_docs)] // the names are verbs'
+#[allow(missing_docs)] // the names are verbs', but for FEATURES
 impl QpAttrMask {
     pub const NONE: QpAttrMask = QpAttrMask(0);
     pub const STATE: QpAttrMask = QpAttrMask(1 << 0);
@@ -58,6 +59,7 @@ impl QpAttrMask {
     pub const CAP: QpAttrMask = QpAttrMask(1 << 19);
     pub const DEST_QPN: QpAttrMask = QpAttrMask(1 << 20);
     pub const RATE_LIMIT: QpAttrMask = QpAttrMask(1 << 25);
+    pub const FEATURES: QpAttrMask = QpAttrMask(1 << 30);
 }
 
 impl QpAttrMask {

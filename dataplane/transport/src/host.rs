@@ -4,9 +4,10 @@
 use crate::atomic::AtomicOp;
 use crate::types::{Access, Cause, Check, CompletionFlags, Event, Queue, WcOpcode, WcStatus};
 use crate::work::{Bind, Flush, RecvWqe, SendWr};
+use rnic_wire::SELECTIVE_ACK_LEN;
 
-/// Payload of one packet: bytes of a frame, or a gather cursor of the peer on loopback. Never looked into
-/// here.
+/// Payload of one packet: bytes of a frame, or a gather cursor of the peer on loopback. Of requests and READ responses it is
+/// never looked into here.
 pub trait Payload: Copy {
     /// Payload bytes, without pad.
     fn len(&self) -> usize;
@@ -15,11 +16,18 @@ pub trait Payload: Copy {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// What a selective acknowledgement says; `None` when the payload is not of its length.
+    fn selective_ack(&self) -> Option<[u8; SELECTIVE_ACK_LEN]>;
 }
 
 impl Payload for &[u8] {
     fn len(&self) -> usize {
         <[u8]>::len(self)
+    }
+
+    fn selective_ack(&self) -> Option<[u8; SELECTIVE_ACK_LEN]> {
+        (*self).try_into().ok()
     }
 }
 

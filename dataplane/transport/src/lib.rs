@@ -42,6 +42,7 @@ mod requester;
 mod respond;
 mod responder;
 mod retry;
+mod selective;
 mod types;
 mod uc;
 mod ud;

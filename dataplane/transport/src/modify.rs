@@ -146,6 +146,7 @@ impl RcQp {
             rnr_retry: attrs.rnr_retry,
             path_mig_state: MIGRATED,
             sq_draining: self.state == QpState::Sqd && !self.req.is_idle(),
+            selective: attrs.selective,
         }
     }
 }

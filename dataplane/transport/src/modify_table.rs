@@ -23,7 +23,14 @@ const fn row(qp_type: QpType, from: QpState, to: QpState) -> Option<(QpAttrMask,
         (_, Reset, Init) => (setup.union(M::ACCESS_FLAGS), M::NONE),
         (Ud, Init, Init) => (M::NONE, setup.union(M::QKEY)),
         (_, Init, Init) => (M::NONE, setup.union(M::ACCESS_FLAGS)),
-        (Rc | XrcTgt, Init, Rtr) => (
+        (Rc, Init, Rtr) => (
+            connected.union(M::MAX_DEST_RD_ATOMIC).union(M::MIN_RNR_TIMER),
+            M::ALT_PATH
+                .union(M::ACCESS_FLAGS)
+                .union(M::PKEY_INDEX)
+                .union(M::FEATURES),
+        ),
+        (XrcTgt, Init, Rtr) => (
             connected.union(M::MAX_DEST_RD_ATOMIC).union(M::MIN_RNR_TIMER),
             M::ALT_PATH.union(M::ACCESS_FLAGS).union(M::PKEY_INDEX),
         ),

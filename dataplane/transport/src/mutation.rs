@@ -110,11 +110,21 @@ pub enum Mutation {
     BindTooSoon,
     /// A FLUSH is answered and not executed.
     FlushNothing,
+    /// A packet that has not arrived counts as arrived when those behind it have.
+    PassOverMissing,
+    /// Part of a WRITE is placed before a WRITE to the same memory, whose turn is earlier, has ended.
+    PlaceOverlapping,
+    /// A selective acknowledgement says that a packet has arrived which has not.
+    AcknowledgeMissing,
+    /// What the peer says that it has is sent again.
+    ResendReceived,
+    /// A packet whose retransmission may be lost is not sent before the ACK timer comes up.
+    NeverProbe,
 }
 
 impl Mutation {
     /// Every fault.
-    pub const ALL: [Mutation; 52] = [
+    pub const ALL: [Mutation; 57] = [
         Mutation::ReexecuteDuplicateSend,
         Mutation::ReexecuteDuplicateAtomic,
         Mutation::IgnoreDuplicate,
@@ -167,6 +177,11 @@ impl Mutation {
         Mutation::BindNothing,
         Mutation::BindTooSoon,
         Mutation::FlushNothing,
+        Mutation::PassOverMissing,
+        Mutation::PlaceOverlapping,
+        Mutation::AcknowledgeMissing,
+        Mutation::ResendReceived,
+        Mutation::NeverProbe,
     ];
 }
 

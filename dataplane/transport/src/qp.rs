@@ -63,6 +63,8 @@ pub enum Source {
         /// On an XRC target QP: number of the XRC SRQ whose protection domain the key has to belong to.
         srqn: u32,
     },
+    /// In the QP itself: [`RcQp::selective_ack`].
+    Missing,
 }
 
 /// One packet to be sent to the peer. Pad count, addresses and ICRC are the engine's to add.
@@ -102,6 +104,8 @@ impl Emit {
 pub enum Received {
     /// It was in sequence and took effect.
     Accepted,
+    /// Part of a WRITE whose turn has not come, since packets before it are missing: its payload was placed.
+    Early,
     /// A request seen before: acknowledged again, a READ executed again, an atomic's result said again.
     Duplicate,
     /// Packets before it are missing: NAKed, or a retry began. On UC the message they belong to is dropped; this one begins
@@ -372,6 +376,9 @@ impl RcQp {
         if opcode.transport != self.qp_type.transport() {
             return match opcode {
                 Opcode::CNP => self.notified(ctx.now),
+                Opcode::SELECTIVE_ACK if self.attrs.selective => {
+                    self.selectively_acknowledged(ctx, headers, payload)
+                }
                 _ => Received::Dropped(DropReason::OtherClass),
             };
         }
@@ -435,7 +442,7 @@ impl RcQp {
         let opcode = emit.headers.bth.opcode.to_u8();
         let psn = emit.headers.bth.psn;
         match emit.source {
-            Source::None => {}
+            Source::None | Source::Missing => {}
             Source::Send { wr_index, .. } => self.request_gather_failed(ctx, wr_index, psn, opcode, err),
             Source::Remote { .. } => self.response_gather_failed(ctx, psn, opcode, err),
         }

@@ -105,7 +105,7 @@ macro_rules! leaf {
 
 leaf! {
     u8, u16, u32, u64, bool,
-    rnic_wire::Psn, rnic_wire::Mtu, rnic_wire::RnrTimer, rnic_wire::AckTimeout, rnic_wire::MessageKind,
+    rnic_wire::Psn, rnic_wire::Mtu, rnic_wire::RnrTimer, rnic_wire::AckTimeout, rnic_wire::MessageKind, rnic_wire::PsnSet,
     crate::Time, crate::QpState, crate::QpType, crate::Access, crate::WcStatus, crate::Check, crate::WrOpcode, crate::SendFlags,
     crate::responder::Answer, crate::congestion::Algorithm, crate::congestion::Pace,
 }

@@ -6,7 +6,7 @@ use crate::qp::{Limits, MAX_MESSAGE, MAX_WINDOW, RcQp};
 use crate::record::BadField;
 use crate::requester::Requester;
 use crate::responder::{Answer, Responder};
-use crate::types::{Access, QpState, Time};
+use crate::types::{Access, QpState, QpType, Time};
 use crate::work::{SendFlags, SendWr, WrOpcode};
 use rnic_wire::{MessageKind, Mtu, Psn};
 
@@ -49,6 +49,15 @@ impl RcQp {
         self.limits.check()?;
         self.check_unreliable()?;
         self.flow.check(self.pace, self.qp_type)?;
+        let selective = self.attrs.selective;
+        let may = !selective || self.qp_type == QpType::Rc;
+        BadField::unless(may, "attrs.selective", selective, "set on RC alone")?;
+        if self.state.receives() {
+            self.resp.early.check(selective, self.resp.message)?;
+        }
+        if self.state.sends() {
+            self.req.resend.check(selective, self.req.una, self.req.max)?;
+        }
         self.resp.check(self.state, self.attrs.mtu)?;
         self.req.check(self.state, &self.attrs, ring)
     }

@@ -6,6 +6,7 @@ use crate::host::{Host, KeyError};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, Emit, MAX_MESSAGE, MAX_WINDOW, PostError, RcQp, Source};
 use crate::record::record;
+use crate::selective::Resend;
 use crate::types::{Cause, Check, QpState, Time, WcStatus};
 use crate::work::{Bind, SendFlags, SendWr, WrOpcode};
 use rnic_wire::{Operation, Psn, Reth};
@@ -56,6 +57,8 @@ record! {
         pub credit: Credit,
         pub ack_deadline: Time,
         pub rnr_deadline: Time,
+        /// What the peer has of what was sent.
+        pub resend: Resend,
     }
 }
 
@@ -84,18 +87,21 @@ impl Requester {
             credit: Credit::new(),
             ack_deadline: Time::NEVER,
             rnr_deadline: Time::NEVER,
+            resend: Resend::new(),
         }
     }
 
     /// Sets the first PSN, on the way to RTS.
     pub fn start(&mut self, psn: Psn) {
         (self.una, self.next, self.max) = (psn, psn, psn);
+        self.resend.start(psn);
     }
 
     /// Cancels timers, on the way to ERR.
     pub fn stop(&mut self) {
         self.ack_deadline = Time::NEVER;
         self.rnr_deadline = Time::NEVER;
+        self.resend.stop();
         self.rnr_wait = false;
         self.local_begun = false;
     }
@@ -209,6 +215,9 @@ impl RcQp {
     /// The next packet of a requester of RC or XRC.
     #[inline]
     pub(crate) fn poll_request<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, emit: &mut Emit) -> bool {
+        if self.req.next != self.req.max && self.attrs.selective {
+            self.skip_received(ctx);
+        }
         let index = loop {
             if !self.state.sends() || !self.req.may_send() {
                 return false;
@@ -242,6 +251,9 @@ impl RcQp {
         if self.req.ack_deadline == Time::NEVER {
             self.arm_ack_timer(ctx.now);
         }
+        if self.attrs.selective {
+            self.note_sent(&emit.headers.bth, retransmitted, ctx.now);
+        }
         emit.retransmitted = retransmitted;
         true
     }
@@ -271,7 +283,7 @@ impl RcQp {
             return false;
         }
         let unacked = req.next.diff(req.una) as u32;
-        if unacked >= self.limits.max_unacked {
+        if unacked >= self.window() {
             return false;
         }
         let mtu = self.attrs.mtu;
@@ -401,9 +413,9 @@ impl RcQp {
         let mut bth = self.bth(place.operation(wr.opcode), psn);
         let every = (1 << self.limits.ack_every_log2) - 1;
         // The last packet a window lets out has to ask as well, or nobody would open the window again.
-        let fills_window = psn.diff(self.req.una) as u32 + 1 >= self.limits.max_unacked;
-        // So does the first of a retry, which shows soonest that it helped.
-        let retried = psn == self.req.una && psn != self.req.max;
+        let fills_window = psn.diff(self.req.una) as u32 + 1 >= self.window();
+        // So does the first of a retry, which shows soonest that it helped, and each packet that is resent alone.
+        let retried = psn != self.req.max && (psn == self.req.una || self.attrs.selective);
         let alone = self.is_slow() || self.is_probe(wr, psn);
         bth.ack_req = place.last || number & every == every || fills_window || retried || alone;
         emit.begin(bth);
@@ -484,6 +496,7 @@ impl RcQp {
             // The packet was not sent after all. If it was the first attempt its PSN was never used.
             if req.max == req.next {
                 req.max = psn;
+                req.resend.end_at(psn);
             }
             req.next = psn;
             req.cur = index;

@@ -27,6 +27,10 @@ impl RcQp {
     fn poll_answer(&mut self, emit: &mut Emit) -> bool {
         let (psn, syndrome) = match core::mem::replace(&mut self.resp.answer, Answer::Nothing) {
             Answer::Nothing => return false,
+            Answer::Ack if self.resp.early.is_gap() => {
+                self.say_missing(emit);
+                return true;
+            }
             Answer::Ack => (self.resp.taken, Syndrome::ACK),
             Answer::Nak { psn, syndrome } => (psn, Syndrome::from_u8(syndrome)),
         };

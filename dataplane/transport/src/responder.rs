@@ -7,6 +7,7 @@ use crate::qp::{Ctx, DropReason, MAX_MESSAGE, MAX_WINDOW, RcQp, Received};
 use crate::record::record;
 use crate::refusal::Refusal;
 use crate::replay::{ResponseJob, ResponseQueue};
+use crate::selective::Early;
 use crate::types::{
     Access, Cause, Check, CompletionFlags, Event, EventKind, QpState, Queue, WcOpcode, WcStatus,
 };
@@ -45,7 +46,7 @@ record! {
         /// The message under way.
         pub(crate) message: MessageKind,
         /// A sequence-error or RNR NAK stands until the expected PSN arrives.
-        nak_stands: bool,
+        pub(crate) nak_stands: bool,
         /// COMM_EST was raised.
         established: bool,
         /// `wqe` is in use by the message under way.
@@ -55,9 +56,9 @@ record! {
         /// The XRC SRQ that the message under way is for, or the last one was (XRC target).
         pub(crate) srqn: u32,
         /// Announced length of the WRITE under way.
-        write_len: u32,
-        write_rkey: u32,
-        write_addr: u64,
+        pub(crate) write_len: u32,
+        pub(crate) write_rkey: u32,
+        pub(crate) write_addr: u64,
         /// The last packet of a SEND with invalidate is here, and its key not yet out of use: the message
         /// completes and `epsn` moves on when it is. Until then nothing else is taken.
         pub(crate) invalidating: bool,
@@ -69,6 +70,8 @@ record! {
         /// The key.
         invalidated_key: u32,
         pub(crate) wqe: RecvWqe,
+        /// What has arrived before its turn.
+        pub(crate) early: Early,
         /// READs accepted whose responses are still to be sent, and atomics whose results are.
         pub(crate) responses: ResponseQueue,
         pub(crate) atomics: AtomicResults,
@@ -103,6 +106,7 @@ impl Responder {
             },
             responses: ResponseQueue::new(),
             atomics: AtomicResults::new(),
+            early: Early::new(),
         }
     }
 
@@ -186,13 +190,20 @@ impl RcQp {
         if place != 0 {
             return if place < 0 {
                 self.duplicate(ctx, headers, payload)
+            } else if self.attrs.selective {
+                self.early(ctx, headers, payload, place as u32)
             } else {
                 self.out_of_order()
             };
         }
         self.in_sequence(ctx);
         match self.execute(ctx, headers, payload) {
-            Ok(Outcome::Done) => Received::Accepted,
+            Ok(Outcome::Done) => {
+                if self.resp.early.is_gap() {
+                    self.close_up(psn);
+                }
+                Received::Accepted
+            }
             Ok(Outcome::NoReceiveWqe) => self.not_ready(),
             Err(refusal) => self.refuse(ctx, psn, headers.bth.opcode.to_u8(), &refusal),
         }
@@ -266,7 +277,7 @@ impl RcQp {
     }
 
     /// Packets are missing: one NAK, then silence until the expected PSN arrives (9.7.5.2.1).
-    fn out_of_order(&mut self) -> Received {
+    pub(crate) fn out_of_order(&mut self) -> Received {
         if self.resp.nak_stands && !self.mutated(Mutation::NakTwice) {
             return Received::Dropped(DropReason::NakOutstanding);
         }
@@ -524,8 +535,12 @@ impl RcQp {
             ..
         } = self.resp;
         self.resp.invalidating = false;
+        let psn = self.resp.epsn;
         self.complete_recv(ctx, WcOpcode::Recv, CompletionFlags::WITH_INV, key, solicited);
         self.taken(true, ack_req, MessageKind::Send);
+        if self.resp.early.is_gap() {
+            self.close_up(psn);
+        }
         if dropped && self.state.receives() {
             // It acknowledges everything before it as well.
             self.out_of_order();
@@ -585,6 +600,6 @@ impl RcQp {
 }
 
 #[inline]
-const fn next_msn(msn: u32) -> u32 {
+pub(crate) const fn next_msn(msn: u32) -> u32 {
     (msn + 1) & 0x00FF_FFFF
 }

@@ -15,6 +15,7 @@ impl RcQp {
     #[inline]
     pub fn poll_timeout(&self) -> Option<Time> {
         let mut next = self.req.ack_deadline.min(self.req.rnr_deadline);
+        next = next.min(self.req.resend.probe_at);
         if self.pace.is_engaged() {
             next = next.min(self.pace_deadline());
         }
@@ -29,10 +30,14 @@ impl RcQp {
         if self.req.rnr_deadline <= ctx.now && self.req.rnr_wait {
             self.end_rnr_wait();
         }
+        if self.req.resend.probe_at <= ctx.now {
+            self.probe(ctx);
+        }
         if self.req.ack_deadline <= ctx.now && self.req.ack_deadline != Time::NEVER {
             self.req.ack_deadline = Time::NEVER;
             if self.state.sends() && self.req.una != self.req.max {
                 self.hear(Signal::Timeout, ctx.now);
+                self.req.resend.forget();
                 self.retry(ctx);
             }
         }
@@ -45,6 +50,9 @@ impl RcQp {
             Some(nanos) if !self.mutated(Mutation::NeverArmAckTimer) => now.saturating_add(nanos),
             _ => Time::NEVER,
         };
+        if self.attrs.selective {
+            self.arm_probe(now);
+        }
     }
 
     /// The responder made progress: counts start anew, and the cursor never stays behind what is
@@ -55,6 +63,9 @@ impl RcQp {
             return;
         }
         let reset = !self.mutated(Mutation::RetryNeverResets);
+        if self.attrs.selective {
+            self.follow(ctx.now);
+        }
         let req = &mut self.req;
         if reset {
             req.retries = 0;
@@ -112,6 +123,7 @@ impl RcQp {
         let skip = u32::from(self.mutated(Mutation::GoBackTooLittle) && self.req.una.next() != self.req.max);
         let req = &mut self.req;
         req.next = req.una + skip;
+        req.resend.all(req.max);
         req.cur = req.head;
         req.rd_atomics = 0;
         req.blocked = false;
@@ -148,6 +160,7 @@ impl RcQp {
         }
         self.req.rnr_wait = true;
         self.req.rnr_deadline = ctx.now.saturating_add(timer.nanos());
+        self.req.resend.stop();
         if !self.mutated(Mutation::AckTimerDuringRnr) {
             self.req.ack_deadline = Time::NEVER;
         }

@@ -20,10 +20,12 @@ pub enum Transport {
     Cnp = 4,
     /// Extended reliable connection.
     Xrc = 5,
+    /// The first of the two manufacturer classes, as appliances of this kind use it between each other.
+    Rnic = 6,
 }
 
 impl Transport {
-    /// The class of a raw opcode, defined or not; `None` for the two manufacturer classes (0b110 and 0b111).
+    /// The class of a raw opcode, defined or not; `None` for the second manufacturer class (0b111).
     #[inline]
     pub const fn of_opcode(opcode: u8) -> Option<Self> {
         match opcode >> 5 {
@@ -33,6 +35,7 @@ impl Transport {
             3 => Some(Transport::Ud),
             4 => Some(Transport::Cnp),
             5 => Some(Transport::Xrc),
+            6 => Some(Transport::Rnic),
             _ => None,
         }
     }
@@ -52,6 +55,7 @@ impl Transport {
             Transport::Ud => "UD",
             Transport::Cnp => "CNP",
             Transport::Xrc => "XRC",
+            Transport::Rnic => "RNIC",
         }
     }
 }
@@ -120,6 +124,9 @@ impl Opcode {
     /// The opcode of CNPs, 0x81.
     pub const CNP: Opcode = Opcode::new(Transport::Cnp, CongestionNotification);
 
+    /// The opcode of selective acknowledgements ([`crate::SelectiveAck`]), 0xD1.
+    pub const SELECTIVE_ACK: Opcode = Opcode::new(Transport::Rnic, SelectiveAcknowledge);
+
     /// Joins class and operation, unchecked (see [`Opcode::is_defined`]).
     #[inline]
     pub const fn new(transport: Transport, operation: Operation) -> Self {
@@ -176,7 +183,7 @@ impl Opcode {
         !self.is_response() && !matches!(self.operation, CongestionNotification)
     }
 
-    /// Sent by a responder: READ responses, ACK, atomic ACK.
+    /// Sent by a responder: READ responses, ACK, atomic ACK, selective ACK.
     #[inline]
     pub const fn is_response(self) -> bool {
         matches!(
@@ -187,6 +194,7 @@ impl Opcode {
                 | ReadResponseOnly
                 | Acknowledge
                 | AtomicAcknowledge
+                | SelectiveAcknowledge
         )
     }
 
@@ -272,10 +280,13 @@ impl Opcode {
         matches!(self.operation, CompareSwap | FetchAdd)
     }
 
-    /// Whether payload may follow the headers: SEND, WRITE, READ response, ATOMIC WRITE.
+    /// Whether payload may follow the headers: SEND, WRITE, READ response, ATOMIC WRITE, selective ACK.
     #[inline]
     pub const fn has_payload(self) -> bool {
-        self.is_send() || self.is_write() || self.is_read_response() || matches!(self.operation, AtomicWrite)
+        self.is_send()
+            || self.is_write()
+            || self.is_read_response()
+            || matches!(self.operation, AtomicWrite | SelectiveAcknowledge)
     }
 
     /// Carries a RETH.

@@ -3,7 +3,7 @@
 use crate::header_set::HeaderSet;
 use crate::opcode::Transport;
 
-/// What a packet does. Discriminants are the low five bits of the opcode; the CNP's is told apart by bit 5.
+/// What a packet does. Discriminants are the low five bits of the opcode; bit 5 tells those of no service type apart.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 #[allow(missing_docs)] // the names are the specification's
@@ -37,13 +37,15 @@ pub enum Operation {
     AtomicWrite = 0x1D,
     /// The one operation of [`Transport::Cnp`].
     CongestionNotification = 0x21,
+    /// The one operation of [`Transport::Rnic`].
+    SelectiveAcknowledge = 0x31,
 }
 
 use Operation::*;
 
 impl Operation {
     /// Every operation, in the order of the enum.
-    pub const ALL: [Operation; 27] = [
+    pub const ALL: [Operation; 28] = [
         SendFirst,
         SendMiddle,
         SendLast,
@@ -71,15 +73,19 @@ impl Operation {
         Flush,
         AtomicWrite,
         CongestionNotification,
+        SelectiveAcknowledge,
     ];
 
     /// Whether the operation exists in a transport class (table 38, A19 for FLUSH and ATOMIC WRITE).
     pub(crate) const fn exists_in(self, transport: Transport) -> bool {
         match transport {
-            Transport::Rc | Transport::Xrc => !matches!(self, Resync | CongestionNotification),
+            Transport::Rc | Transport::Xrc => {
+                !matches!(self, Resync | CongestionNotification | SelectiveAcknowledge)
+            }
             Transport::Uc => (self as u8) <= WriteOnlyImm as u8,
             Transport::Ud => matches!(self, SendOnly | SendOnlyImm),
             Transport::Cnp => matches!(self, CongestionNotification),
+            Transport::Rnic => matches!(self, SelectiveAcknowledge),
             Transport::Rd => false,
         }
     }
@@ -93,7 +99,9 @@ impl Operation {
             WriteOnlyImm => HeaderSet::RETH.with(HeaderSet::IMM),
             Flush => HeaderSet::FETH.with(HeaderSet::RETH),
             CompareSwap | FetchAdd => HeaderSet::ATOMIC,
-            ReadResponseFirst | ReadResponseLast | ReadResponseOnly | Acknowledge => HeaderSet::AETH,
+            ReadResponseFirst | ReadResponseLast | ReadResponseOnly | Acknowledge | SelectiveAcknowledge => {
+                HeaderSet::AETH
+            }
             AtomicAcknowledge => HeaderSet::AETH.with(HeaderSet::ATOMIC_ACK),
             CongestionNotification => HeaderSet::CNP_RESERVED,
             SendFirst | SendMiddle | SendLast | SendOnly | WriteMiddle | WriteLast | ReadResponseMiddle
@@ -131,6 +139,7 @@ impl Operation {
             Flush => "FLUSH",
             AtomicWrite => "ATOMIC_WRITE",
             CongestionNotification => "NOTIFY",
+            SelectiveAcknowledge => "SELECTIVE_ACK",
         }
     }
 }

@@ -211,12 +211,12 @@ fn a_reserved_opcode_keeps_its_datagram_so_that_the_icrc_can_be_verified_before_
         }
     );
 
-    frame[BTH] = 0xDF;
+    frame[BTH] = 0xFF;
     assert!(matches!(
         classify(&frame, None),
-        Kind::ReservedOpcode { opcode: 0xDF, .. }
+        Kind::ReservedOpcode { opcode: 0xFF, .. }
     ));
-    assert_eq!(Transport::of_opcode(0xDF), None);
+    assert_eq!(Transport::of_opcode(0xFF), None);
 }
 
 #[test]

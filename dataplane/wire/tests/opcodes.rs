@@ -10,13 +10,14 @@ fn op(transport: Transport, operation: Operation) -> Opcode {
 }
 
 #[test]
-fn the_defined_opcodes_are_those_of_rc_uc_ud_xrc_and_the_cnp() {
+fn the_defined_opcodes_are_those_of_rc_uc_ud_xrc_the_cnp_and_the_selective_ack() {
     let connected =
         |base: u8| (base..=base + 0x14).chain([base + 0x16, base + 0x17, base + 0x1C, base + 0x1D]);
     let expected: Vec<u8> = connected(0x00)
         .chain(0x20..=0x2B)
         .chain([0x64, 0x65, 0x81])
         .chain(connected(0xA0))
+        .chain([0xD1])
         .collect();
     let defined: Vec<u8> = (0..=255).filter(|raw| Opcode::from_u8(*raw).is_some()).collect();
     assert_eq!(defined, expected);
@@ -31,18 +32,19 @@ fn every_defined_opcode_survives_decoding_and_encoding() {
             assert_eq!(Transport::of_opcode(raw), Some(opcode.transport));
         }
     }
-    assert_eq!(Opcode::all().count(), 2 * 25 + 12 + 2 + 1);
+    assert_eq!(Opcode::all().count(), 2 * 25 + 12 + 2 + 1 + 1);
 }
 
 #[test]
-fn the_class_of_a_reserved_opcode_is_known_for_every_class_but_the_manufacturers() {
+fn the_class_of_a_reserved_opcode_is_known_for_every_class_but_the_second_manufacturers() {
     assert_eq!(Transport::of_opcode(0x15), Some(Transport::Rc));
     assert_eq!(Transport::of_opcode(0x3F), Some(Transport::Uc));
     assert_eq!(Transport::of_opcode(0x55), Some(Transport::Rd));
     assert_eq!(Transport::of_opcode(0x60), Some(Transport::Ud));
     assert_eq!(Transport::of_opcode(0x80), Some(Transport::Cnp));
     assert_eq!(Transport::of_opcode(0xB5), Some(Transport::Xrc));
-    assert_eq!(Transport::of_opcode(0xC0), None);
+    assert_eq!(Transport::of_opcode(0xC0), Some(Transport::Rnic));
+    assert_eq!(Transport::of_opcode(0xE0), None);
     assert_eq!(Transport::of_opcode(0xFF), None);
 }
 

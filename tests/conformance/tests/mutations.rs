@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const SEEDS: u64 = 20_000;
 
 /// Faults of what neither scripts nor schedules of RC do, and the tests of `rnic-transport` that notice them.
-const ELSEWHERE: [(Mutation, &str); 9] = [
+const ELSEWHERE: [(Mutation, &str); 12] = [
     (
         Mutation::SkipLengthCheck,
         "the_length_check_is_what_refuses_an_overlong_write",
@@ -38,6 +38,15 @@ const ELSEWHERE: [(Mutation, &str); 9] = [
     (Mutation::IgnoreCredits, "credits_that_are_ignored_are_noticed"),
     (Mutation::BindNothing, "a_bind_not_made_is_caught"),
     (Mutation::BindTooSoon, "a_bind_completed_too_soon_is_caught"),
+    (
+        Mutation::PlaceOverlapping,
+        "a_write_to_memory_of_one_that_is_not_finished_waits_for_it",
+    ),
+    (Mutation::ResendReceived, "only_what_is_missing_is_sent_again"),
+    (
+        Mutation::NeverProbe,
+        "a_lost_retransmission_is_probed_for_after_some_round_trips",
+    ),
 ];
 
 /// What is said about a run; a panic counts as well.
@@ -103,6 +112,7 @@ fn faults_noticed_elsewhere_have_their_tests() {
         "xrc.rs",
         "pacing.rs",
         "credits.rs",
+        "selective.rs",
     ];
     let sources: String = files
         .iter()

@@ -22,7 +22,11 @@ impl LaneKey {
     pub fn of(frame: &Frame<'_>) -> Self {
         let net = frame.net();
         LaneKey {
-            transport: frame.bth().opcode.transport,
+            // Selective acknowledgements belong to RC.
+            transport: match frame.bth().opcode.transport {
+                Transport::Rnic => Transport::Rc,
+                transport => transport,
+            },
             src: net.src(),
             dst: net.dst(),
             qpn: frame.bth().dest_qpn,

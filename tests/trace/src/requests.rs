@@ -85,8 +85,10 @@ impl Stream {
                 report.check(Rule::RequestGap, at <= self.end, &seen.at, || {
                     format!("PSNs from {} on were skipped", psn_of(seen, at, self.end))
                 });
-                // Whatever is acknowledged need not be sent again, so it may be skipped forward as well as back to.
-                let lawful = at == next || at <= self.acked || at > self.end;
+                // Whatever is acknowledged need not be sent again, so it may be skipped forward as well as back to. Who
+                // resends selectively may ask by one packet what is missing, before anybody has told.
+                let probed = self.turned && at == self.end;
+                let lawful = at == next || at <= self.acked || at > self.end || probed || self.selective;
                 report.check(Rule::GoBackN, lawful, &seen.at, || {
                     format!(
                         "after PSN {} comes this, though {} is not acknowledged",
@@ -96,6 +98,7 @@ impl Stream {
                 });
             }
         }
+        self.turned = self.next == Some(self.end) && at < self.end;
         self.next = Some(end);
         if let Some((waits, since, nanos)) = self.rnr
             && waits == at

@@ -5,7 +5,7 @@ use crate::report::Report;
 use crate::requests::{left_of, psn_of};
 use crate::rule::Rule;
 use crate::stream::{Sent, Stream};
-use rnic_wire::{Mtu, NakCode, Operation, Psn, RnrTimer, Syndrome};
+use rnic_wire::{Mtu, NakCode, Opcode, Operation, Psn, RnrTimer, SELECTIVE_ACK_LEN, SelectiveAck, Syndrome};
 
 impl Stream {
     /// Takes a response to these requests; `true` when it refuses one, which ends the responder's QP.
@@ -21,6 +21,10 @@ impl Stream {
             self.msn(seen, at, Psn::new(aeth.msn), report);
         }
         match syndrome {
+            Some(Syndrome::Nak(NakCode::PsnSequenceError)) if opcode == Opcode::SELECTIVE_ACK => {
+                self.selective_ack(seen, at, report);
+                self.acknowledge(at);
+            }
             Some(Syndrome::Nak(NakCode::PsnSequenceError)) => {
                 self.unseen(seen, at, at <= self.contiguous, report);
                 report.check(Rule::NakWithoutGap, at < self.newest, &seen.at, || {
@@ -63,6 +67,28 @@ impl Stream {
             }
         }
         false
+    }
+
+    /// What is missing, and what has arrived behind it.
+    fn selective_ack(&mut self, seen: &Seen<'_>, at: i64, report: &mut Report) {
+        self.selective = true;
+        self.unseen(seen, at, at <= self.contiguous, report);
+        report.check(Rule::NakWithoutGap, at < self.newest, &seen.at, || {
+            format!(
+                "nothing after PSN {} has been sent",
+                psn_of(seen, at, self.newest)
+            )
+        });
+        self.expects(seen, at, at, report);
+        let whole: Result<&[u8; SELECTIVE_ACK_LEN], _> = seen.frame.payload().try_into();
+        report.check(Rule::Malformed, whole.is_ok(), &seen.at, || {
+            format!("a selective ACK of {} bytes", seen.frame.payload().len())
+        });
+        let Ok(bytes) = whole else { return };
+        for number in SelectiveAck::from_bytes(bytes).received.iter() {
+            let arrived = at + 1 + i64::from(number);
+            self.unseen(seen, arrived, self.sent.contains_key(&arrived), report);
+        }
     }
 
     fn unseen(&self, seen: &Seen<'_>, at: i64, lawful: bool, report: &mut Report) {

@@ -132,7 +132,8 @@ impl Rule {
             GoBackN => [
                 "go-back-n",
                 "9.7.5.2.1, 9.9.2.1",
-                "who resends begins at or before the oldest PSN not acknowledged, and goes on without a gap",
+                "who resends begins at or before the oldest PSN not acknowledged, and goes on without a gap; what a selective \
+                 ACK says is there may be left out, and one packet may go alone to ask for such an ACK",
                 "near requester: an acknowledgement may be lost behind the point, so it may go back further than would be needed, but never less than to the highest one seen",
             ],
             Retransmission => [

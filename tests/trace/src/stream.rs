@@ -62,6 +62,10 @@ pub(crate) struct Stream {
     pub acked: i64,
     /// A READ takes an unknown number of PSNs: gaps say nothing.
     pub loose: bool,
+    /// The last packet was the first of those sent again.
+    pub turned: bool,
+    /// The responder has acknowledged selectively: what it has need not be sent again.
+    pub selective: bool,
     /// The PSN that got an RNR NAK, when, and how long it has to wait.
     pub rnr: Option<(i64, u64, u64)>,
     pub answers: Answers,

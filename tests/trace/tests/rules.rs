@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{ADDRESS, Trace, good, good_uc, good_ud, mark, operate, set_ecn, xrc};
+use common::{ADDRESS, Trace, good, good_selective, good_uc, good_ud, mark, operate, set_ecn, xrc};
 use rnic_trace::{Near, Options, Rule};
-use rnic_wire::{Ecn, Operation, Psn};
+use rnic_wire::{Ecn, Opcode, Operation, Psn, Transport};
 
 /// The trace is fine before `wrong` and violates the rule at this frame first afterwards.
 fn caught(rule: Rule, frame: usize, trace: Trace, wrong: impl Fn(&mut Trace)) {
@@ -162,4 +162,28 @@ fn an_ack_repeated_in_front_of_an_answered_atomic_does_not_go_back() {
     msn(&mut trace, 34, 9);
     let report = trace.check(Near::Everybody);
     assert!(report.violations.is_empty(), "{:#?}", report.violations);
+}
+
+#[test]
+fn what_a_selective_ack_says_has_arrived_may_be_left_out_and_has_been_sent() {
+    let violated = |trace: &Trace| -> Vec<(Rule, usize)> {
+        let violations = trace.check(Near::Everybody).violations;
+        violations
+            .iter()
+            .map(|violation| (violation.rule, violation.frame))
+            .collect()
+    };
+    assert_eq!(violated(&good_selective(&[1, 3])), []);
+    assert_eq!(violated(&good_selective(&[1, 3, 7])), [(Rule::AckUnseen, 6)]);
+    let mut plain = good_selective(&[1, 3]);
+    plain.edit(6, |repr, len| {
+        repr.headers.bth.opcode = Opcode::new(Transport::Rc, Operation::Acknowledge);
+        *len = 0;
+    });
+    let gaps = [(Rule::GoBackN, 8), (Rule::GoBackN, 9)];
+    assert_eq!(
+        violated(&plain),
+        gaps,
+        "who goes back by a NAK goes on without a gap"
+    );
 }

@@ -75,7 +75,7 @@ impl Core {
     pub(super) fn received(&mut self, slot: u32, qp: &mut Qp, outcome: Received) {
         let c = &mut self.env.counters;
         match outcome {
-            Received::Accepted => qp.rec.counters.received_packets += 1,
+            Received::Accepted | Received::Early => qp.rec.counters.received_packets += 1,
             Received::Duplicate => c.duplicate += 1,
             Received::OutOfOrder => c.out_of_order += 1,
             Received::NotReady => c.rnr_nak_sent += 1,

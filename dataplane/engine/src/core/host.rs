@@ -15,6 +15,7 @@ use rnic_transport::{
     Access, AtomicOp, Bind, Cause, Completion, CompletionFlags, CqFull, Event, EventKind, Flush, Host,
     KeyError, Payload, Queue, RecvError, RecvWqe, SendWr, Time, WcStatus,
 };
+use rnic_wire::SELECTIVE_ACK_LEN;
 
 use super::{
     cq::CompletionQueue,
@@ -123,6 +124,18 @@ impl Payload for Gathered<'_> {
     #[inline]
     fn len(&self) -> usize {
         self.len
+    }
+
+    fn selective_ack(&self) -> Option<[u8; SELECTIVE_ACK_LEN]> {
+        let mut bytes = [0; SELECTIVE_ACK_LEN];
+        let target = RemoteRange {
+            ptr: ptr::NonNull::from(&mut bytes).cast(),
+            len: SELECTIVE_ACK_LEN,
+        };
+        (self.len == SELECTIVE_ACK_LEN).then(|| {
+            self.copy_to(&[target]);
+            bytes
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use rnic_qsbr::{
 };
 use rnic_simd::Crc;
 use rnic_transport::Time;
+use rnic_wire::SELECTIVE_ACK_LEN;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
@@ -76,6 +77,8 @@ pub(crate) struct Core {
     /// Something for the control thread was queued in this pass.
     pub(super) control_called: bool,
     pub(super) stopping: bool,
+    /// Payload of the selective acknowledgement being sent.
+    pub(super) missing: Box<[u8; SELECTIVE_ACK_LEN]>,
     busy_cycles: u64,
     idle_cycles: u64,
     pub(super) passes: u64,
@@ -134,6 +137,7 @@ impl Core {
             parting: Vec::with_capacity(BUDGET),
             control_called: false,
             stopping: false,
+            missing: Box::new([0; SELECTIVE_ACK_LEN]),
             busy_cycles: 0,
             idle_cycles: 0,
             passes: 0,

@@ -1,7 +1,9 @@
 //! From a packet the transport wants sent to a frame in a port's burst.
+use std::ptr::NonNull;
+
 use rnic_simd::Crc;
 use rnic_transport::{Access, Emit, KeyError, QpType, Source};
-use rnic_wire::{FrameTemplate, ICRC_LEN, Icrc, MAX_FRAME_HEADER_LEN, pad_len};
+use rnic_wire::{FrameTemplate, ICRC_LEN, Icrc, MAX_FRAME_HEADER_LEN, SELECTIVE_ACK_LEN, pad_len};
 
 use super::{host::Env, qp::Qp, queue::Segments, run::Core};
 use crate::{
@@ -20,7 +22,7 @@ impl Qp {
     #[inline]
     fn gather(&self, env: &Env, source: &Source, segments: &mut Segments) -> Result<(), KeyError> {
         match *source {
-            Source::None | Source::Send { len: 0, .. } | Source::Remote { len: 0, .. } => {}
+            Source::None | Source::Missing | Source::Send { len: 0, .. } | Source::Remote { len: 0, .. } => {}
             Source::Send {
                 data, offset, len, ..
             } => {
@@ -55,6 +57,10 @@ impl Core {
     #[inline]
     pub(super) fn gather(&mut self, qp: &mut Qp, emit: &Emit, payload: &mut Segments) -> bool {
         payload.clear();
+        if emit.source == Source::Missing {
+            self.gather_missing(qp, payload);
+            return true;
+        }
         match qp.gather(&self.env, &emit.source, payload) {
             Ok(()) => true,
             Err(error) => {
@@ -63,6 +69,16 @@ impl Core {
                 false
             }
         }
+    }
+
+    /// The payload of a selective acknowledgement, which is the QP's own: it lies here until the next one.
+    #[cold]
+    fn gather_missing(&mut self, qp: &Qp, payload: &mut Segments) {
+        *self.missing = qp.rec.rc.selective_ack();
+        payload.push(RemoteRange {
+            ptr: NonNull::from(&mut *self.missing).cast(),
+            len: SELECTIVE_ACK_LEN,
+        });
     }
 
     /// Builds the frame for `emit` from a spare buffer of `port`. `None` (and a count) when it cannot be built.
@@ -147,8 +163,8 @@ fn build_frame(
         let mut state = Icrc::start(crc, &buffer[ip_start..header_len], version);
         for range in payload {
             let target = &mut buffer[at..at + range.len];
-            // SAFETY: the range was resolved in this pass of the loop, so it is mapped; the target is a frame this
-            // core owns, outside all client memory.
+            // SAFETY: the range was resolved in this pass of the loop, so it is mapped, or it is memory of this core
+            // (`missing`); the target is a frame this core owns, outside all client memory.
             state = unsafe { crc.copy_crc_raw(state, target.as_mut_ptr(), range.ptr.as_ptr(), range.len) };
             at += range.len;
         }

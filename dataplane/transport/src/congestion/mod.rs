@@ -383,7 +383,7 @@ impl RcQp {
         let opcode = emit.headers.bth.opcode;
         if self.pace.is_limited() && (opcode.is_request() || opcode.is_read_response()) {
             let payload = match emit.source {
-                Source::None => 0,
+                Source::None | Source::Missing => 0,
                 Source::Send { len, .. } | Source::Remote { len, .. } => len.next_multiple_of(4),
             };
             self.count(FRAMING + opcode.header_len() as u32 + payload, ctx.now);

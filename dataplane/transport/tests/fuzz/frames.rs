@@ -5,8 +5,8 @@ use crate::siege::{READ_ONLY, REGION, SECRET};
 use rnic_sim::{QKEY, Rng};
 use rnic_transport::QpType;
 use rnic_wire::{
-    Aeth, AtomicAckEth, AtomicEth, Bth, Deth, Feth, HeaderSet, Headers, Opcode, Operation, Psn, Reth,
-    Syndrome, Transport, XrcEth,
+    Aeth, AtomicAckEth, AtomicEth, Bth, Deth, Feth, HeaderSet, Headers, NakCode, Opcode, Operation, Psn,
+    Reth, SELECTIVE_ACK_LEN, Syndrome, Transport, XrcEth,
 };
 
 /// Path MTU in bytes.
@@ -126,6 +126,43 @@ pub fn request(rng: &mut Rng, qp_type: QpType, message: Option<Message>, psn: Ps
     }
     headers.ieth = headers.ieth.map(|_| key);
     headers.bth.solicited = rng.chance(100);
+    (headers, len)
+}
+
+/// Part of a WRITE that is under way, or of what may follow it, ahead of `psn`, which is expected; or a selective
+/// acknowledgement of what lies around `sent`.
+pub fn before_its_turn(rng: &mut Rng, message: Option<Message>, psn: Psn, sent: Psn) -> Spec {
+    if rng.chance(100) {
+        let mut bth = Bth::new(Opcode::SELECTIVE_ACK, 0x11, sent);
+        bth.psn = sent.wrapping_sub(rng.below(9) as u32);
+        let mut headers = fitting(&Headers::new(bth));
+        headers.aeth = Some(Aeth {
+            syndrome: Syndrome::Nak(NakCode::PsnSequenceError),
+            msn: 0,
+        });
+        return (headers, SELECTIVE_ACK_LEN);
+    }
+    let left = message
+        .filter(|message| !message.is_send)
+        .map_or(0, |message| message.left);
+    let packets = left.div_ceil(MTU as u32).max(1);
+    let ahead = 1 + rng.below(u64::from(packets) + 2) as u32;
+    let (operation, len) = match ahead + 1 {
+        next if next < packets => (Operation::WriteMiddle, MTU),
+        next if next == packets => (Operation::WriteLast, left as usize - ahead as usize * MTU),
+        _ if rng.chance(500) => (Operation::WriteFirst, MTU),
+        _ => (Operation::WriteOnly, 1 + rng.below(MTU as u64) as usize),
+    };
+    let mut headers = headers(Transport::Rc, operation, psn + ahead);
+    if let Some(reth) = &mut headers.reth {
+        reth.va = BASE + rng.below(REGION - 1_000);
+        let more = if operation == Operation::WriteFirst {
+            1 + rng.below(700) as u32
+        } else {
+            0
+        };
+        reth.dma_len = len as u32 + more;
+    }
     (headers, len)
 }
 

@@ -5,7 +5,8 @@ mod owner;
 use crate::Tally;
 use crate::common::{KEY, register};
 use crate::frames::{
-    FOREIGN_SRQ, INVALIDATE, INVALIDATES, LONGEST, Message, SRQ, Spec, WINDOW, request, twist,
+    FOREIGN_SRQ, INVALIDATE, INVALIDATES, LONGEST, Message, SRQ, Spec, WINDOW, before_its_turn, request,
+    twist,
 };
 use crate::model::Model;
 use rnic_sim::{Node, Packet, Rng, connect_as, connect_xrc};
@@ -17,7 +18,7 @@ use rnic_wire::{
     Bth, Frame, FrameRepr, Headers, Ipv4, Link, MAX_FRAME_HEADER_LEN, Mtu, Net, Opcode, Operation, Psn,
     TableCrc, Transport, verify_icrc,
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Frames sent to one QP at most.
 const ROUND: u64 = 400;
@@ -57,6 +58,10 @@ pub struct Siege {
     received: u64,
     /// Keys that were invalidated.
     invalidated: u32,
+    /// It has agreed on selective retransmission.
+    selective: bool,
+    /// What it has taken before its turn, by PSN.
+    early: BTreeMap<u32, Packet>,
     /// A NAK of it stands: the next one may come only after what that waits for.
     nak: bool,
     /// Events seen when this QP began.
@@ -95,17 +100,19 @@ impl Siege {
             model: Model::new(node.host.regions[0].bytes.clone()),
             noise: rng.bytes(NOISE),
             rng,
-            node,
             message: None,
             last: None,
             answers: VecDeque::new(),
             posted: 0,
             received: 0,
             invalidated: 0,
+            selective: node.qp.query().selective,
+            early: BTreeMap::new(),
             nak: false,
             events: 0,
             frame: vec![0; MAX_FRAME_HEADER_LEN + LONGEST + 8],
             tally: Tally::default(),
+            node,
         }
     }
 
@@ -155,6 +162,10 @@ impl Siege {
             return last;
         }
         let psn = Psn::new(self.node.qp.query().rq_psn);
+        if self.selective && self.rng.chance(400) {
+            let sent = Psn::new(self.node.qp.query().sq_psn);
+            return before_its_turn(&mut self.rng, self.message, psn, sent);
+        }
         let spec = request(
             &mut self.rng,
             self.qp_type,
@@ -246,6 +257,18 @@ impl Siege {
             self.model.accept(&headers, &packet.payload);
             self.invalidated += u32::from(headers.ieth.is_some());
             self.follow(&packet);
+            self.model.check_completions(&self.node);
+            self.take_up(headers.bth.psn);
+        } else if outcome == Received::Early {
+            assert!(
+                self.selective && opcode.is_write() && place > 0,
+                "{place}: {headers:?}"
+            );
+            if let Some((addr, _)) = self.node.host.placed {
+                self.model.place(addr, &packet.payload);
+            }
+            let twice = self.early.insert(headers.bth.psn.get(), packet);
+            assert!(twice.is_none(), "placed twice: {headers:?}");
         } else if self.qp_type == QpType::Uc && !matches!(outcome, Received::Duplicate) {
             // Its message is dropped as a whole.
             self.message = None;
@@ -257,6 +280,17 @@ impl Siege {
         self.tally.dropped += u64::from(matches!(outcome, Received::Dropped(_)));
         let again = place < 0 && opcode.operation == Operation::ReadRequest;
         self.check_outcome(before, opcode.is_response(), again, outcome);
+    }
+
+    /// What was placed before its turn counts when that has come.
+    fn take_up(&mut self, psn: Psn) {
+        let passed = Psn::new(self.node.qp.query().rq_psn).diff(psn).unsigned_abs();
+        for number in 1..passed {
+            if let Some(packet) = self.early.remove(&(psn + number).get()) {
+                self.model.accept(&packet.headers, &packet.payload);
+                self.follow(&packet);
+            }
+        }
     }
 
     /// What has to follow a packet that was taken.
@@ -295,6 +329,8 @@ impl Siege {
     fn check_outcome(&mut self, before: [usize; 3], response: bool, again: bool, outcome: Received) {
         let (now, state) = (self.before(), self.node.qp.state());
         let nak = match outcome {
+            // It may say more than once what is missing.
+            _ if self.selective => false,
             _ if response => self.nak,
             Received::OutOfOrder | Received::NotReady => true,
             Received::Accepted => false,
@@ -323,6 +359,7 @@ impl Siege {
                 let fits = own.unwrap_or(self.reliable());
                 assert!(response || fits, "{outcome:?}: {event:?}");
             }
+            Received::Early => assert_eq!(before, now, "{outcome:?} had an effect"),
             Received::Accepted | Received::OutOfOrder => {
                 assert!(response || state != QpState::Err, "{outcome:?}");
                 let answers = response || self.reliable() || !self.node.qp.has_work();
@@ -373,6 +410,9 @@ impl Siege {
     /// Another QP on the same SRQ.
     fn succeed(&mut self) {
         self.node.qp = qp(&mut self.rng, self.qp_type, self.srq);
+        self.selective = self.node.qp.query().selective;
+        self.early.clear();
+        self.node.early.clear();
         self.events = self.node.host.events.len();
         self.message = None;
         self.last = None;
@@ -385,7 +425,8 @@ impl Siege {
 /// A QP in RTS.
 fn qp(rng: &mut Rng, qp_type: QpType, srq: bool) -> RcQp {
     let psns = [0, 0].map(|_: u32| rng.pick(&[0xFF_FFF0, 0x7F_FFF0, 100]));
-    let adjust = |attr: &mut QpAttr| attr.max_dest_rd_atomic = 4;
+    let selective = qp_type == QpType::Rc && rng.chance(500);
+    let adjust = |attr: &mut QpAttr| (attr.max_dest_rd_atomic, attr.selective) = (4, selective);
     let (node, _) = match qp_type {
         QpType::XrcIni => connect_xrc(XRCD, Mtu::M256, psns, adjust),
         QpType::XrcTgt => {

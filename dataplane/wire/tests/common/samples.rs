@@ -47,6 +47,7 @@ pub fn payload(opcode: Opcode) -> Vec<u8> {
     let len = match opcode.operation {
         _ if !opcode.has_payload() => 0,
         Operation::AtomicWrite => 8,
+        Operation::SelectiveAcknowledge => SELECTIVE_ACK_LEN,
         _ if opcode.is_first() || opcode.is_middle() => 256,
         _ => 1 + opcode.to_u8() as usize,
     };

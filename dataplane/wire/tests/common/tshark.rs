@@ -198,10 +198,14 @@ fn compare(what: &str, frame: &Frame<'_>, seen: &Dissection) {
 }
 
 /// Whether tshark 4.0 dissects what follows the BTH. It knows XRC's opcodes by name only, CNPs by their opcode in a draft
-/// (0x80), FLUSH and ATOMIC WRITE not at all.
+/// (0x80), FLUSH, ATOMIC WRITE and selective ACKs not at all.
 fn knows(opcode: Opcode) -> bool {
     let unknown = matches!(opcode.operation, Operation::Flush | Operation::AtomicWrite);
-    !unknown && !matches!(opcode.transport, Transport::Xrc | Transport::Cnp)
+    !unknown
+        && !matches!(
+            opcode.transport,
+            Transport::Xrc | Transport::Cnp | Transport::Rnic
+        )
 }
 
 fn compare_envelope(frame: &Frame<'_>, text: &impl Fn(&str, String), num: &impl Fn(&str, u64)) {

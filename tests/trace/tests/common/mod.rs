@@ -4,7 +4,8 @@
 use rnic_trace::{Near, Options, Record, Report, check};
 use rnic_wire::{
     Aeth, AtomicAckEth, AtomicEth, Bth, Ecn, Frame, FrameRepr, Headers, Ipv4, Link, MAX_FRAME_HEADER_LEN,
-    MacAddr, NakCode, Net, Opcode, Operation, Psn, Reth, Syndrome, TableCrc, Transport, XrcEth,
+    MacAddr, NakCode, Net, Opcode, Operation, Psn, PsnSet, Reth, SELECTIVE_ACK_LEN, SelectiveAck, Syndrome,
+    TableCrc, Transport, XrcEth,
 };
 use std::net::Ipv4Addr;
 
@@ -225,6 +226,39 @@ pub fn xrc(mut trace: Trace) -> Trace {
         });
     }
     trace
+}
+
+/// A WRITE of which PSNs 101 and 103 are lost behind the point, and sent again alone (7 and 8) because of frame 6: a
+/// selective ACK that says of these distances from 101 that they have arrived.
+pub fn good_selective(arrived: &[u32]) -> Trace {
+    use Operation::*;
+    let mut t = Trace::default();
+    let reth = |headers: &mut Headers| {
+        headers.reth = Some(Reth {
+            va: ADDRESS,
+            rkey: 7,
+            dma_len: 4 * 256 + 8,
+        })
+    };
+    let plain = |_: &mut Headers| ();
+    t.request(WriteFirst, 100, 256, reth);
+    (101..104).for_each(|psn| t.request(WriteMiddle, psn, 256, plain));
+    t.request(WriteLast, 104, 8, plain);
+    let mut headers = Headers::new(Bth::new(Opcode::SELECTIVE_ACK, 0x11, Psn::new(101)));
+    headers.aeth = Some(Aeth {
+        syndrome: Syndrome::Nak(NakCode::PsnSequenceError),
+        msn: 0,
+    });
+    t.add(2, headers, SELECTIVE_ACK_LEN, Ecn::NotEct);
+    let frame = Frame::parse(&t.records[5].bytes, None).expect("the trace is good");
+    let mut received = PsnSet::EMPTY;
+    arrived.iter().for_each(|distance| received.insert(distance - 1));
+    t.records[5].bytes = emit(&frame.repr(), &SelectiveAck { seen: 3, received }.to_bytes());
+    t.request(WriteMiddle, 101, 256, plain);
+    t.request(WriteMiddle, 103, 256, plain);
+    t.request(SendOnly, 105, 4, plain);
+    t.response(Acknowledge, 105, Syndrome::ACK, 2, 0);
+    t
 }
 
 /// Messages of two packets on UC.

@@ -170,7 +170,7 @@ impl Siege {
     /// What a QP sends is of its class; an unreliable one answers nothing and asks for no answer.
     fn check_sent(&self, packet: &Packet) {
         let bth = &packet.headers.bth;
-        if bth.opcode == Opcode::CNP {
+        if bth.opcode == Opcode::CNP || bth.opcode == Opcode::SELECTIVE_ACK && self.selective {
             return;
         }
         assert_eq!(bth.opcode.transport, self.qp_type.transport(), "{packet:?}");
