@@ -1,5 +1,5 @@
 //! Connecting a QP: what the two sides tell each other, and the transitions that follow.
-use rnic_abi::{Av, QpAttrs, qp_mask};
+use rnic_abi::{Av, QpAttrs, qp_features, qp_mask};
 use serde::{Deserialize, Serialize};
 
 use crate::{Access, Context, Error, Gid, Mtu, QpState, QpType, Result};
@@ -19,6 +19,9 @@ pub struct Endpoint {
     pub mtu: Mtu,
     /// READs and atomics it takes at a time.
     pub rd_atomic: u8,
+    /// What it offers to do beyond the specification, as bits: 1 is selective retransmission. What both offer is done.
+    #[serde(default)]
+    pub features: u8,
 }
 
 impl Endpoint {
@@ -34,6 +37,7 @@ impl Endpoint {
             gid: context.gid(options.gid_index)?.gid,
             mtu: options.mtu.map_or(active, |mtu| mtu.min(active)),
             rd_atomic: options.rd_atomic.min(clamp(context.attr().max_qp_rd_atom)),
+            features: options.features(),
         })
     }
 }
@@ -66,6 +70,10 @@ pub struct ConnectOptions {
     pub hop_limit: u8,
     /// Flow label, 20 bits.
     pub flow_label: u32,
+    /// Offers selective retransmission: lost packets of WRITEs are sent again, and those behind them not. It is done on RC, if
+    /// the peer offers it too. Until a WRITE has completed, its memory may then show any part of it, and parts of WRITEs
+    /// behind it: who waits for data by looking at memory leaves this off.
+    pub selective_retransmit: bool,
 }
 
 impl Default for ConnectOptions {
@@ -83,6 +91,7 @@ impl Default for ConnectOptions {
             sl: 0,
             hop_limit: 0,
             flow_label: 0,
+            selective_retransmit: false,
         }
     }
 }
@@ -114,6 +123,14 @@ impl Side {
 }
 
 impl ConnectOptions {
+    /// What is offered, as bits.
+    fn features(&self) -> u8 {
+        match self.selective_retransmit {
+            true => qp_features::SELECTIVE_RETRANSMIT,
+            false => 0,
+        }
+    }
+
     /// The transition to INIT, with its mask.
     pub(crate) fn init_transition(&self) -> Transition {
         let attrs = QpAttrs {
@@ -151,6 +168,7 @@ impl ConnectOptions {
             dest_qp_num: peer.qpn,
             rq_psn: peer.psn,
             max_dest_rd_atomic: ours.rd_atomic,
+            features: ours.features & peer.features & qp_features::SELECTIVE_RETRANSMIT,
             min_rnr_timer: self.min_rnr_timer,
             ah_attr: Av {
                 dgid: peer.gid.0,
@@ -180,6 +198,9 @@ impl ConnectOptions {
         if side.answers {
             rtr |= qp_mask::MAX_DEST_RD_ATOMIC | qp_mask::MIN_RNR_TIMER;
             rts |= qp_mask::TIMEOUT;
+        }
+        if side.asks && side.answers && receive.features != 0 {
+            rtr |= qp_mask::FEATURES;
         }
         if side.asks {
             rts |= qp_mask::TIMEOUT | qp_mask::RETRY_CNT | qp_mask::RNR_RETRY | qp_mask::MAX_QP_RD_ATOMIC;

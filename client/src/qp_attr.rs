@@ -1,5 +1,5 @@
 //! What a QP is made with, what of it a query tells, and what is changed of it.
-use rnic_abi::{Av, HandleArg, Op, QpAttrs, QpInitAttrs, QueryQpReply, qp_mask};
+use rnic_abi::{Av, HandleArg, Op, QpAttrs, QpInitAttrs, QueryQpReply, qp_features, qp_mask};
 
 use crate::session::Session;
 use crate::{Access, AddressVector, Cause, Error, Mtu, QpState, QpType, Result};
@@ -47,6 +47,8 @@ pub struct QpAttr {
     pub max_dest_rd_atomic: u8,
     /// `enum ibv_mig_state`: 0, migrated.
     pub path_mig_state: u8,
+    /// Lost packets of WRITEs are sent again alone, as both ends have agreed.
+    pub selective_retransmit: bool,
     /// What it was made with.
     pub init: QpInitAttr,
 }
@@ -98,6 +100,7 @@ impl QpAttr {
             max_rd_atomic: attrs.max_rd_atomic,
             max_dest_rd_atomic: attrs.max_dest_rd_atomic,
             path_mig_state: attrs.path_mig_state,
+            selective_retransmit: attrs.features & qp_features::SELECTIVE_RETRANSMIT != 0,
             init: QpInitAttr::from_abi(init).ok_or_else(|| unknown("type", init.qp_type))?,
         })
     }
@@ -198,4 +201,7 @@ setters! {
     path_mig_state: u8 => path_mig_state = path_mig_state, PATH_MIG_STATE;
     /// QPN of the peer.
     dest_qpn: u32 => dest_qp_num = dest_qpn, DEST_QPN;
+    /// Lost packets of WRITEs are sent again alone: only if the peer does it too
+    /// ([`ConnectOptions::selective_retransmit`](crate::ConnectOptions::selective_retransmit)).
+    selective_retransmit: bool => features = if selective_retransmit { qp_features::SELECTIVE_RETRANSMIT } else { 0 }, FEATURES;
 }

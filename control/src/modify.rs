@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use rnic_abi::{Av, ModifyQp, QpAttrs, QpInitAttrs, QueryQpReply, qp_mask};
+use rnic_abi::{
+    Av, ModifyQp, QpAttrs, QpInitAttrs, QueryQpReply, qp_features::SELECTIVE_RETRANSMIT, qp_mask,
+};
 use rnic_engine::{
     command::{Path, QpChange, QpStatus},
     core::abi_cause,
@@ -104,6 +106,15 @@ fn attributes(attrs: &QpAttrs, mask: QpAttrMask) -> Verb<QpAttr> {
     if has(QpAttrMask::ACCESS_FLAGS) {
         let flags = attrs.qp_access_flags;
         attr.access = rights("attrs.qp_access_flags", flags)?;
+    }
+    if has(QpAttrMask::FEATURES) {
+        let unknown = attrs.features & !SELECTIVE_RETRANSMIT;
+        if unknown != 0 {
+            return Err(Refusal::invalid(format!(
+                "attrs.features has the unknown bits {unknown:#x}; 1 (selective retransmission) is known"
+            )));
+        }
+        attr.selective = attrs.features & SELECTIVE_RETRANSMIT != 0;
     }
     Ok(attr)
 }
@@ -307,7 +318,7 @@ fn abi_attributes(attr: &QpAttr, av: Option<Av>) -> QpAttrs {
         path_mig_state: attr.path_mig_state,
         pkey_index: attr.pkey_index,
         sq_draining: attr.sq_draining.into(),
-        reserved: 0,
+        features: if attr.selective { SELECTIVE_RETRANSMIT } else { 0 },
         qp_access_flags: attr.access.bits().into(),
         qkey: attr.qkey,
         rq_psn: attr.rq_psn,
@@ -318,8 +329,11 @@ fn abi_attributes(attr: &QpAttr, av: Option<Av>) -> QpAttrs {
 }
 
 // The bits of clients' masks are those of the transport.
-const _: () =
-    assert!(qp_mask::AV == QpAttrMask::AV.bits() && qp_mask::DEST_QPN == QpAttrMask::DEST_QPN.bits());
+const _: () = assert!(
+    qp_mask::AV == QpAttrMask::AV.bits()
+        && qp_mask::DEST_QPN == QpAttrMask::DEST_QPN.bits()
+        && qp_mask::FEATURES == QpAttrMask::FEATURES.bits()
+);
 
 #[cfg(test)]
 mod tests {
@@ -332,6 +346,7 @@ mod tests {
             path_mtu: 9,
             qp_access_flags: 0xFFFF,
             port_num: 7,
+            features: 7,
             ..QpAttrs::default()
         };
         assert!(attributes(&attrs, QpAttrMask::NONE).is_ok());
@@ -340,6 +355,7 @@ mod tests {
             (QpAttrMask::PATH_MTU, "path_mtu is 9"),
             (QpAttrMask::ACCESS_FLAGS, "0xffff"),
             (QpAttrMask::PORT, "port_num is 7"),
+            (QpAttrMask::FEATURES, "unknown bits 0x6"),
         ] {
             let refusal = attributes(&attrs, bit).unwrap_err();
             assert!(refusal.text().contains(text), "{}", refusal.text());

@@ -160,13 +160,8 @@ impl Body for Hello {
 
 impl Body for ModifyQp {
     fn misused(&self) -> Option<(&'static str, u64)> {
-        let a = &self.attrs;
-        [
-            ("attrs.sq_draining", u64::from(a.sq_draining)),
-            ("attrs.reserved", u64::from(a.reserved)),
-        ]
-        .into_iter()
-        .find(|(_, value)| *value != 0)
+        let draining = self.attrs.sq_draining;
+        (draining != 0).then_some(("attrs.sq_draining", draining.into()))
     }
 }
 

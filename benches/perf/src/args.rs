@@ -73,6 +73,9 @@ pub struct Args {
     /// The server's QPs share one receive queue (send only).
     #[arg(long)]
     pub use_srq: bool,
+    /// Resend only what is missing of WRITEs when packets are lost (RC).
+    #[arg(long)]
+    pub selective: bool,
     /// Check the bytes of what arrives. Slower, for SEND of several sizes much so: each receive needs its own place.
     #[arg(long)]
     pub verify: bool,
@@ -187,10 +190,11 @@ pub struct Plan {
     pub tx_depth: u32,
     pub verify: bool,
     pub use_srq: bool,
+    pub selective: bool,
 }
 
 impl Plan {
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     /// Bytes of the longest message: what fits a READ or WRITE (IBTA 9.7.2 allows 2 GiB).
     const MAX_SIZE: u64 = 1 << 30;
     /// The largest path MTU.
@@ -270,6 +274,7 @@ impl Args {
             tx_depth: self.tx_depth,
             verify: self.verify,
             use_srq: self.use_srq,
+            selective: self.selective,
         };
         plan.check()?;
         Ok(plan)

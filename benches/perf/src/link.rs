@@ -67,6 +67,7 @@ impl Link {
             gid_index: args.gid_index,
             mtu: args.mtu,
             timeout: args.timeout,
+            selective_retransmit: plan.selective,
             ..ConnectOptions::default()
         };
         let srq = plan

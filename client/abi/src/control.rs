@@ -631,8 +631,8 @@ wire_struct! {
         pkey_index: u16,
         /// Told by a query: not zero while the send queue drains (SQD). Zero in a change.
         sq_draining: u8,
-        /// Zero.
-        reserved: u8,
+        /// What both ends have agreed on beyond the specification: [`qp_features`].
+        features: u8,
         /// `enum ibv_access_flags`.
         qp_access_flags: u32,
         /// Q_Key (UD).
@@ -787,4 +787,12 @@ pub mod qp_mask {
     pub const PATH_MIG_STATE: u32 = 1 << 18;
     pub const CAP: u32 = 1 << 19;
     pub const DEST_QPN: u32 = 1 << 20;
+    /// Not verbs'.
+    pub const FEATURES: u32 = 1 << 30;
+}
+
+/// Bits of [`QpAttrs::features`], and of the features that peers tell each other.
+pub mod qp_features {
+    /// Lost packets of WRITEs are sent again, and those behind them not (RC).
+    pub const SELECTIVE_RETRANSMIT: u8 = 1;
 }

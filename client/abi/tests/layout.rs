@@ -138,7 +138,7 @@ fn control_packets_are_what_they_were() {
         QpAttrs {
             qp_state @ 0, cur_qp_state @ 1, path_mtu @ 2, en_sqd_async_notify @ 3, port_num @ 4, timeout @ 5,
             retry_cnt @ 6, rnr_retry @ 7, min_rnr_timer @ 8, max_rd_atomic @ 9, max_dest_rd_atomic @ 10,
-            path_mig_state @ 11, pkey_index @ 12, sq_draining @ 14, reserved @ 15, qp_access_flags @ 16, qkey @ 20, rq_psn @ 24,
+            path_mig_state @ 11, pkey_index @ 12, sq_draining @ 14, features @ 15, qp_access_flags @ 16, qkey @ 20, rq_psn @ 24,
             sq_psn @ 28, dest_qp_num @ 32, ah_attr @ 36,
         } size 60 align 4
         ModifyQp { handle @ 0, mask @ 4, attrs @ 8 } size 68 align 4

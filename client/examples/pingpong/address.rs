@@ -48,6 +48,7 @@ impl Address {
             gid,
             mtu,
             rd_atomic: 1,
+            features: 0,
         }
     }
 }

@@ -218,6 +218,7 @@ impl<'a> Side<'a> {
             gid,
             mtu: self.mtu,
             rd_atomic: 1,
+            features: 0,
         };
         self.targets[at].connect(&endpoint(send_qpn), &self.options)?;
         self.senders[at].connect(&endpoint(recv_qpn), &self.options)?;

@@ -109,6 +109,7 @@ impl End for Theirs {
             gid,
             mtu: Mtu::Mtu4096,
             rd_atomic: 16,
+            features: 0,
         };
         let region = RemoteMr {
             addr: addr.parse()?,
