@@ -150,6 +150,11 @@ bench-testpmd: deps ## What the data path does a second and in how many cycles, 
 	  "rc-atomic --size 8" "rc-write --size 1M --outstanding 16 --reuse"; do \
 	  $(PROFILE_DIR)/rnic-testpmd --json --mode $$a || exit 1; done
 
+.PHONY: bench-loss
+bench-loss: deps ## Goodput of 1 MiB WRITEs between two appliances over loss, go-back-N and selective, as JSON and a table
+	@$(CARGO) build --release --quiet -p rnic-control -p rnic-perf --bins
+	@tests/bench-loss.sh
+
 .PHONY: bench-grace
 bench-grace: deps ## What grace periods cost beside those of DPDK and crossbeam-epoch, as JSON
 	@$(CARGO) build --release --quiet -p rnic-bench-lifetimes --bin bench-grace
