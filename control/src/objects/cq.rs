@@ -1,5 +1,7 @@
 //! Completion queues.
 
+use std::sync::atomic::Ordering;
+
 use rnic_abi::{
     CreateCq, CreateCqReply, Handle, HandleArg, LINE, ModifyCq, QueryCqReply, ResizeCq, ResizeCqDone,
     ResizeCqReply, RingIndices, completion_queue_size, cq_subring_offset,
@@ -317,7 +319,8 @@ fn waiting(region: &ClientMem, cq: &Cq, subrings: u32) -> impl Iterator<Item = u
     let (at, depth) = (cq.slice.offset, cq.depth);
     (0..subrings).map(move |subring| {
         let ring = at + cq_subring_offset(depth, subring);
-        let index = |offset| region.read::<u32>(ring + offset).unwrap_or(0);
+        // The core and the client go on while the control thread looks.
+        let index = |offset| region.u32(ring + offset).map_or(0, |word| word.load(Ordering::Acquire));
         let (tail, head) = (index(RingIndices::TAIL), index(RingIndices::HEAD));
         tail.wrapping_sub(head).min(depth)
     })
