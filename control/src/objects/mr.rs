@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use rnic_abi::{DEREG_NONBLOCK, DeregMr, HandleArg, INVALIDATABLE, RegMr, RegMrReply};
 use rnic_engine::{
-    mem::{ClientMem, MapError, MrDescriptor, MrTable},
+    mem::{ClientMem, MapError, MrDescriptor, MrTable, page_size},
     view,
 };
 use rnic_qsbr::Epoch;
@@ -56,7 +56,7 @@ const OPTIONAL: u32 = 0x3FF0_0000;
 /// Rights that demand the local right to write (10.6.3.1).
 const REMOTE_CHANGES: u32 = 2 | 8;
 /// Largest page of a client's memory.
-const MAX_PAGE: i64 = 2 << 20;
+const MAX_PAGE: u64 = 2 << 20;
 
 /// The rights of a region or a QP.
 pub(crate) fn rights(field: &str, bits: u32) -> Verb<Access> {
@@ -88,9 +88,7 @@ fn access(bits: u32) -> Verb<(Access, bool)> {
 
 /// Pages that turn out not to be there are replaced by zeros, which is done for 4 KiB and 2 MiB.
 fn check_pages(fd: &OwnedFd) -> Verb<()> {
-    let page = rustix::fs::fstat(fd)
-        .map_err(|errno| Refusal::new(errno, "reg_mr: fstat of the memfd"))?
-        .st_blksize;
+    let page = page_size(fd).map_err(|errno| Refusal::new(errno, "reg_mr: fstatfs of the memfd"))?;
     if page > MAX_PAGE {
         return Err(Refusal::unsupported(format!(
             "the memfd has pages of {page} bytes; at most {MAX_PAGE} are supported"

@@ -16,6 +16,8 @@ use rustix::{
 };
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
+use crate::mem::large_pages;
+
 use super::{ArenaError, ArenaId, LAYOUT_VERSION};
 
 /// Bytes before the first record: one page.
@@ -135,6 +137,7 @@ impl Mapping {
             call: "mmap",
             errno,
         })?;
+        large_pages(base, reserved);
         Ok(Mapping {
             id,
             fd,

@@ -12,8 +12,8 @@ use std::{
 
 use rnic_abi::protocol::{Word32, Word64};
 use rustix::{
-    fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create},
-    mm::{MapFlags, ProtFlags, mmap, munmap},
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs, ftruncate, memfd_create},
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -77,6 +77,30 @@ unsafe impl Send for ClientMem {}
 // SAFETY: as above.
 unsafe impl Sync for ClientMem {}
 
+/// Bytes of the pages that a memfd is made of, each of which is mapped and unmapped as a whole: those of hugetlbfs, if it
+/// stands there. Not the block size of its status: where shared memory may have transparent large pages that is theirs,
+/// and a mapping still ends wherever it likes.
+pub fn page_size(fd: impl AsFd) -> rustix::io::Result<u64> {
+    let stat = fstatfs(fd)?;
+    // The type of the magic number differs between libraries and architectures; the number has 32 bits.
+    let huge = stat.f_type as u32 == libc::HUGETLBFS_MAGIC as u32;
+    Ok(if huge {
+        stat.f_bsize as u64
+    } else {
+        rustix::param::page_size() as u64
+    })
+}
+
+/// Asks for large pages behind a mapping, where the machine grants them to shared memory: with thousands of QPs each packet
+/// would else find its pages nowhere in the TLB. Control thread.
+pub(crate) fn large_pages(base: *mut c_void, len: usize) {
+    const LARGE: usize = 2 << 20;
+    if len >= LARGE {
+        // SAFETY: advice about a mapping that was made with these bounds; it changes nothing that can be read.
+        let _ = unsafe { madvise(base, len, Advice::LinuxHugepage) };
+    }
+}
+
 impl ClientMem {
     /// Makes a context region of `len` bytes (a multiple of the page size): a memfd sealed against any change
     /// of length, mapped here, and the descriptor to send to the client.
@@ -103,7 +127,7 @@ impl ClientMem {
             return Err(MapError::NotSealed);
         }
         let stat = fstat(fd)?;
-        let (size, page) = (stat.st_size as u64, (stat.st_blksize as u64).max(4096));
+        let (size, page) = (stat.st_size as u64, page_size(fd)?);
         if length == 0 || !offset.is_multiple_of(page) {
             return Err(MapError::Alignment { offset, length, page });
         }
@@ -136,6 +160,7 @@ impl ClientMem {
                 offset,
             )?
         };
+        large_pages(base, len);
         let base = NonNull::new(base.cast::<u8>()).expect("mmap returned null");
         let Some(watched) = sigbus::watch(base.as_ptr() as usize, len, &fault) else {
             // SAFETY: the mapping just made, not yet known to anyone.
@@ -413,6 +438,15 @@ mod tests {
         assert_eq!(out, [0; 16]);
         assert!(mem.copy_in(4096, &[8; 16]), "writes go to the plug");
         assert!(mem.faulted() && !other.is_set());
+    }
+
+    #[test]
+    fn pages_are_those_of_hugetlbfs_and_else_small_whatever_blocks_the_file_prefers() {
+        let plain = file(8 << 20, SealFlags::SHRINK);
+        assert_eq!(page_size(&plain), Ok(rustix::param::page_size() as u64));
+        let flags = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        let huge = memfd_create("test", flags).unwrap();
+        assert_eq!(page_size(&huge), Ok(2 << 20));
     }
 
     #[test]

@@ -17,7 +17,8 @@ mod primitive {
 
 pub use addresses::{ADDRESSES, PortAddress, PortAddresses};
 pub use ah::{AhEntry, AhError, AhTable};
-pub use client_mem::{ClientMem, MapError, SharedU32, SharedU64};
+pub(crate) use client_mem::large_pages;
+pub use client_mem::{ClientMem, MapError, SharedU32, SharedU64, page_size};
 pub(crate) use copy::copy_bytes;
 pub use mcast::{Attachment, MAX_MCAST_QP_ATTACH, MAX_TOTAL_MCAST_QP_ATTACH, McastTable};
 pub use mr::{MrDescriptor, MrRecord, MrTable, RemoteRange};
