@@ -320,7 +320,11 @@ fn waiting(region: &ClientMem, cq: &Cq, subrings: u32) -> impl Iterator<Item = u
     (0..subrings).map(move |subring| {
         let ring = at + cq_subring_offset(depth, subring);
         // The core and the client go on while the control thread looks.
-        let index = |offset| region.u32(ring + offset).map_or(0, |word| word.load(Ordering::Acquire));
+        let index = |offset| {
+            region
+                .u32(ring + offset)
+                .map_or(0, |word| word.load(Ordering::Acquire))
+        };
         let (tail, head) = (index(RingIndices::TAIL), index(RingIndices::HEAD));
         tail.wrapping_sub(head).min(depth)
     })

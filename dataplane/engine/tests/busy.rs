@@ -14,7 +14,7 @@ use rnic_engine::{
     core::Idle,
     frame::{FrameBurst, SharedPool},
     nonblocking::CheckedAllocator,
-    port::HeapPool,
+    port::{HeapPool, ring_pair},
 };
 use rnic_transport::{QpAttr, QpAttrMask, QpState};
 use rnic_wire::Mtu;
@@ -180,5 +180,45 @@ fn no_event_is_lost_while_the_control_thread_hears_nothing_and_its_queue_is_full
         "each once"
     );
     assert!(rig.events.iter().all(|event| event.kinds == event_kind::QP_FATAL));
+    rig.engine.stop();
+}
+
+#[test]
+fn of_more_qps_than_a_pass_serves_each_gets_its_turn() {
+    const QPS: u32 = 300;
+    const EACH: u64 = 32;
+    let pool: SharedPool = HeapPool::for_mtu(4096, 1500);
+    let (a, b) = ring_pair("rnic0", "rnic1", 1, 1500, pool);
+    let limits = Limits {
+        qps: QPS + 2,
+        cqs: QPS + 2,
+        ..Rig::config(1, vec![], Idle::Spin).limits
+    };
+    let config = EngineConfig {
+        limits,
+        ..Rig::config(1, vec![a, b], Idle::Spin)
+    };
+    let mut rig = Rig::sized(config, QPS as usize);
+    let qps: Vec<usize> = (2..QPS + 2).map(|slot| rig.create_qp(slot)).collect();
+    for pair in qps.chunks(2) {
+        rig.connect(pair[0], pair[1], path(1, 2, false), path(2, 1, false), Mtu::M1024);
+    }
+    let sent = rig.fill(0, 4096, 7);
+    for i in 0..EACH {
+        for pair in qps.chunks(2) {
+            // More than there is room for in the rings between the ports.
+            let sge = rig.sge(i * 64, 64);
+            rig.post_send(pair[0], wqe(i, WRITE, sge, (1 << 20) + i * 64, rig.key));
+        }
+    }
+    for pair in qps.chunks(2) {
+        let done: Vec<(u64, u8)> = (0..EACH)
+            .map(|_| rig.wait_cqe(pair[0]))
+            .map(|cqe| (cqe.wr_id, cqe.status))
+            .collect();
+        assert_eq!(done, (0..EACH).map(|i| (i, 0)).collect::<Vec<_>>());
+    }
+    let len = EACH as usize * 64;
+    assert_eq!(rig.bytes(1 << 20, len), sent[..len]);
     rig.engine.stop();
 }

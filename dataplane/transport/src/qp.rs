@@ -1,5 +1,8 @@
 //! The queue pair: its record, and the entry points that share work between requester and responder.
 
+use core::mem::offset_of;
+use core::ops::Range;
+
 use crate::attr::Attrs;
 use crate::congestion::{Flow, Pace};
 use crate::host::{Completion, Host, KeyError};
@@ -268,6 +271,12 @@ record! {
 }
 
 impl RcQp {
+    /// Bytes of the record that every packet needs.
+    pub const HOT: [Range<usize>; 2] = [
+        0..offset_of!(RcQp, resp) + offset_of!(Responder, responses) + 64,
+        offset_of!(RcQp, attrs)..offset_of!(RcQp, flow),
+    ];
+
     /// An RC QP in RESET.
     pub const fn new(qpn: u32) -> Self {
         RcQp {
@@ -346,6 +355,12 @@ impl RcQp {
     #[inline]
     pub const fn sq_oldest(&self) -> u32 {
         self.req.head
+    }
+
+    /// Index at which the next send work request is posted.
+    #[inline]
+    pub const fn sq_next(&self) -> u32 {
+        self.req.tail
     }
 
     /// The receive WQE of the message under way.

@@ -20,7 +20,11 @@ impl Core {
         let (mut emit, mut payload) = (Emit::EMPTY, Segments::new());
         let mut bytes = 0;
         for count in 0..PACKET_BUDGET {
-            if bytes >= BYTE_BUDGET || !self.ports[usize::from(port)].ready(&self.env.crc) {
+            if bytes >= BYTE_BUDGET {
+                return count;
+            }
+            if !self.ports[usize::from(port)].ready(&self.env.crc) {
+                self.stuck += 1;
                 return count;
             }
             if !qp.with(&mut self.env, |rc, ctx| rc.poll_transmit_into(ctx, &mut emit)) {
@@ -117,7 +121,7 @@ impl Core {
             if !here || direct && sender == Some(qpn) {
                 continue;
             }
-            let Some((slot, mut qp)) = self.find(qpn, packet.bth().pkey) else {
+            let Some((slot, mut qp)) = self.find(qpn, packet.bth().pkey, None) else {
                 continue;
             };
             let outcome = self.give(&mut qp, packet);

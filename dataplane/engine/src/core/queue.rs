@@ -12,7 +12,10 @@ use rnic_abi::{MAX_SGE, RING_ENTRIES, RingIndices, Sge, WQE_UNIT, Wqe, XrcUnit, 
 use rnic_transport::{Access, KeyError, RecvWqe, SendWr, WrOpcode};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::records::Cursor;
+use super::{
+    qp::{PREFETCHED, prefetch_lines},
+    records::Cursor,
+};
 use crate::{
     arena::{ArenaError, ArenaSlice},
     mem::{ClientMem, MrTable, RemoteRange, SharedU32},
@@ -298,6 +301,19 @@ impl SendQueue {
             })),
             None => Err(QueueError::Malformed { wr_id: wqe.wr_id }),
         }
+    }
+
+    /// Begins to load the next units of the client's ring, and the places of their copies.
+    #[inline]
+    pub fn prefetch(&self, cursor: &Cursor) {
+        let Some(ring) = &self.ring else { return };
+        let first = (cursor.next & (ring.depth - 1)) as usize;
+        let count = PREFETCHED.min(ring.depth as usize - first);
+        let bytes = first * WQE_UNIT..(first + count) * WQE_UNIT;
+        if let Some(entries) = ring.mem.range(ring.entries as u64, bytes.end as u64) {
+            prefetch_lines(entries.as_ptr(), bytes.clone());
+        }
+        prefetch_lines(self.units.as_ptr().cast(), bytes);
     }
 
     /// Units it has, a power of two.

@@ -15,11 +15,19 @@ use crate::{
     command::{Message, Sent},
     frame::{BURST, Frame, FrameBurst},
     mem::RemoteRange,
-    view,
 };
 
 /// The default partition, full and limited members alike.
 const DEFAULT_PARTITION: u16 = 0x7fff;
+
+/// What is known of a received frame before it is parsed.
+#[derive(Copy, Clone, Default)]
+pub(super) struct Ahead {
+    /// Whether the ICRC is right.
+    sum: Option<bool>,
+    /// Slot of the QP it is for, one of this core's.
+    slot: Option<u32>,
+}
 
 /// Where a frame went.
 enum Taken {
@@ -47,28 +55,62 @@ impl Core {
                 continue;
             }
             count += came;
-            let mut sums = self.look_ahead(&burst).into_iter();
-            for frame in burst.drain(..) {
-                self.receive(port, frame, false, sums.next().flatten());
+            let ahead = self.look_ahead(&burst);
+            for (frame, ahead) in burst.drain(..).zip(&ahead) {
+                self.receive(port, frame, false, ahead);
+            }
+            if self.is_spread() {
+                self.answer(&ahead);
             }
         }
         count
     }
 
-    /// What of a burst's frames is done best together: the table's misses overlap, and so do the sums of the frames that this
-    /// core will verify. Whether the ICRC is right, as far as it is known then.
+    /// What of a burst's frames is done best together: the misses of the table and of the QPs overlap, and so do the sums of the
+    /// frames that this core will verify.
     #[inline]
-    fn look_ahead(&mut self, burst: &FrameBurst) -> ArrayVec<Option<bool>, BURST> {
-        let (view, crc, me) = (self.view.refresh(), &self.env.crc, self.id);
-        let sum = |frame: &Frame| {
-            let qpn = likely_qpn(frame.bytes())?;
-            view.prefetch(view::Kind::Qp, qpn);
-            match usize::from(view.owner(qpn)) == me {
-                true => verify_plain(crc, frame.bytes()),
-                false => None,
+    fn look_ahead(&mut self, burst: &FrameBurst) -> ArrayVec<Ahead, BURST> {
+        let view = self.view.refresh();
+        let mut ahead: ArrayVec<Ahead, BURST> = burst
+            .iter()
+            .map(|frame| Ahead {
+                // Whoever has a QP in its view owns it.
+                slot: likely_qpn(frame.bytes())
+                    .and_then(|qpn| view.qp(qpn))
+                    .map(|leaf| leaf.slot),
+                sum: None,
+            })
+            .collect();
+        let qp = |ahead: &Ahead| self.qps.get(ahead.slot? as usize)?.as_ref();
+        if self.is_spread() {
+            ahead.iter().filter_map(qp).for_each(|qp| qp.prefetch());
+        }
+        for (frame, ahead) in burst.iter().zip(&mut ahead) {
+            if ahead.slot.is_some() {
+                ahead.sum = verify_plain(&self.env.crc, frame.bytes());
             }
-        };
-        burst.iter().map(sum).collect()
+        }
+        if self.is_spread() {
+            ahead.iter().filter_map(qp).for_each(|qp| qp.prefetch_record());
+        }
+        ahead
+    }
+
+    /// Serves the QPs that a burst was for before it is their turn among the many that are active: by then their peers' timers
+    /// would have run out, and they would have to be loaded again.
+    #[inline]
+    fn answer(&mut self, burst: &[Ahead]) {
+        for slot in burst.iter().filter_map(|ahead| ahead.slot) {
+            let Some(place) = self.qps.get_mut(slot as usize) else {
+                continue;
+            };
+            // Once, though several frames were for it: then it has nothing to do any more.
+            if let Some(mut qp) = place.take_if(|qp| qp.rec.rc.has_work()) {
+                self.serve_one(&mut qp);
+                self.after(slot, &mut qp);
+                self.qps[slot as usize] = Some(qp);
+            }
+        }
     }
 
     /// Frames that other cores handed over, at most a burst.
@@ -84,17 +126,17 @@ impl Core {
 
     pub(super) fn take_handoff(&mut self, handoff: Handoff) {
         match handoff {
-            Handoff::Received { port, frame, direct } => self.receive(port, frame, direct, None),
+            Handoff::Received { port, frame, direct } => self.receive(port, frame, direct, &Ahead::default()),
             Handoff::Copied { port, frame, direct } => self.receive_copy(port, &frame, direct),
             Handoff::Send { port, frame } => self.send_slow(port, frame),
         }
     }
 
-    /// One frame. `direct` frames were built by a core of this appliance and did not come through a port. `sum` tells whether
-    /// the ICRC is right, if that is known.
+    /// One frame. `direct` frames were built by a core of this appliance and did not come through a port. `ahead` is
+    /// what is known of it.
     #[inline]
-    pub(super) fn receive(&mut self, port: u16, frame: Frame, direct: bool, sum: Option<bool>) {
-        match self.take(port, &frame, direct, sum) {
+    pub(super) fn receive(&mut self, port: u16, frame: Frame, direct: bool, ahead: &Ahead) {
+        match self.take(port, &frame, direct, ahead) {
             Taken::Here => self.recycle(frame),
             Taken::SlowPath => self.divert(port, frame),
             Taken::By(owner) => self.hand_to(owner, Handoff::Received { port, frame, direct }),
@@ -102,7 +144,7 @@ impl Core {
     }
 
     #[inline]
-    fn take(&mut self, port: u16, frame: &Frame, direct: bool, sum: Option<bool>) -> Taken {
+    fn take(&mut self, port: u16, frame: &Frame, direct: bool, ahead: &Ahead) -> Taken {
         let kind = classify(frame.bytes(), frame.vlan());
         // Looked at where it is: it was made just now, and a copy would wait for the stores.
         let owner = match kind {
@@ -113,10 +155,16 @@ impl Core {
             }
             Kind::Roce(ref packet) => {
                 let qpn = packet.bth().dest_qpn;
-                let owner = usize::from(self.view.refresh().owner(qpn));
+                let owner = match ahead.slot {
+                    Some(_) => self.id,
+                    None => usize::from(self.view.refresh().owner(qpn)),
+                };
                 if owner == self.id {
                     self.env.counters.rx_roce += 1;
-                    if !sum.unwrap_or_else(|| verify_icrc(&self.env.crc, packet.datagram())) {
+                    if !ahead
+                        .sum
+                        .unwrap_or_else(|| verify_icrc(&self.env.crc, packet.datagram()))
+                    {
                         self.env.counters.icrc_errors += 1;
                         return Taken::Here;
                     }
@@ -124,7 +172,7 @@ impl Core {
                         self.receive_multicast(port, packet, frame, direct);
                         return Taken::Here;
                     }
-                    let slot = self.find(qpn, packet.bth().pkey);
+                    let slot = self.find(qpn, packet.bth().pkey, ahead.slot);
                     let Some((slot, mut qp)) = slot else {
                         return Taken::Here;
                     };
@@ -150,12 +198,12 @@ impl Core {
             } => {
                 let owner = usize::from(self.view.refresh().owner(dest_qpn));
                 if owner == self.id {
-                    if !sum.unwrap_or_else(|| verify_icrc(&self.env.crc, &datagram)) {
+                    if !ahead.sum.unwrap_or_else(|| verify_icrc(&self.env.crc, &datagram)) {
                         self.env.counters.icrc_errors += 1;
                         return Taken::Here;
                     }
                     self.env.counters.reserved_opcode += 1;
-                    let Some((slot, mut qp)) = self.find(dest_qpn, DEFAULT_PARTITION) else {
+                    let Some((slot, mut qp)) = self.find(dest_qpn, DEFAULT_PARTITION, None) else {
                         return Taken::Here;
                     };
                     let class = qp.rec.rc.qp_type().transport();
@@ -220,9 +268,10 @@ impl Core {
         core.kick();
     }
 
-    /// Takes the QP with this number out of the arena. The caller puts it back.
+    /// Takes the QP with this number out of the arena; `slot` is its slot, if it was looked up in this pass. The caller puts
+    /// it back.
     #[inline]
-    pub(super) fn find(&mut self, qpn: u32, pkey: u16) -> Option<(u32, Box<Qp>)> {
+    pub(super) fn find(&mut self, qpn: u32, pkey: u16, slot: Option<u32>) -> Option<(u32, Box<Qp>)> {
         if qpn <= 1 {
             self.env.counters.special_qp += 1;
             return None;
@@ -231,7 +280,7 @@ impl Core {
             self.env.counters.pkey_mismatch += 1;
             return None;
         }
-        let slot = self.view.refresh().qp(qpn).map(|leaf| leaf.slot);
+        let slot = slot.or_else(|| self.view.refresh().qp(qpn).map(|leaf| leaf.slot));
         let qp = slot.and_then(|slot| Some((slot, self.qps.get_mut(slot as usize)?.take()?)));
         if qp.is_none() {
             self.env.counters.unknown_qp += 1;

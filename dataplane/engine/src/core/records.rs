@@ -2,7 +2,7 @@
 //!
 //! Everything else a core keeps (tables, timers, lists, templates, pointers into client regions) is rebuilt from
 //! these.
-use std::{io, os::fd::OwnedFd};
+use std::{io, mem::offset_of, ops::Range, os::fd::OwnedFd};
 
 use rnic_abi::{LINE, event_kind};
 use rnic_transport::{Cause, FieldPath, RcQp, Record, Time, record};
@@ -310,6 +310,16 @@ record! {
 }
 
 impl QpRecord {
+    /// Bytes that every packet needs.
+    pub const HOT: [Range<usize>; 3] = {
+        let [most, attributes] = RcQp::HOT;
+        [
+            most,
+            attributes,
+            offset_of!(QpRecord, id)..offset_of!(QpRecord, path),
+        ]
+    };
+
     /// Slot of the SRQ it draws from, if it does.
     pub fn srq(&self) -> Option<u32> {
         (self.id.srq != NO_SRQ).then_some(self.id.srq)

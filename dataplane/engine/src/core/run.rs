@@ -56,6 +56,8 @@ pub(crate) struct Core {
     pub(super) client_list: Vec<u32>,
     /// QPs to be served in the next pass, each once.
     pub(super) active: VecDeque<u32>,
+    /// Of this pass: QPs that found no room at their port.
+    pub(super) stuck: u32,
     /// QPs with events to be told, each once.
     pub(super) eventful: VecDeque<u32>,
     pub(super) timers: TimerWheel,
@@ -84,6 +86,8 @@ pub(crate) struct Core {
     pub(super) passes: u64,
 }
 
+/// QPs that are served in turn, from which on they are loaded ahead.
+const SPREAD: usize = 24;
 /// Passes between two publications of the counters while busy.
 const PUBLISH_EVERY: u64 = 1024;
 
@@ -124,6 +128,7 @@ impl Core {
             clients: (0..clients).map(|_| None).collect(),
             client_list: Vec::with_capacity(clients as usize),
             active: VecDeque::with_capacity(qps as usize),
+            stuck: 0,
             eventful: VecDeque::with_capacity(qps as usize),
             timers: TimerWheel::new(qps as usize, now),
             wake_due: Time::NEVER,
@@ -214,6 +219,12 @@ impl Core {
     /// Whether something given up waits for a page.
     pub(super) fn retired_waiting(&self) -> bool {
         self.retirer.waiting() > 0
+    }
+
+    /// Whether it serves so many QPs at the moment that the cache does not have them all.
+    #[inline]
+    pub(super) fn is_spread(&self) -> bool {
+        self.active.len() > SPREAD
     }
 
     fn account(&mut self, before: u64, work: usize) -> u64 {

@@ -23,7 +23,9 @@ pub(super) const PACKET_BUDGET: usize = 32;
 /// QPs served in one pass, and after how much work no other one is: whoever has thousands of them receives in between, and
 /// what is sent finds room.
 const QP_BUDGET: usize = 64;
-const SERVE_BUDGET: usize = 4 * PACKET_BUDGET;
+const SERVE_BUDGET: usize = 2 * PACKET_BUDGET;
+/// QPs that found no room at their port, after which no other one is asked in the pass: they would find none either.
+const STUCK_BUDGET: u32 = 4;
 /// Payload bytes one QP may move in one pass.
 pub(super) const BYTE_BUDGET: usize = 64 << 10;
 /// Work requests flushed in one pass.
@@ -74,13 +76,18 @@ impl Core {
     /// Serves the QPs in the active list in turn, within the budget of a pass.
     pub(super) fn serve(&mut self) -> usize {
         let mut work = 0;
+        let spread = self.is_spread();
+        self.stuck = 0;
         for _ in 0..self.active.len().min(QP_BUDGET) {
-            if work >= SERVE_BUDGET {
+            if work >= SERVE_BUDGET || self.stuck >= STUCK_BUDGET {
                 break;
             }
             let Some(slot) = self.active.pop_front() else {
                 break;
             };
+            if spread {
+                self.prefetch_next();
+            }
             let Some(mut qp) = self.qps[slot as usize].take() else {
                 continue;
             };
@@ -100,11 +107,27 @@ impl Core {
         work
     }
 
+    /// Begins to load the QPs that are served next, in the order in which one thing leads to the other.
+    #[inline]
+    fn prefetch_next(&self) {
+        let ahead = |n: usize| self.qps[*self.active.get(n)? as usize].as_ref();
+        if let Some(qp) = ahead(5) {
+            qp.prefetch();
+        }
+        if let Some(qp) = ahead(3) {
+            qp.prefetch_record();
+        }
+        if let Some(qp) = ahead(1) {
+            qp.prefetch_sends();
+        }
+    }
+
     /// Whether an idle QP can be left alone until its doorbell rings.
     #[inline]
     fn leave(&mut self, qp: &mut Qp) -> bool {
         qp.idle_passes = qp.idle_passes.saturating_add(1);
-        if qp.idle_passes < IDLE_PASSES {
+        // Looking at one of many costs more than its doorbell.
+        if qp.idle_passes < IDLE_PASSES && !self.is_spread() {
             return false;
         }
         // In the error state receives posted later are flushed too.
@@ -144,7 +167,7 @@ impl Core {
         more
     }
 
-    fn serve_one(&mut self, qp: &mut Qp) -> usize {
+    pub(super) fn serve_one(&mut self, qp: &mut Qp) -> usize {
         let mut work = self.intake(qp);
         if qp.flushes_sends() {
             let before = qp.outstanding();
@@ -204,7 +227,11 @@ impl Core {
         let (mut emit, mut payload) = (Emit::EMPTY, Segments::new());
         let mut bytes = 0;
         for count in 0..PACKET_BUDGET {
-            if bytes >= BYTE_BUDGET || (!path.direct && !self.ports[port].ready(&self.env.crc)) {
+            if bytes >= BYTE_BUDGET {
+                return count;
+            }
+            if !path.direct && !self.ports[port].ready(&self.env.crc) {
+                self.stuck += 1;
                 return count;
             }
             if !qp.with(&mut self.env, |rc, ctx| rc.poll_transmit_into(ctx, &mut emit)) {
