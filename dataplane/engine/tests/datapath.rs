@@ -65,6 +65,68 @@ fn two_qps_of_one_appliance_exchange_data_without_frames() {
     rig.engine.stop();
 }
 
+/// Twelve packets of payload from two places into one, and one that is short; then what ends with a whole packet.
+#[test]
+fn a_long_write_without_frames_is_whole_and_counted_packet_by_packet() {
+    let mut rig = Rig::new(1, vec![]);
+    let (a, b) = pair(&mut rig, true);
+    for (i, len) in [12 * 1024 + 100, 12 * 1024, 3 * 1024, 400_000]
+        .into_iter()
+        .enumerate()
+    {
+        let sent = rig.fill(A, len, i as u8);
+        let behind = rig.fill(B + len, 64, 0xee);
+        let first = len / 3;
+        let mut request = wqe(i as u64, WRITE, rig.sge(0, first as u32), B as u64, rig.key);
+        request.num_sge = 2;
+        request.sges[1] = rig.sge(first as u64, (len - first) as u32);
+        rig.fill(B, len, !(i as u8));
+        let before = rig.engine.core_status(0).counters.direct_packets;
+        rig.post_send(a, request);
+        assert_eq!(rig.wait_cqe(a).status, 0);
+        assert_eq!(rig.bytes(B, len), sent, "{len} bytes");
+        assert_eq!(rig.bytes(B + len, 64), behind, "nothing behind {len} bytes");
+        let packets = len.div_ceil(1024) as u64;
+        let counted = |rig: &Rig| rig.engine.core_status(0).counters.direct_packets - before;
+        while counted(&rig) <= packets {
+            // Counters are shown now and then.
+            std::thread::yield_now();
+        }
+        // And a few acknowledgements.
+        assert!(counted(&rig) < 2 * packets, "{} of {packets}", counted(&rig));
+    }
+    // The other way: the PSNs of both sides still agree.
+    let sge = rig.sge(B as u64, 5000);
+    let sent = rig.fill(B, 5000, 77);
+    rig.post_send(b, wqe(9, WRITE, sge, A as u64, rig.key));
+    assert_eq!(rig.wait_cqe(b).status, 0);
+    assert_eq!(rig.bytes(A, 5000), sent);
+    rig.engine.stop();
+}
+
+#[test]
+fn a_long_write_that_leaves_its_region_fails_without_frames_as_with_them() {
+    let mut rig = Rig::new(1, vec![]);
+    let (a, _) = pair(&mut rig, true);
+    let len = rig.data.len() as u64;
+    let sge = rig.sge(0, 100_000);
+    rig.post_send(a, wqe(1, WRITE, sge, len - 50_000, rig.key));
+    assert_eq!(rig.wait_cqe(a).status, 10, "remote access error");
+    rig.engine.stop();
+}
+
+#[test]
+fn a_long_write_whose_source_ends_too_soon_fails_where_it_does() {
+    let mut rig = Rig::new(1, vec![]);
+    let (a, b) = pair(&mut rig, true);
+    let len = rig.data.len() as u64;
+    let sge = rig.sge(len - 50_000, 100_000);
+    rig.post_send(a, wqe(1, WRITE, sge, 0, rig.key));
+    assert_eq!(rig.wait_cqe(a).status, 4, "local protection error");
+    assert_eq!(rig.query(b).attr.state, QpState::Rts, "nothing was wrong there");
+    rig.engine.stop();
+}
+
 #[test]
 fn a_bad_rkey_fails_the_request_and_raises_access_error_at_the_responder() {
     let mut rig = Rig::new(1, vec![]);

@@ -43,6 +43,7 @@ mod respond;
 mod responder;
 mod retry;
 mod selective;
+mod stretch;
 mod types;
 mod uc;
 mod ud;
@@ -59,6 +60,7 @@ pub use modify_table::check_modify;
 pub use mutation::Mutation;
 pub use qp::{Ctx, DropReason, Emit, Limits, MAX_MESSAGE, PostError, RcQp, Received, Source};
 pub use record::{BadField, FieldPath, Record};
+pub use stretch::Stretch;
 pub use types::{
     Access, Cause, Check, CompletionFlags, Event, EventKind, QpState, QpType, Queue, Time, WcOpcode, WcStatus,
 };

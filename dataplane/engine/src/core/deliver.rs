@@ -33,10 +33,32 @@ impl Core {
                 rc.receive(ctx, headers, Gathered::new(payload))
             });
             self.received(slot, &mut peer, outcome);
+            if headers.bth.ack_req {
+                self.asked = Some(slot);
+            }
         } else {
             self.env.counters.address_mismatch += 1;
         }
         self.qps[slot as usize] = Some(peer);
+    }
+
+    /// One packet of a QP that was asked for an acknowledgement, out of its turn: whoever asked has it in this pass, and not
+    /// in the next when its peer's turn came before its own.
+    pub(super) fn answer_direct(&mut self, slot: u32) {
+        let Some(mut qp) = self.qps.get_mut(slot as usize).and_then(Option::take) else {
+            return;
+        };
+        let (mut emit, mut payload) = (Emit::EMPTY, Segments::new());
+        if qp.path.is_some_and(|path| path.direct)
+            && qp.with(&mut self.env, |rc, ctx| rc.poll_transmit_into(ctx, &mut emit))
+            && self.gather(&mut qp, &emit, &mut payload)
+        {
+            self.deliver(&mut qp, &emit, &payload);
+        }
+        self.after(slot, &mut qp);
+        self.qps[slot as usize] = Some(qp);
+        // What that packet asks for has time.
+        self.asked = None;
     }
 
     /// Hands a packet as a frame to the core that owns the QP it is for.
@@ -101,7 +123,7 @@ impl Core {
 
 /// Whether the address vectors of both name each other, as the addresses in a frame would have to.
 #[inline]
-fn are_peers(qp: &Qp, peer: &Qp) -> bool {
+pub(super) fn are_peers(qp: &Qp, peer: &Qp) -> bool {
     match (&qp.path, &peer.path) {
         (Some(a), Some(b)) => a.local_ip == b.remote_ip && a.remote_ip == b.local_ip,
         _ => false,

@@ -15,6 +15,7 @@ mod run;
 mod service;
 mod shared;
 mod srq;
+mod stretch;
 mod timer;
 mod transmit;
 
@@ -30,6 +31,7 @@ pub use records::{CORE_FILES, CoreArenas, NO_CLIENT};
 pub use run::now as clock;
 pub use shared::{CongestionCounters, CoreCounters, CoreStatus};
 pub use srq::{Srq, SrqInit, XrcPart};
+pub use timer::TimerWheel;
 
 pub(crate) use run::{Core, CoreInit};
 pub(crate) use shared::{COMMANDS, ControlWake, MESSAGES, Shared};

@@ -14,8 +14,14 @@ use crate::{
     engine::Limits,
 };
 
-/// Bytes of variable parts one core may have: address space, not memory.
-const RINGS: usize = 1 << 36;
+/// Bytes of variable parts one core may have: address space, not memory, and no more than the objects that there may be
+/// can ask for. (Tools such as valgrind have little of it to give.)
+fn rings(limits: &Limits) -> usize {
+    const OF_A_CORE: usize = 1 << 36;
+    const OF_AN_OBJECT: usize = 1 << 30;
+    let objects = limits.qps as usize + limits.srqs as usize;
+    objects.saturating_mul(OF_AN_OBJECT).min(OF_A_CORE)
+}
 
 /// Files of the arenas of one core.
 pub const CORE_FILES: usize = 4;
@@ -57,7 +63,7 @@ impl CoreArenas {
         let (qps, found_qps) = SlotArena::open(qp, qps, limits.qps)?;
         let (cqs, found_cqs) = SlotArena::open(cq, cqs, limits.cqs)?;
         let (srqs, found_srqs) = SlotArena::open(srq, srqs, limits.srqs)?;
-        let rings = RangeArena::open(ring, rings, RINGS)?;
+        let rings = RangeArena::open(ring, rings, self::rings(limits))?;
         let found = Found {
             qps: found_qps,
             cqs: found_cqs,
@@ -105,7 +111,7 @@ impl CoreArenas {
             qps: SlotArena::create(qp, limits.qps)?,
             cqs: SlotArena::create(cq, limits.cqs)?,
             srqs: SlotArena::create(srq, limits.srqs)?,
-            rings: RangeArena::create(ring, RINGS)?,
+            rings: RangeArena::create(ring, rings(limits))?,
         })
     }
 }

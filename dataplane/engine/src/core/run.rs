@@ -58,6 +58,8 @@ pub(crate) struct Core {
     pub(super) active: VecDeque<u32>,
     /// Of this pass: QPs that found no room at their port.
     pub(super) stuck: u32,
+    /// The QP that was just asked for an acknowledgement without frames.
+    pub(super) asked: Option<u32>,
     /// QPs with events to be told, each once.
     pub(super) eventful: VecDeque<u32>,
     pub(super) timers: TimerWheel,
@@ -129,6 +131,7 @@ impl Core {
             client_list: Vec::with_capacity(clients as usize),
             active: VecDeque::with_capacity(qps as usize),
             stuck: 0,
+            asked: None,
             eventful: VecDeque::with_capacity(qps as usize),
             timers: TimerWheel::new(qps as usize, now),
             wake_due: Time::NEVER,

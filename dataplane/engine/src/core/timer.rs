@@ -20,7 +20,7 @@ struct Node {
 }
 
 /// The wheel.
-pub(super) struct TimerWheel {
+pub struct TimerWheel {
     heads: Box<[u32]>,
     nodes: Box<[Node]>,
     /// First tick that was not expired yet.

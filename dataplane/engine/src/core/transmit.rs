@@ -20,7 +20,7 @@ impl Qp {
     }
 
     #[inline]
-    fn gather(&self, env: &Env, source: &Source, segments: &mut Segments) -> Result<(), KeyError> {
+    pub(super) fn gather(&self, env: &Env, source: &Source, segments: &mut Segments) -> Result<(), KeyError> {
         match *source {
             Source::None | Source::Missing | Source::Send { len: 0, .. } | Source::Remote { len: 0, .. } => {}
             Source::Send {
