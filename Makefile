@@ -171,6 +171,39 @@ bench-verbs: deps ## What verbs cost with 1,000 and with 100,000 live QPs, as JS
 	@$(CARGO) build --release --quiet -p rnic-bench-lifetimes --bin bench-verbs
 	@$(PROFILE_DIR)/bench-verbs
 
+.PHONY: bench-latency
+bench-latency: deps ## Client to client on loopback: latency of 8 B, 1 MiB beside memcpy, as JSON
+	@$(CARGO) build --release --quiet -p rnic-control --bin rnicd
+	@$(CARGO) build --release --quiet -p rnic-bench-daemon --bin bench-latency
+	@$(PROFILE_DIR)/bench-latency
+
+.PHONY: bench-micro
+bench-micro: ## Micro-benchmarks: ICRC, copy and CRC, parsing, lookup, rings, timers, epochs (criterion)
+	$(CARGO) bench -p rnic-bench-micro
+
+.PHONY: bench-instructions
+bench-instructions: deps ## Instructions a message of the RC fast path (callgrind) beside those written down; UPDATE=1 writes them
+	@command -v valgrind >/dev/null || { sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends valgrind || true; }
+	@$(CARGO) build --release --quiet -p rnic-testpmd
+	@benches/testpmd/instructions.sh $(if $(UPDATE),--update)
+
+.PHONY: check-syscalls
+check-syscalls: deps ## No system call of a poll thread under load; less than 3 % of a core while idle
+	@$(CARGO) build --release --quiet -p rnic-control --bins
+	@$(CARGO) build --release --quiet -p rnic-bench-daemon --bin check-syscalls
+	@$(PROFILE_DIR)/check-syscalls
+
+# What is not installed and cannot be is left out of the comparison, which says so.
+.PHONY: compare
+compare: deps ## rnic beside kernel TCP, UCX and libfabric on this machine: ratios, JSON, an SVG in target/compare
+	@missing=; for p in qperf ucx-utils libfabric-bin; do \
+	  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; $$sudo apt-get update -qq; \
+	  for p in $$missing; do $$sudo apt-get install -y -qq --no-install-recommends $$p || true; done; fi
+	@$(CARGO) build --release --quiet -p rnic-control -p rnic-perf -p rnic-bench-daemon -p rnic-bench-compare --bins
+	@$(PROFILE_DIR)/rnic-compare
+
 .PHONY: clean
 clean: ## Remove what was built
 	$(CARGO) clean

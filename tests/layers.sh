@@ -14,7 +14,11 @@ allowed() {
     rnic) echo rnic-abi ;;
     rnic-perf) echo rnic ;;
     rnic-testpmd) echo rnic-abi rnic-engine rnic-transport rnic-wire ;;
-    rnic-bench-lifetimes) echo dpdk-sys rnic-abi rnic-engine rnic-qsbr ;;
+    rnic-bench) echo ;;
+    rnic-bench-compare) echo rnic-bench ;;
+    rnic-bench-daemon) echo rnic rnic-bench ;;
+    rnic-bench-micro) echo rnic-wire ;;
+    rnic-bench-lifetimes) echo dpdk-sys rnic-abi rnic-bench rnic-engine rnic-qsbr ;;
     rnic-tests) echo rnic rnic-abi rnic-config rnic-control rnic-engine rnic-trace rnic-transport rnic-wire rnic-simd ;;
     rnic-interop) echo rnic rnic-tests rnic-trace ;;
     rnic-stress) echo rnic rnic-abi rnic-tests ;;

@@ -32,6 +32,9 @@ pub struct Args {
     /// Seconds to measure, after one to warm up.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,
+    /// So many messages instead of some seconds, and none to warm up: every run does the same. Prints JSON without rates.
+    #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: Option<u64>,
     /// The same buffer for all messages of a connection, instead of as many as are in flight.
     #[arg(long)]
     pub reuse: bool,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use args::{Args, Mode};
 use clap::Parser;
-use report::{Report, Second, cycles};
+use report::{Fixed, Report, Second, cycles};
 use rig::{Plan, Rig};
 use rnic_engine::{
     nonblocking::CheckedAllocator,
@@ -39,6 +39,15 @@ fn main() -> Result<()> {
     }
     let plan = Plan::new(&args)?;
     let ports = open(&args)?;
+    if let Some(messages) = args.messages {
+        ensure!(
+            args.mode != Mode::Io,
+            "--messages: frames without an RNIC are no messages"
+        );
+        let fixed = run_fixed(messages, plan, ports)?;
+        println!("{}", serde_json::to_string(&fixed)?);
+        return check(fixed.errors, fixed.verified);
+    }
     let report = match args.mode {
         Mode::Io => io::run(&args, plan, ports)?,
         _ => run(&args, plan, ports)?,
@@ -47,8 +56,12 @@ fn main() -> Result<()> {
         true => println!("{}", serde_json::to_string(&report)?),
         false => print!("{report}"),
     }
-    ensure!(report.errors == 0, "{} requests failed", report.errors);
-    ensure!(report.verified, "what arrived is not what was sent");
+    check(report.errors, report.verified)
+}
+
+fn check(errors: u64, verified: bool) -> Result<()> {
+    ensure!(errors == 0, "{errors} requests failed");
+    ensure!(verified, "what arrived is not what was sent");
     Ok(())
 }
 
@@ -116,6 +129,35 @@ fn run(args: &Args, plan: Plan, ports: Vec<OpenPort>) -> Result<Report> {
         }
         last = now;
     }
+    drain(&mut rig)?;
+    let verified = rig.verify();
+    let report = Report::new(args, &plan, &begin, &last, rig.errors, verified);
+    rig.stop();
+    Ok(report)
+}
+
+/// So many messages and then none, whatever the time: the same instructions in every run.
+fn run_fixed(messages: u64, plan: Plan, ports: Vec<OpenPort>) -> Result<Fixed> {
+    let mut rig = Rig::new(plan, ports)?;
+    rig.fill();
+    rig.begin();
+    while rig.messages < messages {
+        rig.turn(true);
+    }
+    drain(&mut rig)?;
+    let counters = rig.counters();
+    let fixed = Fixed {
+        messages: rig.messages,
+        frames: counters.tx_roce,
+        errors: rig.errors + counters.retransmitted,
+        verified: rig.verify(),
+    };
+    rig.stop();
+    Ok(fixed)
+}
+
+/// Lets what is in flight end.
+fn drain(rig: &mut Rig) -> Result<()> {
     let start = Instant::now();
     while !rig.is_drained() {
         if start.elapsed() > DRAIN {
@@ -123,10 +165,7 @@ fn run(args: &Args, plan: Plan, ports: Vec<OpenPort>) -> Result<Report> {
         }
         rig.turn(false);
     }
-    let verified = rig.verify();
-    let report = Report::new(args, &plan, &begin, &last, rig.errors, verified);
-    rig.stop();
-    Ok(report)
+    Ok(())
 }
 
 fn drive(rig: &mut Rig, time: Duration) {

@@ -107,6 +107,16 @@ impl Report {
     }
 }
 
+/// Of a run of a fixed number of messages, which knows no rates.
+#[derive(Serialize)]
+pub struct Fixed {
+    pub messages: u64,
+    pub frames: u64,
+    /// Requests that failed and frames that were sent again.
+    pub errors: u64,
+    pub verified: bool,
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(

@@ -87,3 +87,27 @@ fn what_cannot_be_is_refused_with_its_reason() {
         );
     }
 }
+
+#[test]
+fn a_fixed_number_of_messages_is_that_number_and_what_was_in_flight_beside_it() {
+    let output = Command::new(env!("CARGO_BIN_EXE_rnic-testpmd"))
+        .args([
+            "--messages",
+            "4800",
+            "--mode",
+            "rc-write",
+            "--size",
+            "8",
+            "--qps",
+            "3",
+        ])
+        .output()
+        .unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{err}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let messages = report["messages"].as_u64().unwrap();
+    assert!((4800..4800 + 2 * 3 * 32).contains(&messages), "{report}");
+    assert!(report["frames"].as_u64() > Some(messages), "{report}");
+    assert_eq!(report["verified"], true, "{report}");
+}

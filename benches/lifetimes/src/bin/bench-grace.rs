@@ -23,7 +23,7 @@ use anyhow::Context;
 use clap::Parser;
 use crossbeam_epoch as epoch;
 use dpdk_sys::{RcuQsbr, RcuReader};
-use rnic_bench_lifetimes::{Samples, clock_overhead, cycles, pin, print, rounded};
+use rnic_bench::{Samples, clock_overhead, cycles, pin, print, rounded};
 use rnic_qsbr::{Participant, Qsbr, Reclaimer};
 use serde::Serialize;
 

@@ -13,7 +13,8 @@ use std::{
 };
 
 use clap::Parser;
-use rnic_bench_lifetimes::{Random, Samples, clock_overhead, cycles, pace, pin, print, rounded};
+use rnic_bench::{Samples, clock_overhead, cycles, pace, pin, print, rounded};
+use rnic_bench_lifetimes::Random;
 use rnic_engine::view::{Kind, Leaf, Publisher, ViewCache, number, slot_of};
 use rnic_qsbr::{Participant, Qsbr, Reclaimer};
 use serde::Serialize;

@@ -11,7 +11,8 @@ use std::{
 
 use clap::Parser;
 use rnic_abi::{CreateQp, CreateQpReply, DestroyReply, HandleArg, ModifyQp, ReplyHeader, RequestHeader};
-use rnic_bench_lifetimes::{Client, Daemon, Echo, Samples, cpus, echo, line, pin, print, rounded};
+use rnic_bench::{Daemon, Samples, cpus, line, pin, print, rounded};
+use rnic_bench_lifetimes::{Client, Echo, echo};
 use serde::Serialize;
 
 /// Two ports joined back to back; only the first is used. The poll core never rests.
