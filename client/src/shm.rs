@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 /// A shared mapping of the first `len` bytes of a file that cannot shrink.
 #[derive(Debug)]
@@ -21,6 +21,9 @@ pub(crate) struct Mapping {
     base: NonNull<u8>,
     len: usize,
 }
+
+/// Bytes of a transparent large page; smaller mappings have no use for one.
+const LARGE_PAGE: usize = 2 << 20;
 
 // SAFETY: the mapping belongs to no thread, and all access through `&Mapping` is atomic.
 unsafe impl Send for Mapping {}
@@ -43,6 +46,11 @@ impl Mapping {
                 0,
             )
         }?;
+        if len >= LARGE_PAGE {
+            // Where the machine grants them: with thousands of QPs their queues are else nowhere in the TLB.
+            // SAFETY: advice about the mapping just made; it changes nothing that can be read.
+            let _ = unsafe { madvise(base, len, Advice::LinuxHugepage) };
+        }
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))?;
         Ok(Mapping { base, len })
     }
