@@ -92,6 +92,7 @@ impl RcQp {
         let taken = self.qp_type == QpType::Rc
             && self.state.receives()
             && !resp.invalidating
+            && !resp.early.is_gap()
             && !matches!(resp.answer, Answer::Nak { .. })
             && resp.message == MessageKind::Write
             && resp.epsn == stretch.psn
