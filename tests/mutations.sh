@@ -52,9 +52,12 @@ for patch in "$root"/tests/mutations/*.patch; do
   test=$(header Test "$patch")
   log=$CARGO_TARGET_DIR/$name.log
   mkdir -p "$CARGO_TARGET_DIR"
+  # However long it takes to build: what is limited is the test, which may hang.
+  build=$(header Run "$patch"); build=${build/cargo test/cargo test --no-run}
+  bash -c "env ${build%% -- *}" >"$log" 2>&1 || true
   # A test under a model checker or sanitizer may abort its process instead of failing in the usual way; then the
   # log ends while the test runs. What does not compile proves nothing.
-  if bash -c "timeout 300 env $(header Run "$patch")" >"$log" 2>&1; then
+  if bash -c "timeout 300 env $(header Run "$patch")" >>"$log" 2>&1; then
     echo "SURVIVED $name: $(header Breaks "$patch")"; survived=$((survived + 1))
   elif grep -qE '^error(\[E[0-9]+\])?: ' "$log" && ! grep -q '^running [0-9]* test' "$log"; then
     echo "BROKEN   $name: the mutation does not compile, see $log"; survived=$((survived + 1))
