@@ -2,7 +2,7 @@
 
 use crate::memory::{Effect, SimHost};
 use crate::node::Node;
-use crate::operation::{Kind, effects, is_intact};
+use crate::operation::{Kind, effects, is_intact, own_effect};
 use crate::scenario::{ATOMIC_KEY, Injected, Plan, RECV_ID, bytes_of};
 use rnic_transport::{Completion, EventKind, Queue, SendFlags, WcStatus};
 
@@ -107,9 +107,7 @@ impl Checker {
     fn check_own(&mut self, plan: &Plan, host: &SimHost, peer: &SimHost) -> Verdict {
         while let Some(effect) = host.own_effects.get(self.own) {
             let at = self.locals.get(self.own);
-            let wanted = at.map(|at| Effect::Invalidate {
-                rkey: plan.ops[*at].value,
-            });
+            let wanted = at.map(|at| own_effect(&plan.ops[*at]));
             if wanted.as_ref() != Some(effect) {
                 return Err(format!("its own effect {effect:?} where {wanted:?} is due"));
             }

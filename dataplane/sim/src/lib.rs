@@ -28,6 +28,7 @@ mod scenario;
 mod shared;
 mod unreliable;
 mod watch;
+mod window;
 
 pub use bottleneck::{Bottleneck, Flows, Traffic, jain};
 pub use memory::{Effect, Region, SimHost, SimSrq, Window};

@@ -140,9 +140,9 @@ pub struct SimHost {
     pub effects: Vec<Effect>,
     /// Address and length of what was placed last of a WRITE.
     pub placed: Option<(u64, u64)>,
-    /// Keys from this one on are invalidated by the owner's own requests alone.
-    pub own_keys: Option<u32>,
-    /// What those did.
+    /// Keys that the owner's own requests invalidate, and no one else.
+    pub own_keys: Vec<u32>,
+    /// What the owner's own requests did: those invalidations, and binds.
     pub own_effects: Vec<Effect>,
 }
 
@@ -428,7 +428,7 @@ impl Host for SimHost {
                 }
             }
         }
-        let own = self.own_keys.is_some_and(|first| rkey >= first);
+        let own = self.own_keys.contains(&rkey);
         let effects = if own {
             &mut self.own_effects
         } else {
@@ -461,7 +461,7 @@ impl Host for SimHost {
         }
         let window = self.windows.iter_mut().find(numbered).ok_or(KeyError::Key)?;
         window.bound = (bind.len > 0).then_some(*bind);
-        self.effects.push(Effect::Bind { rkey: bind.key });
+        self.own_effects.push(Effect::Bind { rkey: bind.key });
         Ok(true)
     }
 

@@ -6,6 +6,8 @@
 //! 4. that its data is where it belongs, in [`is_intact`];
 //! 5. what its request carries, in [`carries`].
 //!
+//! What goes through memory windows, `window.rs` says.
+//!
 //! An error that can be built into it is an [`Injected`]: whom it suits and how it is built in stands in `scenario.rs`,
 //! what comes of it in `check.rs`. Whether schedules really have the operation, `schedules.rs` counts.
 
@@ -17,11 +19,12 @@ use crate::scenario::{
     ATOMIC_BASE, ATOMIC_KEY, INVALIDATE_KEY, Injected, NO_KEY, OWN_KEY, Op, Plan, READ_BASE, READ_KEY,
     READ_REGION, RECV_ID, WRITE_BASE, WRITE_KEY,
 };
-use rnic_transport::{AtomicOp, CompletionFlags, SendFlags, WcOpcode, WrOpcode};
-use rnic_wire::{Mtu, Reth};
+use crate::window;
+use rnic_transport::{AtomicOp, CompletionFlags, Flush, SendFlags, WcOpcode, WrOpcode};
+use rnic_wire::{Feth, Mtu, Reth};
 
 /// What is drawn from for every request: all operations of an RC QP, mixed.
-pub const MIX: [WrOpcode; 11] = [
+pub const MIX: [WrOpcode; 14] = [
     WrOpcode::Send,
     WrOpcode::SendImm,
     WrOpcode::SendInv,
@@ -32,7 +35,10 @@ pub const MIX: [WrOpcode; 11] = [
     WrOpcode::Read,
     WrOpcode::CompSwap,
     WrOpcode::FetchAdd,
+    WrOpcode::AtomicWrite,
+    WrOpcode::Flush,
     WrOpcode::LocalInv,
+    WrOpcode::BindMw,
 ];
 
 /// Words that atomics work on: few, so that they meet.
@@ -49,6 +55,10 @@ pub(crate) enum Kind {
     Read,
     /// It fetches a word, and changes it.
     Atomic,
+    /// Its word goes to an address of the peer, in one piece.
+    AtomicWrite,
+    /// What was written before it is to be seen.
+    Flush,
     /// Nothing of it is sent.
     Local,
 }
@@ -59,12 +69,14 @@ impl Kind {
             WrOpcode::Write | WrOpcode::WriteImm => Kind::Write,
             WrOpcode::Read => Kind::Read,
             WrOpcode::CompSwap | WrOpcode::FetchAdd => Kind::Atomic,
-            WrOpcode::LocalInv => Kind::Local,
+            WrOpcode::AtomicWrite => Kind::AtomicWrite,
+            WrOpcode::Flush => Kind::Flush,
+            WrOpcode::LocalInv | WrOpcode::BindMw => Kind::Local,
             _ => Kind::Send,
         }
     }
 
-    /// Whether only its own response completes it.
+    /// Whether its response brings something back.
     pub fn fetches(self) -> bool {
         matches!(self, Kind::Read | Kind::Atomic)
     }
@@ -82,6 +94,34 @@ impl Op {
             _ => mtu.packets(self.data.len() as u32),
         }
     }
+
+    /// Whether a FLUSH is of the whole region.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.kind() == Kind::Flush && self.operands.1 == flush_bits(Feth::REGION)
+    }
+
+    /// Bytes of the peer's memory that it is about.
+    pub(crate) fn span(&self) -> u64 {
+        match self.kind() {
+            Kind::Flush => self.operands.0,
+            _ => self.data.len() as u64,
+        }
+    }
+
+    /// Whether it uses a memory window of the peer.
+    pub fn is_through_window(&self) -> bool {
+        window::is_key(self.rkey)
+    }
+
+    /// Whether it invalidates a memory window, of the peer or its own.
+    pub fn closes_window(&self) -> bool {
+        matches!(self.opcode, WrOpcode::SendInv | WrOpcode::LocalInv) && window::is_key(self.value)
+    }
+}
+
+/// A FLUSH, as a work request says it.
+fn flush_bits(selectivity: u8) -> u64 {
+    Flush::to_bits(Feth::GLOBAL_VISIBILITY, selectivity)
 }
 
 /// Whether it uses a receive WQE of the peer.
@@ -98,6 +138,8 @@ pub(crate) struct Aim {
     /// Keys to invalidate: the peer's, and its own.
     invalidate: u32,
     own: u32,
+    /// The key of its next window.
+    window: u32,
 }
 
 impl Aim {
@@ -107,6 +149,7 @@ impl Aim {
             write_at: WRITE_BASE,
             invalidate: INVALIDATE_KEY,
             own: OWN_KEY,
+            window: window::FIRST_KEY,
         }
     }
 
@@ -114,8 +157,8 @@ impl Aim {
     pub fn op(&mut self, rng: &mut Rng, opcode: WrOpcode, len: usize, peer: &Plan) -> Op {
         let kind = Kind::of(opcode);
         let len = match kind {
-            Kind::Atomic => 8,
-            Kind::Local => 0,
+            Kind::Atomic | Kind::AtomicWrite => 8,
+            Kind::Local | Kind::Flush => 0,
             _ => len,
         };
         let mut op = Op {
@@ -127,16 +170,32 @@ impl Aim {
             operands: (0, 0),
             data: rng.bytes(len),
             at: 0,
+            after: None,
             recv: None,
             srqn: 0,
         };
         match kind {
-            Kind::Send if opcode == WrOpcode::SendInv => op.value = next(&mut self.invalidate),
-            Kind::Local => op.value = next(&mut self.own),
-            Kind::Write if len > 0 => {
+            Kind::Send if opcode == WrOpcode::SendInv => op.value = next(&mut self.invalidate, 1),
+            Kind::Local if opcode == WrOpcode::BindMw => {
+                op.value = next(&mut self.window, window::NEXT);
+                (op.rkey, op.addr) = (READ_KEY, READ_BASE);
+                op.operands = (rng.between(1, READ_REGION), window::rights(READ_KEY));
+            }
+            Kind::Local => op.value = next(&mut self.own, 1),
+            Kind::Write | Kind::AtomicWrite if len > 0 => {
+                if kind == Kind::AtomicWrite {
+                    self.write_at = self.write_at.next_multiple_of(8);
+                }
                 (op.rkey, op.addr) = (WRITE_KEY, self.write_at);
                 // A gap, so that two messages are never one effect.
                 self.write_at += len as u64 + rng.between(1, 64);
+            }
+            Kind::Flush => {
+                let written = self.write_at - WRITE_BASE;
+                let start = rng.below(written + 1);
+                (op.rkey, op.addr) = (WRITE_KEY, WRITE_BASE + start);
+                let selectivity = rng.pick(&[Feth::RANGE, Feth::RANGE, Feth::REGION]);
+                op.operands = (rng.below(written - start + 1), flush_bits(selectivity));
             }
             Kind::Read if len > 0 => {
                 let start = rng.below(READ_REGION - len as u64) as usize;
@@ -158,9 +217,9 @@ impl Aim {
     }
 }
 
-fn next(key: &mut u32) -> u32 {
-    *key += 1;
-    *key - 1
+fn next(key: &mut u32, step: u32) -> u32 {
+    *key += step;
+    *key - step
 }
 
 /// The atomic that a work request of these operands asks for.
@@ -196,6 +255,16 @@ pub(crate) fn effects(op: &Op, injected: Option<Injected>, effects: &mut Vec<Eff
             addr: op.addr,
             original: u64::from_ne_bytes(op.data.as_slice().try_into().expect("8 bytes")),
         }),
+        Kind::AtomicWrite => effects.push(Effect::AtomicWrite { addr: op.addr }),
+        Kind::Flush => {
+            let whole = op.is_whole();
+            let (addr, len) = if whole {
+                (0, 0)
+            } else {
+                (op.addr, op.span() as u32)
+            };
+            effects.push(Effect::Flush { addr, len, whole });
+        }
         Kind::Send if len > 0 => effects.push(Effect::Receive {
             wr_id,
             offset: 0,
@@ -233,6 +302,14 @@ pub(crate) fn effects(op: &Op, injected: Option<Injected>, effects: &mut Vec<Eff
     });
 }
 
+/// What an operation does to its own side.
+pub(crate) fn own_effect(op: &Op) -> Effect {
+    match op.opcode {
+        WrOpcode::BindMw => Effect::Bind { rkey: op.value },
+        _ => Effect::Invalidate { rkey: op.value },
+    }
+}
+
 /// Whether the data of request `at` is where it belongs, of `from` or of `to`.
 pub(crate) fn is_intact(op: &Op, at: usize, from: &Node, to: &Node) -> bool {
     let len = op.data.len();
@@ -240,14 +317,15 @@ pub(crate) fn is_intact(op: &Op, at: usize, from: &Node, to: &Node) -> bool {
         Kind::Read | Kind::Atomic => {
             from.host.send_bufs[at] == op.data && from.host.scattered[at] == len as u32
         }
-        Kind::Write => {
+        Kind::Write | Kind::AtomicWrite => {
             let start = op.addr.wrapping_sub(WRITE_BASE) as usize;
             len == 0 || to.host.regions[0].bytes[start..start + len] == op.data
         }
         Kind::Send => op
             .recv
             .is_none_or(|recv| to.host.recv_bufs[recv][..len] == op.data),
-        Kind::Local => from.host.region(op.value).is_some_and(|region| !region.valid),
+        Kind::Flush => true,
+        Kind::Local => from.host.own_effects.contains(&own_effect(op)),
     }
 }
 
@@ -255,13 +333,22 @@ pub(crate) fn is_intact(op: &Op, at: usize, from: &Node, to: &Node) -> bool {
 pub(crate) fn carries(op: &Op, offset: usize, mtu: Mtu, packet: &Packet) -> bool {
     let rest = &op.data[offset..];
     let headers = &packet.headers;
+    let asks = |reth: Reth, len: usize| {
+        let addr = op.addr.wrapping_add(offset as u64);
+        (reth.va, reth.rkey, reth.dma_len as usize) == (addr, op.rkey, len)
+    };
     match op.kind() {
-        Kind::Read => {
-            let asks = |reth: Reth| {
-                (reth.va, reth.rkey, reth.dma_len as usize)
-                    == (op.addr.wrapping_add(offset as u64), op.rkey, rest.len())
-            };
-            headers.reth.is_some_and(asks) && packet.payload.is_empty()
+        Kind::Read => headers.reth.is_some_and(|reth| asks(reth, rest.len())) && packet.payload.is_empty(),
+        Kind::AtomicWrite => headers.reth.is_some_and(|reth| asks(reth, 8)) && packet.payload == rest,
+        Kind::Flush => {
+            let asked = headers
+                .feth
+                .map(|feth| Flush::to_bits(feth.placement, feth.selectivity));
+            headers
+                .reth
+                .is_some_and(|reth| asks(reth, op.operands.0 as usize))
+                && asked == Some(op.operands.1)
+                && packet.payload.is_empty()
         }
         Kind::Atomic => {
             let asked = headers.atomic.map(|eth| match op.opcode {

@@ -6,10 +6,11 @@ use crate::network::Network;
 use crate::node::{Node, connect_at, connect_xrc};
 use crate::rng::Rng;
 use crate::scenario::{
-    ATOMIC_BASE, ATOMIC_KEY, FOREIGN_SRQ, Injected, NO_KEY, OWN_KEY, READ_BASE, READ_KEY, RECV_ID, Recv,
-    SRQS, Scenario, WRITE_BASE, WRITE_KEY, XRCD, bytes_of,
+    ATOMIC_BASE, ATOMIC_KEY, FOREIGN_SRQ, Injected, NO_KEY, READ_BASE, READ_KEY, RECV_ID, Recv, SRQS,
+    Scenario, WRITE_BASE, WRITE_KEY, XRCD, bytes_of,
 };
 use crate::watch::Watch;
+use crate::window;
 use rnic_transport::{
     Access, EventKind, PostError, QpAttr, QpAttrMask, QpState, RcQp, Received, RecvWqe, SendWr, Time,
     WcStatus, WrOpcode,
@@ -125,26 +126,32 @@ impl<'a> World<'a> {
             adjust(&mut node.qp);
             node.sq = vec![SendWr::default(); scenario.ring_len];
             node.host.grace = scenario.grace;
-            node.host.own_keys = Some(OWN_KEY);
             let write = vec![0; plan.write_region as usize];
             node.host
-                .register(WRITE_KEY, WRITE_BASE, write, Access::REMOTE_WRITE);
+                .register(WRITE_KEY, WRITE_BASE, write, window::access(WRITE_KEY));
+            let read = plan.read_region.clone();
             node.host
-                .register(READ_KEY, READ_BASE, plan.read_region.clone(), Access::REMOTE_READ);
+                .register(READ_KEY, READ_BASE, read, window::access(READ_KEY));
         }
         for side in 0..2 {
             let words = bytes_of(&scenario.plans[side].words[0]);
             nodes[1 - side]
                 .host
-                .register(ATOMIC_KEY, ATOMIC_BASE, words, Access::REMOTE_ATOMIC);
+                .register(ATOMIC_KEY, ATOMIC_BASE, words, window::access(ATOMIC_KEY));
             for op in &scenario.plans[side].ops {
-                let holder = match op.opcode {
-                    WrOpcode::SendInv => 1 - side,
-                    WrOpcode::LocalInv => side,
+                let host = match op.opcode {
+                    WrOpcode::SendInv => &mut nodes[1 - side].host,
+                    WrOpcode::LocalInv | WrOpcode::BindMw => &mut nodes[side].host,
                     _ => continue,
                 };
-                if op.value != NO_KEY {
-                    nodes[holder].host.register(op.value, 0, Vec::new(), Access::NONE);
+                match op.opcode {
+                    _ if op.value == NO_KEY => {}
+                    WrOpcode::BindMw => host.alloc_window(window::number(op.value)),
+                    _ if window::is_key(op.value) => {}
+                    _ => host.register(op.value, 0, Vec::new(), Access::NONE),
+                }
+                if op.opcode == WrOpcode::LocalInv {
+                    host.own_keys.push(op.value);
                 }
             }
         }
@@ -288,6 +295,11 @@ impl<'a> World<'a> {
     fn post_send(&mut self, side: usize) -> Verdict {
         let number = self.posted[side];
         let op = &self.scenario.plans[side].ops[number];
+        let waits = |after| self.checkers[1 - side].succeeded <= after;
+        if op.after.is_some_and(waits) && !self.states().contains(&QpState::Err) {
+            self.post_later(side);
+            return Ok(());
+        }
         let wr = SendWr {
             wr_id: number as u64,
             opcode: op.opcode,
@@ -304,13 +316,15 @@ impl<'a> World<'a> {
         };
         match self.nodes[side].post(wr) {
             Ok(()) => self.posted[side] += 1,
-            Err(PostError::Full) => {
-                let later = self.now.saturating_add(self.rng.between(1_000, 50_000));
-                self.add(later, side, Event::PostSend);
-            }
+            Err(PostError::Full) => self.post_later(side),
             Err(err) => return Err(format!("side {side} cannot post: {err}")),
         }
         Ok(())
+    }
+
+    fn post_later(&mut self, side: usize) {
+        let later = self.now.saturating_add(self.rng.between(1_000, 50_000));
+        self.add(later, side, Event::PostSend);
     }
 
     /// Goes to SQD, and back once drained.

@@ -3,6 +3,7 @@
 use crate::network::Faults;
 use crate::operation::{Aim, Kind, MIX, takes_receive};
 use crate::rng::Rng;
+use crate::window;
 use rnic_transport::{Congestion, DcqcnSettings, Limits, SendFlags, WrOpcode};
 use rnic_wire::Mtu;
 
@@ -36,11 +37,11 @@ pub(crate) const ATOMIC_BASE: u64 = 0x7F12_0000_0008;
 /// An error built into one operation.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Injected {
-    /// A WRITE, READ or atomic with a key that names nothing.
+    /// A WRITE, READ, atomic or FLUSH with a key that names nothing, or that a SEND before it has invalidated.
     BadKey,
     /// A WRITE whose first packet lies inside the region, but not the whole.
     BadRange,
-    /// An atomic on an address that is no multiple of 8.
+    /// An atomic or ATOMIC WRITE on an address that is no multiple of 8.
     Unaligned,
     /// A SEND longer than its receive WQE.
     TooLong,
@@ -50,7 +51,7 @@ pub enum Injected {
     NoSrq,
     /// An XRC SRQ of another domain.
     OtherDomain,
-    /// A local invalidate of an unknown key.
+    /// A local invalidate of an unknown key, or a bind of one.
     BadLocalKey,
     /// The payload cannot be read.
     LocalSend,
@@ -69,18 +70,21 @@ pub struct Op {
     pub opcode: WrOpcode,
     /// Flags.
     pub flags: SendFlags,
-    /// Immediate or key to invalidate.
+    /// Immediate, key to invalidate, or key of a window to bind.
     pub value: u32,
-    /// Remote key.
+    /// Remote key; of a bind, that of the region.
     pub rkey: u32,
-    /// Remote address.
+    /// Remote address; of a bind, where the window begins.
     pub addr: u64,
-    /// Of an atomic: what is compared or added, and what is swapped in.
+    /// Of an atomic: what is compared or added, and what is swapped in. Of a bind: bytes and rights. Of a FLUSH: bytes, and
+    /// how far it goes.
     pub operands: (u64, u64),
     /// What is sent, or what a READ or atomic must fetch.
     pub data: Vec<u8>,
     /// When it is posted, in nanoseconds.
     pub at: u64,
+    /// Not before this request of the other side has completed, unless a QP has failed.
+    pub after: Option<usize>,
     /// The receive WQE it uses, by number, if it uses one.
     pub recv: Option<usize>,
     /// The XRC SRQ it is for; 0 on RC.
@@ -161,10 +165,14 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// The scenario of a seed.
+    /// The scenario of a seed: of RC, or in one case of five of XRC.
     pub fn new(seed: u64) -> Self {
-        let mut rng = Rng::new(seed);
-        let rng = &mut rng;
+        Self::of(seed, Rng::new(seed ^ 0xA14).chance(200))
+    }
+
+    /// The scenario of a seed, of XRC or of RC.
+    pub fn of(seed: u64, xrc: bool) -> Self {
+        let rng = &mut Rng::new(seed ^ (u64::from(xrc) << 40));
         let mtu = rng.pick(&[
             Mtu::M256,
             Mtu::M256,
@@ -180,8 +188,6 @@ impl Scenario {
             _ => rng.below(1 << 24) as u32,
         };
         let slow_receiver = rng.chance(300);
-        let srqs = &mut Rng::new(seed ^ 0xA14);
-        let xrc = srqs.chance(200);
         let selective = !xrc && Rng::new(seed ^ 0x5E1).chance(400);
         let mut scenario = Scenario {
             seed,
@@ -211,8 +217,9 @@ impl Scenario {
             scenario.plan(rng, 1);
         }
         if xrc {
-            scenario.choose_srqs(srqs);
+            scenario.choose_srqs(rng);
         }
+        window::open(&mut scenario.plans, rng);
         for plan in &mut scenario.plans {
             plan.read_region.resize(READ_REGION as usize, 0);
         }
@@ -344,11 +351,12 @@ impl Scenario {
         let suits = |op: &Op| {
             let of = op.kind();
             let (sends, writes, read) = (of == Kind::Send, of == Kind::Write, of.fetches());
+            let word = matches!(of, Kind::Atomic | Kind::AtomicWrite);
             let full = !op.data.is_empty();
             match kind {
-                Injected::BadKey => full && (writes || read),
+                Injected::BadKey => full && (writes || read || word) || of == Kind::Flush,
                 Injected::BadRange => writes && op.data.len() > self.mtu.bytes(),
-                Injected::Unaligned => of == Kind::Atomic,
+                Injected::Unaligned => word,
                 Injected::TooLong | Injected::LocalRecv => sends && full,
                 Injected::BadInvalidate => op.opcode == WrOpcode::SendInv,
                 Injected::BadLocalKey => of == Kind::Local,
@@ -363,9 +371,10 @@ impl Scenario {
             return;
         }
         let at = rng.pick(&candidates);
+        let closed = window::closed_before(plan, at).filter(|_| rng.chance(700));
         let op = &mut plan.ops[at];
         match kind {
-            Injected::BadKey => op.rkey = NO_KEY,
+            Injected::BadKey => op.rkey = closed.unwrap_or(NO_KEY),
             Injected::BadRange => {
                 op.addr = WRITE_BASE + peer.write_region.saturating_sub(self.mtu.bytes() as u64);
             }
@@ -470,9 +479,12 @@ impl std::fmt::Display for Scenario {
                 let (bytes, flags) = (op.data.len(), op.flags.bits());
                 writeln!(
                     f,
-                    "side {side} request {at}: {:?} of {bytes} bytes, flags {flags:#x}, at {} ns",
-                    op.opcode, op.at
+                    "side {side} request {at}: {:?} of {bytes} bytes, flags {flags:#x}, key {:#x}, value {:#x}, at {} ns",
+                    op.opcode, op.rkey, op.value, op.at
                 )?;
+                if let Some(after) = op.after {
+                    writeln!(f, "  after request {after} of the other side")?;
+                }
             }
             if let Some((at, kind)) = plan.injected {
                 writeln!(f, "side {side} request {at} has the error {kind:?}")?;
