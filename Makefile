@@ -75,7 +75,7 @@ mutations: deps ## Break the line that holds each invariant and see its test fai
 	tests/mutations.sh
 
 .PHONY: soak
-soak: deps ## Four million simulated schedules: of RC, UC, UD and SRQs a million each
+soak: deps ## Five million simulated schedules: of RC, XRC, UC, UD and SRQs a million each
 	RNIC_SIM_SEEDS=1000000 $(CARGO) test --release -p rnic-transport --test schedules --test unreliable --test shared \
 	  -- --nocapture
 

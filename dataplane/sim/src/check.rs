@@ -2,7 +2,7 @@
 
 use crate::memory::{Effect, SimHost};
 use crate::node::Node;
-use crate::operation::{Kind, effects, is_intact, own_effect};
+use crate::operation::{Kind, effects, is_fetching, is_intact, own_effect};
 use crate::scenario::{ATOMIC_KEY, Injected, Plan, RECV_ID, bytes_of};
 use rnic_transport::{Completion, EventKind, Queue, SendFlags, WcStatus};
 
@@ -111,10 +111,14 @@ impl Checker {
             if wanted.as_ref() != Some(effect) {
                 return Err(format!("its own effect {effect:?} where {wanted:?} is due"));
             }
-            if at.is_some_and(|at| self.settled < self.through[*at]) {
+            let early = |at: &usize| self.settled < self.through[*at] || is_fetching(&plan.ops[..*at], host);
+            if at.is_some_and(early) {
                 return Err(format!("{effect:?} before the requests before it are done"));
             }
             self.own += 1;
+        }
+        if host.too_soon {
+            return Err("an invalidation or a bind completed while somebody used what it takes away".into());
         }
         match self.locals.get(self.own) {
             Some(at) if peer.effects.len() > self.through[*at] => {
@@ -279,7 +283,9 @@ impl Checker {
 /// error.
 pub(crate) fn outcome_of(kind: Injected) -> (WcStatus, Option<WcStatus>, Option<EventKind>) {
     match kind {
-        Injected::BadKey | Injected::BadRange => (WcStatus::RemAccessErr, None, Some(EventKind::QpAccessErr)),
+        Injected::BadKey | Injected::ClosedWindow | Injected::BadRange => {
+            (WcStatus::RemAccessErr, None, Some(EventKind::QpAccessErr))
+        }
         Injected::Unaligned => (WcStatus::RemInvReqErr, None, Some(EventKind::QpReqErr)),
         Injected::NoSrq | Injected::OtherDomain => (WcStatus::RemInvReqErr, None, Some(EventKind::QpReqErr)),
         Injected::TooLong => (

@@ -5,7 +5,7 @@
 //!   a lost one: its ICRC does not match.
 //! - [`Scenario`] is everything one seed decides; [`run`] plays it and checks what must hold under any
 //!   schedule: data arrives exactly once, in order and byte-identical, completions come exactly once and in
-//!   order with the right status, or the QP ends in error with the right status; and nothing hangs.
+//!   order with the right status, or the QP ends in error with the right status; and nothing hangs. It is of RC or of XRC.
 //!
 //! - [`Unreliable`] is the same for UC and UD, where messages may be lost, but nothing else may happen to them.
 //!

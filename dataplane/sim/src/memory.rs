@@ -1,8 +1,8 @@
 //! A host made of vectors, which writes down everything it is made to do.
 
 use rnic_transport::{
-    Access, AtomicOp, Bind, Completion, CqFull, Event, Flush, Host, KeyError, Queue, RecvError, RecvWqe,
-    SendWr, WcOpcode, WcStatus,
+    Access, AtomicOp, Bind, Completion, CompletionFlags, CqFull, Event, Flush, Host, KeyError, Queue,
+    RecvError, RecvWqe, SendWr, WcOpcode, WcStatus,
 };
 use std::collections::VecDeque;
 
@@ -136,6 +136,8 @@ pub struct SimHost {
     /// After an invalidation, how often a QP that asks is told no (and one time yes).
     pub grace: u32,
     in_use: u32,
+    /// An invalidation or a bind completed while that went on.
+    pub too_soon: bool,
     /// What the peer made happen, in order.
     pub effects: Vec<Effect>,
     /// Address and length of what was placed last of a WRITE.
@@ -478,6 +480,9 @@ impl Host for SimHost {
                 value: completion.imm_or_rkey,
             });
         }
+        let takes_away = matches!(completion.opcode, WcOpcode::LocalInv | WcOpcode::BindMw)
+            || completion.flags.contains(CompletionFlags::WITH_INV);
+        self.too_soon |= takes_away && completion.status == WcStatus::Success && self.in_use > 0;
         self.completions.push(*completion);
         let srq = self.named.and_then(|at| self.srqs.get(at));
         self.completed_to.push(srq.map_or(0, |srq| srq.number));

@@ -3,6 +3,7 @@
 //! 1. its opcode in [`MIX`], and how it works in [`Kind::of`];
 //! 2. what it is aimed at and must fetch, in [`Aim::op`];
 //! 3. what it does to the peer in [`effects`]: an [`Effect`], which `SimHost` notes when the `Host` is called;
+//!    what it does to its own side, in [`own_effect`];
 //! 4. that its data is where it belongs, in [`is_intact`];
 //! 5. what its request carries, in [`carries`].
 //!
@@ -12,7 +13,7 @@
 //! what comes of it in `check.rs`. Whether schedules really have the operation, `schedules.rs` counts.
 
 use crate::check::NEVER;
-use crate::memory::{Effect, apply};
+use crate::memory::{Effect, SimHost, apply};
 use crate::node::{Node, Packet};
 use crate::rng::Rng;
 use crate::scenario::{
@@ -300,6 +301,12 @@ pub(crate) fn effects(op: &Op, injected: Option<Injected>, effects: &mut Vec<Eff
         flags: flags.bits(),
         value,
     });
+}
+
+/// Whether some of these requests, a side's first ones, still lack what they fetch.
+pub(crate) fn is_fetching(ops: &[Op], host: &SimHost) -> bool {
+    let lacks = |(op, got): (&Op, &u32)| op.kind().fetches() && *got < op.data.len() as u32;
+    ops.iter().zip(&host.scattered).any(lacks)
 }
 
 /// What an operation does to its own side.

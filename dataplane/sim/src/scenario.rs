@@ -37,8 +37,10 @@ pub(crate) const ATOMIC_BASE: u64 = 0x7F12_0000_0008;
 /// An error built into one operation.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Injected {
-    /// A WRITE, READ, atomic or FLUSH with a key that names nothing, or that a SEND before it has invalidated.
+    /// A WRITE, READ, atomic or FLUSH with a key that names nothing.
     BadKey,
+    /// One through a memory window that a SEND before it has invalidated.
+    ClosedWindow,
     /// A WRITE whose first packet lies inside the region, but not the whole.
     BadRange,
     /// An atomic or ATOMIC WRITE on an address that is no multiple of 8.
@@ -199,7 +201,12 @@ impl Scenario {
             timeout: rng.between(6, 9) as u8,
             retry_cnt: if rng.chance(900) { 7 } else { rng.below(8) as u8 },
             rnr_retry: if rng.chance(800) { 7 } else { rng.below(7) as u8 },
-            min_rnr_timer: rng.between(1, 14) as u8,
+            // The longest ones take longer than all retries of the shortest ACK timer.
+            min_rnr_timer: if rng.chance(100) {
+                rng.between(15, 18) as u8
+            } else {
+                rng.between(1, 14) as u8
+            },
             max_rd_atomic: rng.pick(&[1, 2, 3, 16]),
             limits: Limits::new(rng.pick(&[1, 2, 3, 5, 16, 1024]), rng.below(5) as u32),
             congestion: Congestion::Off,
@@ -346,15 +353,22 @@ impl Scenario {
         if self.xrc {
             kinds.extend([Injected::NoSrq, Injected::OtherDomain]);
         }
-        let kind = rng.pick(&kinds);
         let [plan, peer] = &mut self.plans;
-        let suits = |op: &Op| {
+        if window::closed_before(plan, plan.ops.len()).is_some() {
+            // Few have one: those that do try it as often as all the rest.
+            kinds.resize(2 * kinds.len(), Injected::ClosedWindow);
+        }
+        let kind = rng.pick(&kinds);
+        let suits = |at: usize| {
+            let op = &plan.ops[at];
             let of = op.kind();
             let (sends, writes, read) = (of == Kind::Send, of == Kind::Write, of.fetches());
             let word = matches!(of, Kind::Atomic | Kind::AtomicWrite);
             let full = !op.data.is_empty();
+            let remote = full && (writes || read || word) || of == Kind::Flush;
             match kind {
-                Injected::BadKey => full && (writes || read || word) || of == Kind::Flush,
+                Injected::BadKey => remote,
+                Injected::ClosedWindow => remote && window::closed_before(plan, at).is_some(),
                 Injected::BadRange => writes && op.data.len() > self.mtu.bytes(),
                 Injected::Unaligned => word,
                 Injected::TooLong | Injected::LocalRecv => sends && full,
@@ -366,15 +380,16 @@ impl Scenario {
                 Injected::NoSrq | Injected::OtherDomain => of != Kind::Local,
             }
         };
-        let candidates: Vec<usize> = (0..plan.ops.len()).filter(|&at| suits(&plan.ops[at])).collect();
+        let candidates: Vec<usize> = (0..plan.ops.len()).filter(|at| suits(*at)).collect();
         if candidates.is_empty() {
             return;
         }
         let at = rng.pick(&candidates);
-        let closed = window::closed_before(plan, at).filter(|_| rng.chance(700));
+        let closed = window::closed_before(plan, at);
         let op = &mut plan.ops[at];
         match kind {
-            Injected::BadKey => op.rkey = closed.unwrap_or(NO_KEY),
+            Injected::BadKey => op.rkey = NO_KEY,
+            Injected::ClosedWindow => op.rkey = closed.expect("chosen for it"),
             Injected::BadRange => {
                 op.addr = WRITE_BASE + peer.write_region.saturating_sub(self.mtu.bytes() as u64);
             }

@@ -2,7 +2,7 @@
 
 use crate::check::Verdict;
 use crate::node::{Node, Packet};
-use crate::operation::{Kind, carries};
+use crate::operation::{Kind, carries, is_fetching};
 use crate::scenario::{Plan, Scenario};
 use rnic_transport::{QpState, Received, SendFlags, Time};
 use rnic_wire::{Mtu, NakCode, Opcode, Psn, RnrTimer, SelectiveAck, Syndrome};
@@ -126,13 +126,12 @@ impl Watch {
         if packet.headers.xrceth.map_or(0, |xrceth| xrceth.srqn) != op.srqn {
             return wrong("names another XRC SRQ");
         }
-        if op.flags.contains(SendFlags::FENCE) && psn == first && !psn.is_before(self.sent) {
-            let waits = |(at, earlier): (usize, &crate::Op)| {
-                earlier.kind().fetches() && node.host.scattered[at] < earlier.data.len() as u32
-            };
-            if plan.ops[..at - 1].iter().enumerate().any(waits) {
-                return wrong("sent before an earlier READ or atomic is done, in spite of its fence");
-            }
+        if op.flags.contains(SendFlags::FENCE)
+            && psn == first
+            && !psn.is_before(self.sent)
+            && is_fetching(&plan.ops[..at - 1], &node.host)
+        {
+            return wrong("sent before an earlier READ or atomic is done, in spite of its fence");
         }
         if psn.is_after(self.sent) {
             return wrong("skips PSNs");

@@ -108,6 +108,8 @@ pub enum Mutation {
     BindNothing,
     /// A memory window bind completes while what the window stood for may still be in use.
     BindTooSoon,
+    /// An invalidation completes while the key may still be in use.
+    InvalidateTooSoon,
     /// A FLUSH is answered and not executed.
     FlushNothing,
     /// A packet that has not arrived counts as arrived when those behind it have.
@@ -124,7 +126,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every fault.
-    pub const ALL: [Mutation; 57] = [
+    pub const ALL: [Mutation; 58] = [
         Mutation::ReexecuteDuplicateSend,
         Mutation::ReexecuteDuplicateAtomic,
         Mutation::IgnoreDuplicate,
@@ -176,6 +178,7 @@ impl Mutation {
         Mutation::IgnoreCredits,
         Mutation::BindNothing,
         Mutation::BindTooSoon,
+        Mutation::InvalidateTooSoon,
         Mutation::FlushNothing,
         Mutation::PassOverMissing,
         Mutation::PlaceOverlapping,

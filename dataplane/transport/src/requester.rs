@@ -359,7 +359,7 @@ impl RcQp {
             ctx.host.invalidate(wr.imm_or_rkey)?;
             self.req.local_begun = true;
         }
-        Ok(ctx.host.invalidated())
+        Ok(ctx.host.invalidated() || self.mutated(Mutation::InvalidateTooSoon))
     }
 
     fn bind<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, wr: &SendWr) -> Result<bool, KeyError> {

@@ -524,7 +524,7 @@ impl RcQp {
 
     /// Completes the SEND with invalidate under way if its key is out of use, with its ACK.
     pub(crate) fn finish_invalidation<H: Host>(&mut self, ctx: &mut Ctx<'_, H>) {
-        if !ctx.host.invalidated() {
+        if !ctx.host.invalidated() && !self.mutated(Mutation::InvalidateTooSoon) {
             return;
         }
         let Responder {

@@ -50,4 +50,9 @@ faults! {
     a_retry_count_that_is_never_reset_is_caught: RetryNeverResets;
     an_xrc_srq_of_another_domain_is_caught: SkipXrcDomain;
     an_xrc_srq_named_for_another_is_caught: NameOtherSrq;
+    a_bind_that_schedules_make_in_vain_is_caught: BindNothing;
+    a_bind_done_before_its_window_is_free_is_caught: BindTooSoon;
+    an_invalidation_done_before_its_key_is_free_is_caught: InvalidateTooSoon;
+    an_invalidation_in_vain_is_caught: InvalidateNothing;
+    a_flush_in_vain_is_caught: FlushNothing;
 }

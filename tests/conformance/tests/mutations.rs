@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const SEEDS: u64 = 20_000;
 
 /// Faults of what neither scripts nor schedules of RC do, and the tests of `rnic-transport` that notice them.
-const ELSEWHERE: [(Mutation, &str); 12] = [
+const ELSEWHERE: [(Mutation, &str); 10] = [
     (
         Mutation::SkipLengthCheck,
         "the_length_check_is_what_refuses_an_overlong_write",
@@ -36,8 +36,6 @@ const ELSEWHERE: [(Mutation, &str); 12] = [
         "a_sequence_error_and_a_timeout_lower_the_rate",
     ),
     (Mutation::IgnoreCredits, "credits_that_are_ignored_are_noticed"),
-    (Mutation::BindNothing, "a_bind_not_made_is_caught"),
-    (Mutation::BindTooSoon, "a_bind_completed_too_soon_is_caught"),
     (
         Mutation::PlaceOverlapping,
         "a_write_to_memory_of_one_that_is_not_finished_waits_for_it",
@@ -108,7 +106,6 @@ fn faults_noticed_elsewhere_have_their_tests() {
     let files = [
         "refusals.rs",
         "shared.rs",
-        "window.rs",
         "xrc.rs",
         "pacing.rs",
         "credits.rs",
