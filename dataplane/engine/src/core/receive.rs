@@ -20,6 +20,10 @@ use crate::{
 /// The default partition, full and limited members alike.
 const DEFAULT_PARTITION: u16 = 0x7fff;
 
+/// Bytes of a frame up to which it is summed with the others of its burst; a longer one when it is its turn, right before its
+/// payload is copied, which the nearest cache has then.
+const TOGETHER: usize = 512;
+
 /// What is known of a received frame before it is parsed.
 #[derive(Copy, Clone, Default)]
 pub(super) struct Ahead {
@@ -86,7 +90,7 @@ impl Core {
             ahead.iter().filter_map(qp).for_each(|qp| qp.prefetch());
         }
         for (frame, ahead) in burst.iter().zip(&mut ahead) {
-            if ahead.slot.is_some() {
+            if ahead.slot.is_some() && frame.len() <= TOGETHER {
                 ahead.sum = verify_plain(&self.env.crc, frame.bytes());
             }
         }
