@@ -296,7 +296,7 @@ impl<'a> World<'a> {
         let number = self.posted[side];
         let op = &self.scenario.plans[side].ops[number];
         let waits = |after| self.checkers[1 - side].succeeded <= after;
-        if op.after.is_some_and(waits) && !self.states().contains(&QpState::Err) {
+        if op.after.is_some_and(waits) && !self.waits_in_vain(side) {
             self.post_later(side);
             return Ok(());
         }
@@ -320,6 +320,12 @@ impl<'a> World<'a> {
             Err(err) => return Err(format!("side {side} cannot post: {err}")),
         }
         Ok(())
+    }
+
+    /// Whether what a side waits for cannot come any more, and nothing of it is on its way either.
+    fn waits_in_vain(&self, side: usize) -> bool {
+        let failed = self.states().map(|state| state == QpState::Err);
+        failed[side] || failed[1 - side] && self.network.next_arrival().is_none()
     }
 
     fn post_later(&mut self, side: usize) {

@@ -85,7 +85,7 @@ pub struct Op {
     pub data: Vec<u8>,
     /// When it is posted, in nanoseconds.
     pub at: u64,
-    /// Not before this request of the other side has completed, unless a QP has failed.
+    /// Not before this request of the other side has completed, unless it never can.
     pub after: Option<usize>,
     /// The receive WQE it uses, by number, if it uses one.
     pub recv: Option<usize>,
