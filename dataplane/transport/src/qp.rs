@@ -79,7 +79,7 @@ pub struct Emit {
     pub source: Source,
     /// Number of the address handle by which a datagram goes; `None` on a connected QP, which has one way.
     pub ah: Option<u32>,
-    /// The request was sent before (for counters).
+    /// The request was sent before, or answered before.
     pub retransmitted: bool,
 }
 
@@ -452,14 +452,15 @@ impl RcQp {
     /// The engine could not read the payload of a packet it had been given: nothing of it was sent.
     ///
     /// Of a request: its work request fails with a local protection error once its turn comes. Of a READ
-    /// response: the peer gets a NAK. Either way the QP ends in ERR; an unreliable one in SQE.
+    /// response: the peer gets a NAK. Either way the QP ends in ERR; an unreliable one in SQE. Only if the READ was
+    /// answered before, the QP lives on, as when a repeated request is refused at once.
     pub fn gather_failed<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, emit: &Emit, err: KeyError) {
         let opcode = emit.headers.bth.opcode.to_u8();
         let psn = emit.headers.bth.psn;
         match emit.source {
             Source::None | Source::Missing => {}
             Source::Send { wr_index, .. } => self.request_gather_failed(ctx, wr_index, psn, opcode, err),
-            Source::Remote { .. } => self.response_gather_failed(ctx, psn, opcode, err),
+            Source::Remote { .. } => self.response_gather_failed(ctx, psn, opcode, emit.retransmitted, err),
         }
     }
 

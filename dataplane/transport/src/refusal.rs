@@ -103,10 +103,16 @@ impl RcQp {
         ctx: &mut Ctx<'_, H>,
         psn: Psn,
         opcode: u8,
+        again: bool,
         err: KeyError,
     ) {
-        self.resp.responses.clear();
         let refusal = Refusal::access(err);
+        if again && self.state.receives() {
+            // The requester may have had its data long ago, and be free to have the key invalidated since.
+            self.resp.responses.abandon(psn);
+            return self.nak_again(psn, refusal.nak);
+        }
+        self.resp.responses.clear();
         if self.state.receives() {
             self.refuse(ctx, psn, opcode, &refusal);
         } else if matches!(self.resp.answer, Answer::Nak { .. }) {

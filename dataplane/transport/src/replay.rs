@@ -160,6 +160,14 @@ impl ResponseQueue {
         self.remove(0);
     }
 
+    /// Gives up the one being answered if `psn` is that of a response to it.
+    pub fn abandon(&mut self, psn: Psn) {
+        let answered = |job: &&mut ResponseJob| !psn.is_before(job.first) && psn.is_before(job.end());
+        if self.current().filter(answered).is_some() {
+            self.pop();
+        }
+    }
+
     fn remove(&mut self, at: usize) {
         let len = usize::from(self.len);
         self.jobs.copy_within(at + 1..len, at);
@@ -281,8 +289,14 @@ impl RcQp {
 
     /// A repeated READ may not be executed any more. A requester still waiting for it is told; but the
     /// packet may as well be an old one from the network, so that this QP lives on.
-    fn nak_again(&mut self, psn: Psn, code: NakCode) {
-        if !matches!(self.resp.answer, Answer::Nak { .. }) {
+    pub(crate) fn nak_again(&mut self, psn: Psn, code: NakCode) {
+        let says_more = match self.resp.answer {
+            // Whoever still waits for the READ learns from an ACK that its responses are lost, and asks again.
+            Answer::Nothing => self.resp.invalidating,
+            Answer::Ack => self.resp.taken.is_after(psn),
+            Answer::Nak { .. } => true,
+        };
+        if !says_more {
             self.nak(psn, Syndrome::Nak(code));
         }
     }

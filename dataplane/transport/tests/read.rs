@@ -5,7 +5,8 @@ mod common;
 use common::*;
 use rnic_sim::{Node, connect, connect_at};
 use rnic_transport::{
-    Check, DropReason, EventKind, PostError, QpState, Received, SendFlags, SendWr, WcStatus, WrOpcode,
+    Access, Check, DropReason, EventKind, KeyError, PostError, QpState, Received, SendFlags, SendWr,
+    WcStatus, WrOpcode,
 };
 use rnic_wire::{Mtu, Operation, Reth, Syndrome};
 
@@ -422,6 +423,36 @@ fn a_key_that_goes_while_a_read_is_answered_is_nakked() {
     a.receive(&first);
     a.receive(&ack(101, ACCESS));
     assert_eq!(sends(&a), [(0, WcStatus::RemAccessErr)]);
+}
+
+#[test]
+fn a_key_that_goes_while_a_read_is_answered_again_is_nakked_but_ends_neither_the_qp_nor_other_answers() {
+    const OTHER: u32 = 0x99;
+    let (mut a, mut b) = reading(600);
+    let bytes = counting(0..300);
+    b.host.register(OTHER, 0, bytes, Access::REMOTE_READ);
+    let request = only(&mut a);
+    b.receive(&request);
+    b.transmit_all();
+    a.post_op(1, WrOpcode::Read, &[0; 300], OTHER, 0);
+    let other = only(&mut a);
+    assert_eq!(b.receive(&request), Received::Duplicate);
+    assert_eq!(b.receive(&other), Received::Accepted);
+    let first = b.transmit().expect("the first response");
+    b.with(|qp, ctx| {
+        let emit = qp.poll_transmit(ctx).expect("the second response");
+        qp.gather_failed(ctx, &emit, KeyError::Key);
+    });
+    let rest = b.transmit_all();
+    assert_eq!(
+        trace(&rest),
+        [("READ_RESP_FIRST", 103), ("READ_RESP_LAST", 104), ("ACK", 101)]
+    );
+    assert_eq!(b.qp.state(), QpState::Rts);
+    assert_eq!(b.event_kinds(), []);
+    a.receive(&first);
+    a.receive(&rest[2]);
+    assert_eq!(sends(&a)[0], (0, WcStatus::RemAccessErr));
 }
 
 #[test]

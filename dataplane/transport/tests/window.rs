@@ -187,6 +187,40 @@ fn a_window_that_the_peer_or_the_owner_invalidates_is_used_no_more() {
 }
 
 #[test]
+fn a_window_closed_behind_a_read_that_is_answered_again_ends_neither_qp() {
+    // Whether the SEND is acknowledged while the last responses are still due, or only later.
+    for grace in [0, BUSY + 1] {
+        let (mut a, mut b) = nodes();
+        b.host.grace = grace;
+        b.host.post_recv(9, 16);
+        b.post(bind(0, BOUND, REGION_BASE, 600, Access::REMOTE_READ))
+            .expect("RTS takes it");
+        assert!(b.transmit_all().is_empty());
+        a.post_op(1, WrOpcode::Read, &[0; 600], BOUND, REGION_BASE);
+        let read = only(&mut a);
+        b.receive(&read);
+        a.receive_all(&b.transmit_all());
+        assert_eq!(b.receive(&read), Received::Duplicate);
+        assert_eq!(trace(&[b.transmit().expect("again")]), [("READ_RESP_FIRST", 100)]);
+        a.post(SendWr {
+            wr_id: 2,
+            opcode: WrOpcode::SendInv,
+            flags: SendFlags::SIGNALED.union(SendFlags::FENCE),
+            imm_or_rkey: BOUND,
+            ..SendWr::default()
+        })
+        .expect("RTS takes it");
+        assert_eq!(b.receive(&only(&mut a)), Received::Accepted);
+        pump(&mut a, &mut b);
+        assert!(!is_bound(&b));
+        assert_eq!(sends(&a), [(1, WcStatus::Success), (2, WcStatus::Success)]);
+        assert_eq!(recvs(&b), [(9, WcStatus::Success)]);
+        assert_eq!([a.qp.state(), b.qp.state()], [QpState::Rts; 2]);
+        assert_eq!(b.event_kinds(), []);
+    }
+}
+
+#[test]
 fn a_window_whose_region_is_invalidated_reaches_no_memory() {
     let (mut a, mut b) = nodes();
     bound(&mut b, Access::REMOTE_WRITE);
