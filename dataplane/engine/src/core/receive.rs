@@ -104,12 +104,14 @@ impl Core {
     /// would have run out, and they would have to be loaded again.
     #[inline]
     fn answer(&mut self, burst: &[Ahead]) {
-        for slot in burst.iter().filter_map(|ahead| ahead.slot) {
-            let Some(place) = self.qps.get_mut(slot as usize) else {
+        for (i, ahead) in burst.iter().enumerate() {
+            let Some(slot) = ahead.slot else { continue };
+            // Once, however many frames were for it, so that one with much to send leaves others their turn.
+            if burst[..i].iter().any(|before| before.slot == ahead.slot) {
                 continue;
-            };
-            // Once, though several frames were for it: then it has nothing to do any more.
-            if let Some(mut qp) = place.take_if(|qp| qp.rec.rc.has_work()) {
+            }
+            let qp = self.qps.get_mut(slot as usize);
+            if let Some(mut qp) = qp.and_then(|place| place.take_if(|qp| qp.rec.rc.has_work())) {
                 self.serve_one(&mut qp);
                 self.after(slot, &mut qp);
                 self.qps[slot as usize] = Some(qp);
