@@ -174,7 +174,7 @@ impl Checker<'_> {
             self.refused[lane] = false;
         }
         self.datagrams = Datagrams::default();
-        self.congestion = Congestion::default();
+        self.congestion.forget(record.missed);
     }
 
     /// A frame that is not sound: its sender's fault, or damage on its way.

@@ -26,9 +26,22 @@ pub(crate) struct Congestion {
     notifiers: HashMap<About, Notifier>,
     /// Marked frames whose sender's QP is not known, by the address that got them.
     unknown: HashMap<IpAddr, u64>,
+    /// CNPs that may come without a mark here: about those marked before frames were missed, or among them.
+    excused: u64,
 }
 
 impl Congestion {
+    /// So many frames went by uncaptured.
+    pub fn forget(&mut self, missed: u64) {
+        let waiting = |notifier: &Notifier| notifier.marks.saturating_sub(notifier.cnps);
+        let before: u64 = self.notifiers.values().map(waiting).sum();
+        let unknown: u64 = self.unknown.values().sum();
+        *self = Congestion {
+            excused: self.excused + before + unknown + missed,
+            ..Congestion::default()
+        };
+    }
+
     /// A marked frame. `about` is the CNP it asks for, if its sender's QP is known.
     pub fn mark(&mut self, seen: &Seen<'_>, about: Option<About>, near: bool, options: &Options) {
         let Some(about) = about else {
@@ -57,7 +70,7 @@ impl Congestion {
         let notifier = self.notifiers.entry(about).or_default();
         notifier.cnps += 1;
         let (cnps, marks) = (notifier.cnps, notifier.marks + unknown);
-        report.check(Rule::CnpCause, cnps <= marks, &seen.at, || {
+        report.check(Rule::CnpCause, cnps <= marks + self.excused, &seen.at, || {
             format!("CNP number {cnps} after {marks} marked frames")
         });
         if let Some(last) = notifier.last {

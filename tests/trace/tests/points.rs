@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{good, good_uc, good_ud};
+use common::{Trace, good, good_uc, good_ud};
 use rnic_trace::{Near, Options, Rule, check_file};
 use std::path::PathBuf;
 
@@ -123,4 +123,23 @@ fn after_frames_that_were_not_captured_connections_are_followed_anew() {
     let report = trace.check(Near::Everybody);
     assert!(report.violations.is_empty(), "{:#?}", report.violations);
     assert_eq!(report.notes.len(), 1, "{:?}", report.notes);
+}
+
+#[test]
+fn a_cnp_about_a_frame_that_was_not_captured_is_no_violation_and_one_more_is() {
+    let mut trace = good();
+    // A marked frame, right before the CNP about it.
+    trace.remove(33);
+    let about_cnps = |trace: &Trace| {
+        let report = trace.check(Near::Everybody);
+        report.violations.iter().any(|v| v.rule == Rule::CnpCause)
+    };
+    assert!(about_cnps(&trace));
+    trace.records[32].missed = 1;
+    assert!(!about_cnps(&trace));
+    let mut again = trace.records[32].clone();
+    again.missed = 0;
+    again.nanos += 1_000_000;
+    trace.records.push(again);
+    assert!(about_cnps(&trace), "one CNP too many");
 }

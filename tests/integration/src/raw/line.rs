@@ -14,6 +14,8 @@ use rustix::net::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::poll_until;
+
 /// How long the daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -103,13 +105,18 @@ impl Line {
         }
     }
 
-    /// Connects and says hello.
+    /// Connects and says hello, again while the daemon has as many clients as it may and asks for that.
     ///
     /// # Panics
     /// When the daemon refuses.
     pub fn greet(path: &Path) -> (Line, HelloReply, Vec<OwnedFd>) {
-        let mut line = Line::connect(path);
-        let reply = line.request(Op::Hello, &Hello::default(), &[]);
+        let greeted = poll_until(PATIENCE, || {
+            let mut line = Line::connect(path);
+            let reply = line.request(Op::Hello, &Hello::default(), &[]);
+            let later = reply.errno() == Errno::AGAIN.raw_os_error();
+            (!later).then_some((line, reply))
+        });
+        let (mut line, reply) = greeted.expect("the daemon has too many clients all the time");
         let hello: HelloReply = reply.body();
         line.session = hello.session;
         (line, hello, reply.fds)
