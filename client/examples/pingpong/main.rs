@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use rnic::{
     Access, AddressVector, Ah, Completion, ConnectOptions, Context, Cq, Endpoint, Mr, MrSlice, Mtu, Qp,
-    QpConfig, QpType,
+    QpConfig, QpType, Status,
 };
 
 use address::Address;
@@ -66,6 +66,10 @@ struct Args {
     /// ibv_rc_pingpong sends.
     #[arg(short, long = "chk")]
     check: bool,
+    /// The wire loses frames: stay until standard input ends, so that a peer can ask again for what it missed of the end.
+    /// A peer that has gone before it acknowledged a last message of ours counts as one that got it.
+    #[arg(long)]
+    lossy: bool,
 }
 
 #[derive(Copy, Clone, PartialEq, Eq, ValueEnum)]
@@ -114,6 +118,26 @@ impl Args {
             PATIENCE.as_secs()
         );
         Ok(count)
+    }
+
+    /// Whether a completion is a success. On a wire that loses frames, it is not for a message whose acknowledgement is
+    /// still missing when the peer has all it waits for, and leaves. The peer knows whether it got the message; `left` is
+    /// whether we got all of its own.
+    fn acknowledged(&self, completion: &Completion, left: bool) -> Result<bool> {
+        let gone = [Status::RetryExceeded, Status::Flushed].contains(&completion.status);
+        if self.lossy && gone && left {
+            return Ok(false);
+        }
+        completion.ok().context("a connection failed")?;
+        Ok(true)
+    }
+
+    /// Keeps the QPs while a peer may need them.
+    fn linger(&self) -> Result<()> {
+        if self.lossy {
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).context("standard input")?;
+        }
+        Ok(())
     }
 }
 
@@ -168,7 +192,7 @@ fn run(args: &Args) -> Result<()> {
     let begin = Instant::now();
     side.play()?;
     report(args, begin.elapsed());
-    Ok(())
+    args.linger()
 }
 
 /// One end of the connection.
@@ -291,7 +315,11 @@ impl<'a> Side<'a> {
             let count = self.args.next(&self.cq, &mut out);
             let count = count.with_context(|| format!("{sent} messages sent and {received} received"))?;
             for completion in &out[..count] {
-                let done = completion.ok().context("the connection failed")?;
+                if !self.args.acknowledged(completion, received >= iters)? {
+                    sent += u32::from(!completion.is_recv);
+                    continue;
+                }
+                let done = completion;
                 if done.is_recv {
                     self.check(received, done.byte_len)?;
                     received += 1;

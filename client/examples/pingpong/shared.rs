@@ -26,7 +26,7 @@ pub fn run(args: &Args) -> Result<()> {
     let begin = Instant::now();
     side.play()?;
     report(args, begin.elapsed());
-    Ok(())
+    args.linger()
 }
 
 struct Side<'a> {
@@ -114,7 +114,11 @@ impl<'a> Side<'a> {
             let count = self.args.next(&self.cq, &mut out);
             let count = count.with_context(|| format!("{sent} messages sent and {received} received"))?;
             for completion in &out[..count] {
-                let done = completion.ok().context("a connection failed")?;
+                if !self.args.acknowledged(completion, received >= iters)? {
+                    sent += u32::from(!completion.is_recv);
+                    continue;
+                }
+                let done = completion;
                 let at = self.qps.iter().position(|qp| qp.qpn() == done.qpn);
                 let at = at.context("a completion of no QP of ours")?;
                 if done.is_recv {

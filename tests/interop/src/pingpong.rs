@@ -38,6 +38,8 @@ pub struct Pingpong {
     pub family: Family,
     /// Path MTU.
     pub mtu: Mtu,
+    /// The wire loses frames.
+    pub lossy: bool,
 }
 
 impl Pingpong {
@@ -77,7 +79,7 @@ impl Pingpong {
 
     /// We are the server.
     fn serve(&self, appliance: &Appliance, guest: &Guest, theirs: &str) -> Result<()> {
-        let ours = self.start(appliance, &[])?;
+        let mut ours = self.start(appliance, &[])?;
         let listening = || {
             ["tcp", "tcp6"]
                 .iter()
@@ -86,6 +88,7 @@ impl Pingpong {
         };
         poll_until(PATIENCE, listening).context("our side does not listen")?;
         let output = guest.run(&format!("exec {theirs} {HOST}"), PATIENCE)?;
+        ours.let_go();
         let said = ours.finish();
         ensure!(
             output.status == 0,
@@ -105,10 +108,12 @@ impl Pingpong {
              cat /tmp/out; exit 1",
             limit = PATIENCE.as_secs()
         ))?;
-        let said = self.start(appliance, &["127.0.0.1"])?.finish();
+        let mut ours = self.start(appliance, &["127.0.0.1"])?;
         let ended =
             "for i in $(seq 600); do grep -q ^status /tmp/out && break; sleep 0.1; done; cat /tmp/out";
         let output = guest.run(ended, PATIENCE + PATIENCE)?.text;
+        ours.let_go();
+        let said = ours.finish();
         verdict(said, output.ends_with("status 0"), &output)
     }
 
@@ -120,8 +125,9 @@ impl Pingpong {
             .args(self.options().split(' '))
             .arg("--socket")
             .arg(appliance.socket())
+            .args(self.lossy.then_some("--lossy"))
             .args(args)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -166,6 +172,11 @@ fn listens(table: PathBuf) -> bool {
 struct Ours(Child);
 
 impl Ours {
+    /// It need not stay for the tool any longer.
+    fn let_go(&mut self) {
+        self.0.stdin.take();
+    }
+
     /// Waits for its end.
     fn finish(mut self) -> Result<()> {
         let status = poll_until(PATIENCE, || self.0.try_wait().ok().flatten())

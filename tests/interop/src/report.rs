@@ -52,7 +52,7 @@ impl Report {
         let mtus = MTUS.map(|mtu| mtu.bytes().to_string()).join(", ");
         text += &format!(
             "\n\nEach mark a path MTU: {mtus}. {RIGHT} right, {WRONG} wrong, {NOT_RUN} not run: datagrams have the path MTU of \
-             the link; the tools of rdma-core do not mend what is lost."
+             the link; the tools of UC and UD wait for ever for what is lost, and those of RC for too long with small packets."
         );
         let sum = |of: fn(&Outcome) -> u64| self.outcomes.iter().map(of).sum::<u64>();
         text + &format!(
