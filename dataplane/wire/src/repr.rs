@@ -197,7 +197,7 @@ impl FrameTemplate {
 
     /// Copies the prefix and splits `out` behind it.
     #[inline]
-    fn copy_prefix<'o>(&self, out: &'o mut [u8]) -> Option<(&'o mut [u8], &'o mut [u8])> {
+    pub(crate) fn copy_prefix<'o>(&self, out: &'o mut [u8]) -> Option<(&'o mut [u8], &'o mut [u8])> {
         // A copy of fixed size is a few vector moves; what it writes too much is overwritten by the BTH.
         if let Some(whole) = out.first_chunk_mut::<MAX_PREFIX_LEN>() {
             *whole = self.prefix;
@@ -209,7 +209,7 @@ impl FrameTemplate {
     }
 
     #[inline]
-    fn fill_ipv4(&self, head: &mut [u8], total: u16, ident: u16) -> Option<()> {
+    pub(crate) fn fill_ipv4(&self, head: &mut [u8], total: u16, ident: u16) -> Option<()> {
         let ip = head.get_mut(self.ip_start()..)?.first_chunk_mut::<12>()?;
         let sum = self.partial_sum as u64 + total as u64 + ident as u64;
         let [t0, t1] = total.to_be_bytes();
