@@ -6,7 +6,7 @@ use rnic_transport::{
     QpType, RcQp, Received, SendFlags, SendWr, Source, Time, WrOpcode,
 };
 use rnic_wire::{Headers, Mtu, Psn, Syndrome};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// The Q_Key of UD QPs.
 pub const QKEY: u32 = 0x1111_1111;
@@ -77,6 +77,10 @@ pub struct Node {
     pub now: Time,
     /// What was placed before its turn, by PSN: its effect counts when that has come.
     pub early: BTreeMap<u32, Effect>,
+    /// Messages of one packet go the short way ([`RcQp::send_whole`]) where they can.
+    pub short: bool,
+    /// What went out when it was posted, to be transmitted next.
+    sent: VecDeque<Packet>,
 }
 
 impl Node {
@@ -89,6 +93,8 @@ impl Node {
             sq: vec![SendWr::default(); ring_len],
             now: Time(0),
             early: BTreeMap::new(),
+            short: false,
+            sent: VecDeque::new(),
         }
     }
 
@@ -178,7 +184,27 @@ impl Node {
 
     /// Posts a send work request.
     pub fn post(&mut self, wr: SendWr) -> Result<(), PostError> {
+        if self.short && self.post_whole(&wr) {
+            return Ok(());
+        }
         self.with(|qp, ctx| qp.post_send(ctx, wr))
+    }
+
+    /// Posts and sends a message of one packet, as an engine does that finds it at the head of the queue; `false` when it has
+    /// to go the long way.
+    fn post_whole(&mut self, wr: &SendWr) -> bool {
+        let plain =
+            matches!(wr.opcode, WrOpcode::Send | WrOpcode::Write) && !wr.flags.contains(SendFlags::FENCE);
+        let fits = wr.length as usize <= self.qp.query().path_mtu.bytes();
+        if !plain || !fits || self.qp.whole_room(self.sq.len() as u32) == 0 {
+            return false;
+        }
+        let Ok(payload) = self.host.gather(wr.data, 0, wr.length) else {
+            return false;
+        };
+        let whole = self.with(|qp, ctx| qp.send_whole(ctx.sq, ctx.now, |place| *place = *wr));
+        self.sent.push_back(Packet::new(&whole.headers(), payload));
+        true
     }
 
     /// Posts a signalled operation of `bytes` (for a READ, of that many bytes to be fetched) against the
@@ -284,6 +310,9 @@ impl Node {
 
     /// The next packet to send, its payload gathered; failed gathers are reported to the QP.
     pub fn transmit(&mut self) -> Option<Packet> {
+        if let Some(packet) = self.sent.pop_front() {
+            return Some(packet);
+        }
         loop {
             // Both halves of the QP may wait for a key, and what one hears the other is told at the next call.
             let waited = self.host.waits();

@@ -126,6 +126,7 @@ impl<'a> World<'a> {
             adjust(&mut node.qp);
             node.sq = vec![SendWr::default(); scenario.ring_len];
             node.host.grace = scenario.grace;
+            node.short = scenario.short;
             let write = vec![0; plan.write_region as usize];
             node.host
                 .register(WRITE_KEY, WRITE_BASE, write, window::access(WRITE_KEY));

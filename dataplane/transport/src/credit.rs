@@ -33,6 +33,12 @@ impl Credit {
         }
     }
 
+    /// Whether the peer reports credits.
+    #[inline]
+    pub fn is_bounded(&self) -> bool {
+        self.bounded
+    }
+
     /// A work request begins. One that needs no receive WQE leaves the room for those behind it.
     #[inline]
     pub fn start(&mut self, takes_recv: bool) {

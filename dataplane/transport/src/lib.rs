@@ -43,6 +43,7 @@ mod respond;
 mod responder;
 mod retry;
 mod selective;
+mod short;
 mod stretch;
 mod types;
 mod uc;

@@ -199,6 +199,15 @@ impl RcQp {
         false
     }
 
+    /// Whether the QP has any.
+    #[inline(always)]
+    pub(crate) fn is_mutated(&self) -> bool {
+        #[cfg(feature = "mutations")]
+        return self.mutation != 0;
+        #[cfg(not(feature = "mutations"))]
+        false
+    }
+
     /// Gives the QP a fault, for tests of tests.
     #[cfg(feature = "mutations")]
     pub fn mutate(&mut self, mutation: Option<Mutation>) {

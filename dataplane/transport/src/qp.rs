@@ -350,6 +350,12 @@ impl RcQp {
         self.state
     }
 
+    /// Its path MTU, in bytes.
+    #[inline]
+    pub const fn path_mtu(&self) -> usize {
+        self.attrs.mtu.bytes()
+    }
+
     /// Index of the oldest send work request in progress, or of the next one when there is none; reduce it to the
     /// size of the ring.
     #[inline]
@@ -462,6 +468,12 @@ impl RcQp {
             Source::Send { wr_index, .. } => self.request_gather_failed(ctx, wr_index, psn, opcode, err),
             Source::Remote { .. } => self.response_gather_failed(ctx, psn, opcode, emit.retransmitted, err),
         }
+    }
+
+    /// Whether the responder may have something to say.
+    #[inline]
+    pub fn has_response(&self) -> bool {
+        self.resp.has_work()
     }
 
     /// Whether [`RcQp::poll_transmit`] or [`RcQp::flush`] may have something to do.

@@ -547,16 +547,25 @@ impl RcQp {
         }
     }
 
+    /// A packet was sent for the first time, and asks for an acknowledgement, which shows how long one takes.
+    #[inline]
+    pub(crate) fn note_first(&mut self, psn: Psn, now: Time) {
+        let resend = &mut self.req.resend;
+        if !resend.sampling {
+            resend.sampling = true;
+            (resend.sample, resend.sampled_at) = (psn, now);
+        }
+    }
+
     /// A request packet goes out.
     pub(crate) fn note_sent(&mut self, bth: &Bth, again: bool, now: Time) {
-        let req = &mut self.req;
         if !again {
-            if bth.ack_req && !req.resend.sampling {
-                req.resend.sampling = true;
-                (req.resend.sample, req.resend.sampled_at) = (bth.psn, now);
+            if bth.ack_req {
+                self.note_first(bth.psn, now);
             }
             return;
         }
+        let req = &mut self.req;
         // Nobody could tell which of the two was answered.
         req.resend.sampling = false;
         if req.resend.scan.is_before(req.next) {

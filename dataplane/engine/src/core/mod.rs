@@ -14,6 +14,7 @@ mod records;
 mod run;
 mod service;
 mod shared;
+mod short;
 mod srq;
 mod stretch;
 mod timer;

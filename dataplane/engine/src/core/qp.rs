@@ -439,7 +439,7 @@ impl Qp {
 
     /// First unit of the oldest work request in progress.
     #[inline]
-    fn oldest(&self) -> Option<u32> {
+    pub(super) fn oldest(&self) -> Option<u32> {
         let index = self.rec.rc.sq_oldest() as usize & (self.records.len() - 1);
         (self.outstanding() > 0).then(|| self.records[index].data)
     }

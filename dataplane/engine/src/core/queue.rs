@@ -303,6 +303,33 @@ impl SendQueue {
         }
     }
 
+    /// How many units are posted whose copies would not overwrite those from `oldest` on, as of [`SendQueue::take`]; none where
+    /// the indices were forged, which that function says.
+    #[inline]
+    pub fn posted(&self, cursor: &Cursor, oldest: Option<u32>) -> u32 {
+        let Some(ring) = &self.ring else { return 0 };
+        let held = oldest.map_or(0, |oldest| cursor.next.wrapping_sub(oldest));
+        let available = ring.available(cursor).unwrap_or(0);
+        available.min(ring.depth.saturating_sub(held))
+    }
+
+    /// Copies the first unit of the next WQE, one of those [`SendQueue::posted`] has counted, and leaves the WQE where it is.
+    #[inline]
+    pub fn peek(&mut self, cursor: &Cursor) {
+        let at = cursor.next as usize & self.units.len().wrapping_sub(1);
+        if let Some(ring) = &self.ring {
+            ring.copy_unit(cursor.next, &mut self.units[at]);
+        }
+    }
+
+    /// Takes the WQE that was looked at last, which has one unit.
+    #[inline]
+    pub fn take_one(&self, cursor: &mut Cursor) {
+        if let Some(ring) = &self.ring {
+            ring.take(cursor, 1);
+        }
+    }
+
     /// Begins to load the next units of the client's ring, and the places of their copies.
     #[inline]
     pub fn prefetch(&self, cursor: &Cursor) {

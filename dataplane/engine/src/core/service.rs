@@ -173,13 +173,23 @@ impl Core {
     }
 
     pub(super) fn serve_one(&mut self, qp: &mut Qp) -> usize {
-        let mut work = self.intake(qp);
+        let mut work = 0;
+        // Before requests that go the short way, which could fill the port each time.
+        if qp.rec.rc.has_response() && qp.path.is_some_and(|path| !path.direct) {
+            work += self.transmit(qp);
+        }
+        // Each was taken and sent.
+        work += 2 * self.send_short(qp);
+        work += self.intake(qp);
         if qp.flushes_sends() {
             let before = qp.outstanding();
             let more = qp.with(&mut self.env, |rc, ctx| rc.flush(ctx, FLUSH_BUDGET));
             work += usize::from(more) + (before - qp.outstanding()) as usize;
         }
-        work + self.transmit(qp)
+        if qp.rec.rc.has_work() {
+            work += self.transmit(qp);
+        }
+        work
     }
 
     /// Moves posted WQEs into the transport's ring, while there is room.

@@ -3,7 +3,7 @@ use std::ptr::NonNull;
 
 use rnic_simd::Crc;
 use rnic_transport::{Access, Emit, KeyError, QpType, Source};
-use rnic_wire::{FrameTemplate, ICRC_LEN, Icrc, MAX_FRAME_HEADER_LEN, SELECTIVE_ACK_LEN, pad_len};
+use rnic_wire::{FrameTemplate, ICRC_LEN, Icrc, MAX_FRAME_HEADER_LEN, SELECTIVE_ACK_LEN, Whole, pad_len};
 
 use super::{host::Env, qp::Qp, queue::Segments, run::Core};
 use crate::{
@@ -147,6 +147,40 @@ fn build_frame(
         return None;
     }
     let header_len = template.emit_headers(&emit.headers, ident, len, buffer).ok()?;
+    Some(fill_payload(frame, template, header_len, payload, crc))
+}
+
+/// The same of a message that is one packet.
+#[inline]
+pub(super) fn build_whole(
+    frame: &mut Frame,
+    template: &FrameTemplate,
+    whole: &Whole,
+    ident: u16,
+    payload: RemoteRange,
+    crc: &Crc,
+) -> Option<bool> {
+    let pad = usize::from(pad_len(payload.len));
+    let buffer = frame.buffer_mut();
+    if buffer.len() < MAX_FRAME_HEADER_LEN + payload.len + pad + ICRC_LEN {
+        return None;
+    }
+    let header_len = template.emit_whole(whole, ident, payload.len, buffer)?;
+    Some(fill_payload(frame, template, header_len, &[payload], crc))
+}
+
+/// What follows the headers of a frame that has room for it.
+#[inline(always)] // of its callers one has a single part
+fn fill_payload(
+    frame: &mut Frame,
+    template: &FrameTemplate,
+    header_len: usize,
+    payload: &[RemoteRange],
+    crc: &Crc,
+) -> bool {
+    let len: usize = payload.iter().map(|r| r.len).sum();
+    let pad = usize::from(pad_len(len));
+    let buffer = frame.buffer_mut();
     let mut at = header_len;
     let short = len <= SHORT;
     if short {
@@ -174,5 +208,5 @@ fn build_frame(
         buffer[at..at + ICRC_LEN].copy_from_slice(&Icrc::finish(state));
     }
     frame.set_len(at + ICRC_LEN);
-    Some(!short)
+    !short
 }

@@ -1,0 +1,101 @@
+//! The short way of messages that are one packet, from the client's queue to the port in one step. It is taken while nothing
+//! else waits to be sent; whatever is not plain is left to the long way, which says what is wrong with it.
+use std::ptr::NonNull;
+
+use rnic_abi::{Wqe, wqe_flags};
+use rnic_transport::{Access, SendFlags, WrOpcode};
+
+use super::{qp::Qp, run::Core, service::PACKET_BUDGET, transmit::build_whole};
+use crate::mem::{MrTable, RemoteRange};
+
+impl Core {
+    /// Sends the WQEs at the head of the send queue that are whole messages; tells how many.
+    #[inline]
+    pub(super) fn send_short(&mut self, qp: &mut Qp) -> usize {
+        let oldest = qp.oldest();
+        let Qp {
+            rec,
+            sq,
+            records,
+            template: Some(template),
+            path: Some(path),
+            ..
+        } = qp
+        else {
+            return 0;
+        };
+        let room = rec.rc.whole_room(records.len() as u32);
+        if room == 0 || path.direct || rec.bad.set {
+            return 0;
+        }
+        let room = (room.min(sq.posted(&rec.sq, oldest)) as usize).min(PACKET_BUDGET);
+        let (part, env) = (&mut self.ports[usize::from(path.port)], &mut self.env);
+        let (mtu, ip_start) = (rec.rc.path_mtu(), template.ip_start());
+        let always = if rec.id.sig_all {
+            SendFlags::SIGNALED
+        } else {
+            SendFlags::NONE
+        };
+        for count in 0..room {
+            if !part.ready(&env.crc) {
+                return count;
+            }
+            let data = rec.sq.next;
+            sq.peek(&rec.sq);
+            let wqe = sq.head(data);
+            let Some((opcode, payload)) = whole_message(wqe, &env.mrs, rec.id.pd, mtu) else {
+                return count;
+            };
+            sq.take_one(&mut rec.sq);
+            let whole = rec.rc.send_whole(records, env.now, |wr| {
+                wr.wr_id = wqe.wr_id;
+                wr.remote_addr = wqe.remote_addr;
+                wr.rkey = wqe.rkey;
+                (wr.compare_add, wr.swap) = (0, 0);
+                wr.imm_or_rkey = wqe.imm_or_rkey;
+                wr.length = payload.len as u32;
+                wr.data = data;
+                wr.opcode = opcode;
+                wr.flags = SendFlags::from_bits(u32::from(wqe.flags & wqe_flags::ALL))
+                    .unwrap_or_default()
+                    .union(always);
+                wr.reserved = 0;
+            });
+            rec.ident = rec.ident.wrapping_add(1);
+            let ident = rec.ident;
+            let queued = part.queue_with(ip_start, |frame| {
+                build_whole(frame, template, &whole, ident, payload, &env.crc)
+            });
+            env.counters.tx_roce += u64::from(queued);
+            env.counters.gather_errors += u64::from(!queued);
+        }
+        room
+    }
+}
+
+/// Operation and payload of a WQE that is one unit, one entry or inline data, and nothing out of the ordinary.
+#[inline]
+fn whole_message(wqe: &Wqe, mrs: &MrTable, pd: u32, mtu: usize) -> Option<(WrOpcode, RemoteRange)> {
+    const PLAIN: u8 = wqe_flags::SIGNALED | wqe_flags::SOLICITED | wqe_flags::INLINE;
+    let opcode = match wqe.opcode {
+        0 => WrOpcode::Write,
+        2 => WrOpcode::Send,
+        _ => return None,
+    };
+    if wqe.units != 1 || wqe.flags & !PLAIN != 0 {
+        return None;
+    }
+    if wqe.flags & wqe_flags::INLINE != 0 {
+        let len = wqe.inline_len as usize;
+        let fits = wqe.num_sge == 0 && len <= size_of_val(&wqe.sges) && len <= mtu;
+        let ptr = NonNull::from(&wqe.sges).cast();
+        return fits.then_some((opcode, RemoteRange { ptr, len }));
+    }
+    let [sge, _] = &wqe.sges;
+    let len = sge.length as usize;
+    if wqe.num_sge != 1 || wqe.inline_len != 0 || len == 0 || len > mtu {
+        return None;
+    }
+    let range = mrs.resolve(sge.lkey, pd, sge.addr, len as u64, Access::NONE);
+    Some((opcode, range.ok()?))
+}
