@@ -161,7 +161,14 @@ fn drain(rig: &mut Rig) -> Result<()> {
     let start = Instant::now();
     while !rig.is_drained() {
         if start.elapsed() > DRAIN {
-            bail!("what was in flight is not done after {DRAIN:?}");
+            let counters = rig.counters();
+            bail!(
+                "{} messages are not done after {DRAIN:?}; {} requests failed, {} frames were sent again, {} found no buffer",
+                rig.unfinished(),
+                rig.errors,
+                counters.retransmitted,
+                counters.gather_errors,
+            );
         }
         rig.turn(false);
     }

@@ -135,6 +135,8 @@ pub struct Rig {
     token: u64,
     /// Connections with a completion, kept for its capacity.
     done: Vec<u32>,
+    /// Messages posted.
+    posted: u64,
     /// Messages completed.
     pub messages: u64,
     /// Completions that were errors.
@@ -226,6 +228,7 @@ impl Rig {
             cqs,
             token: 0,
             done: Vec::new(),
+            posted: 0,
             messages: 0,
             errors: 0,
         };
@@ -483,6 +486,7 @@ impl Rig {
     #[inline]
     fn post(&mut self, connection: usize) {
         let plan = self.plan;
+        self.posted += u64::from(plan.signal_every);
         let state = &mut self.connections[connection];
         for i in 0..plan.signal_every {
             let index = state.posted;
@@ -563,10 +567,14 @@ impl Rig {
         }
     }
 
+    /// Messages that were posted and are not done.
+    pub fn unfinished(&self) -> u64 {
+        self.posted.saturating_sub(self.messages)
+    }
+
     /// Whether everything that was posted is done.
     pub fn is_drained(&self) -> bool {
-        let posted: u64 = self.connections.iter().map(|c| u64::from(c.posted)).sum();
-        self.messages >= posted
+        self.unfinished() == 0
     }
 
     pub fn counters(&self) -> CoreCounters {
