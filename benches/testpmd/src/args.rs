@@ -38,6 +38,9 @@ pub struct Args {
     /// The same buffer for all messages of a connection, instead of as many as are in flight.
     #[arg(long)]
     pub reuse: bool,
+    /// Measure as well what copying and summing the payload costs without anything around it, over the same buffers.
+    #[arg(long)]
+    pub bare: bool,
     /// CPU to run on, counted round those allowed.
     #[arg(long, default_value_t = 1)]
     pub cpu: usize,

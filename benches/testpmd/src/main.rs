@@ -1,5 +1,6 @@
 //! `rnic-testpmd`: what the data path of rnicd does a second, and in how many cycles.
 mod args;
+mod bare;
 mod io;
 mod queue;
 mod report;
@@ -131,7 +132,10 @@ fn run(args: &Args, plan: Plan, ports: Vec<OpenPort>) -> Result<Report> {
     }
     drain(&mut rig)?;
     let verified = rig.verify();
-    let report = Report::new(args, &plan, &begin, &last, rig.errors, verified);
+    let mut report = Report::new(args, &plan, &begin, &last, rig.errors, verified);
+    if args.bare {
+        report.compare(bare::cycles_per_packet(&plan, rig.data(), WARM_UP)?);
+    }
     rig.stop();
     Ok(report)
 }

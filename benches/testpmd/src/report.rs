@@ -74,6 +74,11 @@ pub struct Report {
     /// Generated and verified.
     pub icrc: bool,
     pub verified: bool,
+    /// Cycles that a packet's payload takes in any case; how many times that a frame takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bare_cycles_per_frame: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bare_ratio: Option<f64>,
 }
 
 impl Report {
@@ -103,7 +108,15 @@ impl Report {
             acks_per_msg: rounded(frames.saturating_sub(data) as f64 / messages.max(1) as f64),
             icrc: args.mode != Mode::Io,
             verified,
+            bare_cycles_per_frame: None,
+            bare_ratio: None,
         }
+    }
+
+    /// Takes what was measured without an RNIC.
+    pub fn compare(&mut self, bare: f64) {
+        self.bare_cycles_per_frame = Some(rounded(bare));
+        self.bare_ratio = Some(rounded(self.cycles_per_frame / bare));
     }
 }
 
@@ -145,7 +158,16 @@ impl fmt::Display for Report {
             self.acks_per_msg,
             if self.icrc { "on" } else { "off" },
             if self.verified { "verified" } else { "WRONG" }
-        )
+        )?;
+        match (self.bare_cycles_per_frame, self.bare_ratio) {
+            (Some(bare), Some(ratio)) => {
+                writeln!(
+                    f,
+                    "  {bare} cycles/frame for copies and sums alone, ratio {ratio}"
+                )
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -81,7 +81,8 @@ impl Plan {
         self.stride() * u64::from(self.buffers) * u64::from(self.qps)
     }
 
-    fn buffer(&self, connection: u32, index: u32, target: bool) -> u64 {
+    /// Offset of a buffer of one side.
+    pub fn buffer(&self, connection: u32, index: u32, target: bool) -> u64 {
         let which = u64::from(connection) * u64::from(self.buffers) + u64::from(index % self.buffers);
         which * self.stride() + if target { self.side() } else { 0 }
     }
@@ -575,6 +576,11 @@ impl Rig {
     /// Whether everything that was posted is done.
     pub fn is_drained(&self) -> bool {
         self.unfinished() == 0
+    }
+
+    /// The buffers of both sides.
+    pub fn data(&self) -> &ClientMem {
+        &self.data
     }
 
     pub fn counters(&self) -> CoreCounters {
