@@ -3,7 +3,7 @@
 use crate::memory::{Effect, SimHost};
 use rnic_transport::{
     Access, AtomicOp, Ctx, Emit, EventKind, GRH_AREA, ModifyError, PostError, QpAttr, QpAttrMask, QpState,
-    QpType, RcQp, Received, SendFlags, SendWr, Source, Time, WrOpcode,
+    QpType, RcQp, Received, SendFlags, SendWr, Source, Stretch, Time, WrOpcode,
 };
 use rnic_wire::{Headers, Mtu, Psn, Syndrome};
 use std::collections::{BTreeMap, VecDeque};
@@ -313,6 +313,11 @@ impl Node {
         if let Some(packet) = self.sent.pop_front() {
             return Some(packet);
         }
+        if self.short
+            && let Some(packet) = self.transmit_middle()
+        {
+            return Some(packet);
+        }
         loop {
             // Both halves of the QP may wait for a key, and what one hears the other is told at the next call.
             let waited = self.host.waits();
@@ -328,6 +333,24 @@ impl Node {
                 return Some(packet);
             }
         }
+    }
+
+    /// The next packet, if it is the first of a stretch.
+    fn transmit_middle(&mut self) -> Option<Packet> {
+        let stretch = self.with(|qp, ctx| qp.stretch_ahead(ctx, 1 << 20))?;
+        let Source::Send { data, offset, .. } = stretch.source else {
+            unreachable!("a stretch is of a work request")
+        };
+        let len = stretch.mtu.bytes() as u32;
+        let payload = self.host.gather(data, offset, len).ok()?;
+        let headers = Headers::new(self.qp.stretch_bth(&stretch, 0));
+        let first = Stretch {
+            packets: 1,
+            len,
+            ..stretch
+        };
+        self.with(|qp, ctx| qp.stretch_sent(ctx, &first));
+        Some(Packet::new(&headers, payload))
     }
 
     fn gather(&mut self, emit: &Emit) -> Option<Packet> {

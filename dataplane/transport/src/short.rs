@@ -73,7 +73,6 @@ impl RcQp {
         if self.attrs.selective {
             self.note_first(psn, now);
         }
-        self.turn_request = !self.turn_request;
         whole
     }
 }

@@ -1,15 +1,17 @@
-//! The middle of a long WRITE between two QPs that one core has both of: many packets at once.
+//! The middle of a long WRITE: many packets at once.
 //!
-//! Nobody sees packets between such QPs, so all that has to be as if there were some is what the two sides remember: PSNs,
-//! how much of the message has arrived, the acknowledgement due. The first packet of a message and its last go one by one,
-//! with every check there is. A stretch lies between them and is taken only when nothing at all stands in its way;
-//! otherwise its packets go one by one too, and what is wrong is found by the ordinary means.
+//! The first packet of a message and its last go one by one, with every check there is. A stretch lies between them and is
+//! sent only when nothing at all stands in its way; otherwise its packets go one by one too, and what is wrong is found by the
+//! ordinary means.
+//!
+//! Of two QPs that one core has both of nobody sees packets. All that has to be as if there were some is what the two sides
+//! remember: PSNs, how much of the message has arrived, the acknowledgement due.
 use crate::host::Host;
 use crate::qp::{Ctx, RcQp, Source};
 use crate::responder::Answer;
 use crate::types::{Access, QpState, QpType, Time};
 use crate::work::WrOpcode;
-use rnic_wire::{MessageKind, Mtu, Psn};
+use rnic_wire::{Bth, MessageKind, Mtu, Operation, Psn};
 
 /// Packets in a row, each of a whole path MTU, neither first nor last of their WRITE.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub struct Stretch {
     pub psn: Psn,
     /// How many; at least two.
     pub packets: u32,
+    /// Which packet of its message the first of them is.
+    pub number: u32,
     /// The path MTU of the requester.
     pub mtu: Mtu,
     /// Where the payload of all of them lies.
@@ -41,6 +45,7 @@ impl RcQp {
             || self.resp.has_work()
             || self.pace.is_engaged()
             || self.attrs.selective
+            || self.is_mutated()
         {
             return None;
         }
@@ -63,6 +68,7 @@ impl RcQp {
         Some(Stretch {
             psn: req.next,
             packets,
+            number: number as u32,
             mtu,
             source: Source::Send {
                 wr_index: slot,
@@ -74,7 +80,16 @@ impl RcQp {
         })
     }
 
-    /// The requester has sent a stretch.
+    /// The BTH of packet `i` of a stretch.
+    #[inline]
+    pub fn stretch_bth(&self, stretch: &Stretch, i: u32) -> Bth {
+        let every = (1 << self.limits.ack_every_log2) - 1;
+        let mut bth = self.bth(Operation::WriteMiddle, stretch.psn + i);
+        bth.ack_req = (stretch.number + i) & every == every;
+        bth
+    }
+
+    /// The requester has sent a stretch, or as much of it as its `packets` say.
     #[inline]
     pub fn stretch_sent<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, stretch: &Stretch) {
         self.advance(stretch.psn + stretch.packets, false);

@@ -72,8 +72,31 @@ impl FrameTemplate {
     /// of any frame, or the payload too long for IP.
     #[inline]
     pub fn emit_whole(&self, whole: &Whole, ident: u16, payload_len: usize, out: &mut [u8]) -> Option<usize> {
+        let bth = Bth {
+            ack_req: whole.ack_req,
+            solicited: whole.solicited,
+            ..Bth::new(whole.opcode(), whole.dest_qpn, whole.psn)
+        };
+        self.emit_plain(&bth, whole.reth.as_ref(), ident, payload_len, out)
+    }
+
+    /// The same of a packet in the middle of a message, which has no header but the BTH.
+    #[inline]
+    pub fn emit_middle(&self, bth: &Bth, ident: u16, payload_len: usize, out: &mut [u8]) -> Option<usize> {
+        self.emit_plain(bth, None, ident, payload_len, out)
+    }
+
+    #[inline(always)] // its callers know whether there is a RETH
+    fn emit_plain(
+        &self,
+        bth: &Bth,
+        reth: Option<&Reth>,
+        ident: u16,
+        payload_len: usize,
+        out: &mut [u8],
+    ) -> Option<usize> {
         let pad = pad_len(payload_len);
-        let len = match whole.reth {
+        let len = match reth {
             Some(_) => BTH_LEN + RETH_LEN,
             None => BTH_LEN,
         };
@@ -81,16 +104,11 @@ impl FrameTemplate {
         let total = udp_len.checked_add(IPV4_LEN as u16)?;
         let (head, rest) = self.copy_prefix(out)?;
         let ib = rest.first_chunk_mut::<{ BTH_LEN + RETH_LEN }>()?;
-        let bth = Bth {
-            ack_req: whole.ack_req,
-            solicited: whole.solicited,
-            ..Bth::new(whole.opcode(), whole.dest_qpn, whole.psn)
-        };
         let mut at = ib.as_mut_slice();
         for word in bth.words(pad) {
             put(&mut at, word.to_be_bytes());
         }
-        if let Some(reth) = whole.reth {
+        if let Some(reth) = reth {
             put(&mut at, reth.va.to_be_bytes());
             put(&mut at, reth.rkey.to_be_bytes());
             put(&mut at, reth.dma_len.to_be_bytes());

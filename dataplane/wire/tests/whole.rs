@@ -42,6 +42,10 @@ proptest! {
         prop_assert_eq!(Ok(n), template.emit_headers(&headers, ident, len, &mut long));
         prop_assert_eq!(&short[..n], &long[..n]);
         prop_assert_eq!(Whole::of(&headers), Some(whole));
+        let middle = Headers::new(Bth { opcode: Opcode::new(Transport::Rc, Operation::WriteMiddle), ..headers.bth });
+        let n = template.emit_middle(&middle.bth, ident, len, &mut short).unwrap();
+        prop_assert_eq!(Ok(n), template.emit_headers(&middle, ident, len, &mut long));
+        prop_assert_eq!(&short[..n], &long[..n]);
     }
 
     #[test]

@@ -244,7 +244,7 @@ impl Core {
         let mut bytes = if path.direct {
             self.stretch(qp, STRETCH_BUDGET)
         } else {
-            0
+            self.send_stretch(qp, BYTE_BUDGET)
         };
         let before = usize::from(bytes > 0);
         for count in 0..PACKET_BUDGET {
@@ -279,8 +279,11 @@ impl Core {
                 && self.queue(port, template, ident, &emit, &payload)
             {
                 self.env.counters.tx_roce += 1;
-                let cnp = emit.headers.bth.opcode == Opcode::CNP;
-                self.ports[port].congestion.np_cnp_sent += u64::from(cnp);
+                let opcode = emit.headers.bth.opcode;
+                self.ports[port].congestion.np_cnp_sent += u64::from(opcode == Opcode::CNP);
+                if opcode.is_write() && !opcode.ends_message() {
+                    bytes += self.send_stretch(qp, BYTE_BUDGET.saturating_sub(bytes));
+                }
             }
         }
         before + PACKET_BUDGET

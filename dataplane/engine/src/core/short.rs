@@ -1,11 +1,18 @@
-//! The short way of messages that are one packet, from the client's queue to the port in one step. It is taken while nothing
-//! else waits to be sent; whatever is not plain is left to the long way, which says what is wrong with it.
+//! The short way of messages that are one packet, from the client's queue to the port in one step, and of the middle of long
+//! WRITEs. It is taken while nothing else waits to be sent; whatever is not plain is left to the long way, which says what is
+//! wrong with it.
 use std::ptr::NonNull;
 
 use rnic_abi::{Wqe, wqe_flags};
-use rnic_transport::{Access, SendFlags, WrOpcode};
+use rnic_transport::{Access, SendFlags, Stretch, WrOpcode};
 
-use super::{qp::Qp, run::Core, service::PACKET_BUDGET, transmit::build_whole};
+use super::{
+    qp::Qp,
+    queue::Segments,
+    run::Core,
+    service::PACKET_BUDGET,
+    transmit::{build_middle, build_whole},
+};
 use crate::mem::{MrTable, RemoteRange};
 
 impl Core {
@@ -70,6 +77,57 @@ impl Core {
             env.counters.gather_errors += u64::from(!queued);
         }
         room
+    }
+}
+
+impl Core {
+    /// Sends what comes next of a long WRITE of `qp`, at most `budget` bytes of it; how many were sent. None where anything is
+    /// out of the ordinary: packets then go one by one.
+    #[inline]
+    pub(super) fn send_stretch(&mut self, qp: &mut Qp, budget: usize) -> usize {
+        let bytes = budget.min(PACKET_BUDGET * qp.rec.rc.path_mtu()) as u32;
+        let ahead = qp.with(&mut self.env, |rc, ctx| rc.stretch_ahead(ctx, bytes));
+        ahead.map_or(0, |stretch| self.queue_stretch(qp, &stretch))
+    }
+
+    fn queue_stretch(&mut self, qp: &mut Qp, stretch: &Stretch) -> usize {
+        let mut payload = Segments::new();
+        if qp.gather(&self.env, &stretch.source, &mut payload).is_err() {
+            return 0;
+        }
+        let (Some(template), Some(path), [whole]) = (&qp.template, &qp.path, payload.as_slice()) else {
+            return 0;
+        };
+        let (part, crc) = (&mut self.ports[usize::from(path.port)], &self.env.crc);
+        let (ip_start, mtu) = (template.ip_start(), stretch.mtu.bytes());
+        let mut packets = 0;
+        while packets < stretch.packets && part.ready(crc) {
+            let bth = qp.rec.rc.stretch_bth(stretch, packets);
+            let range = RemoteRange {
+                // SAFETY: the range has the payload of all packets of the stretch, of one path MTU each.
+                ptr: unsafe { whole.ptr.add(packets as usize * mtu) },
+                len: mtu,
+            };
+            qp.rec.ident = qp.rec.ident.wrapping_add(1);
+            let ident = qp.rec.ident;
+            if !part.queue_with(ip_start, |frame| {
+                build_middle(frame, template, &bth, ident, range, crc)
+            }) {
+                break;
+            }
+            packets += 1;
+        }
+        self.env.counters.tx_roce += u64::from(packets);
+        let len = packets * mtu as u32;
+        let sent = Stretch {
+            packets,
+            len,
+            ..*stretch
+        };
+        if packets > 0 {
+            qp.with(&mut self.env, |rc, ctx| rc.stretch_sent(ctx, &sent));
+        }
+        len as usize
     }
 }
 

@@ -3,7 +3,9 @@ use std::ptr::NonNull;
 
 use rnic_simd::Crc;
 use rnic_transport::{Access, Emit, KeyError, QpType, Source};
-use rnic_wire::{FrameTemplate, ICRC_LEN, Icrc, MAX_FRAME_HEADER_LEN, SELECTIVE_ACK_LEN, Whole, pad_len};
+use rnic_wire::{
+    Bth, FrameTemplate, ICRC_LEN, Icrc, MAX_FRAME_HEADER_LEN, SELECTIVE_ACK_LEN, Whole, pad_len,
+};
 
 use super::{host::Env, qp::Qp, queue::Segments, run::Core};
 use crate::{
@@ -166,6 +168,24 @@ pub(super) fn build_whole(
         return None;
     }
     let header_len = template.emit_whole(whole, ident, payload.len, buffer)?;
+    Some(fill_payload(frame, template, header_len, &[payload], crc))
+}
+
+/// The same of a packet in the middle of a message.
+#[inline]
+pub(super) fn build_middle(
+    frame: &mut Frame,
+    template: &FrameTemplate,
+    bth: &Bth,
+    ident: u16,
+    payload: RemoteRange,
+    crc: &Crc,
+) -> Option<bool> {
+    let buffer = frame.buffer_mut();
+    if buffer.len() < MAX_FRAME_HEADER_LEN + payload.len + ICRC_LEN {
+        return None;
+    }
+    let header_len = template.emit_middle(bth, ident, payload.len, buffer)?;
     Some(fill_payload(frame, template, header_len, &[payload], crc))
 }
 
