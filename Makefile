@@ -54,6 +54,7 @@ interop: deps ## rnicd against the kernel's soft-RoCE (rxe) in an emulated guest
 lint: deps ## Format, clippy, layers, documents, requirements, licences
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy -p rnic-testpmd --features stages -- -D warnings
 	tests/docs.sh
 	tests/mutations.sh --check
 	$(MAKE) --no-print-directory layers
@@ -149,6 +150,12 @@ bench-testpmd: deps ## What the data path does a second and in how many cycles, 
 	@for a in "io" "rc-write --size 8" "rc-write --size 8 --qps 16" "rc-send --size 64 --qps 16" "rc-read --size 8" \
 	  "rc-atomic --size 8" "rc-write --size 1M --outstanding 16 --reuse"; do \
 	  $(PROFILE_DIR)/rnic-testpmd --json --mode $$a || exit 1; done
+
+.PHONY: bench-stages
+bench-stages: deps ## In which stages of the data path the cycles of a message go, as JSON
+	@CARGO_TARGET_DIR=target/stages $(CARGO) build --release --quiet -p rnic-testpmd --features stages
+	@for a in "rc-write --size 8" "rc-send --size 64 --qps 16" "rc-read --size 8" "rc-write --size 1M --outstanding 16 --reuse"; do \
+	  target/stages/release/rnic-testpmd --json --stages --mode $$a || exit 1; done
 
 .PHONY: bench-loss
 bench-loss: deps ## Goodput of 1 MiB WRITEs between two appliances over loss, go-back-N and selective, as JSON and a table

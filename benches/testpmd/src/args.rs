@@ -41,6 +41,10 @@ pub struct Args {
     /// Measure as well what copying and summing the payload costs without anything around it, over the same buffers.
     #[arg(long)]
     pub bare: bool,
+    /// Tell how many cycles a message spends in each stage of the data path. For builds with the feature `stages`, which are
+    /// slower.
+    #[arg(long)]
+    pub stages: bool,
     /// CPU to run on, counted round those allowed.
     #[arg(long, default_value_t = 1)]
     pub cpu: usize,

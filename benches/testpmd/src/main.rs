@@ -120,7 +120,11 @@ fn run(args: &Args, plan: Plan, ports: Vec<OpenPort>) -> Result<Report> {
     rig.fill();
     rig.begin();
     drive(&mut rig, WARM_UP);
-    let begin = Second::at(&rig);
+    let (begin, account) = (Second::at(&rig), rig.spent());
+    ensure!(
+        !args.stages || account.is_some(),
+        "--stages: this build does not look; build with `cargo build --release -p rnic-testpmd --features stages`"
+    );
     let mut last = begin;
     for _ in 0..args.seconds {
         drive(&mut rig, Duration::from_secs(1));
@@ -130,9 +134,11 @@ fn run(args: &Args, plan: Plan, ports: Vec<OpenPort>) -> Result<Report> {
         }
         last = now;
     }
+    let account = account.zip(rig.spent()).filter(|_| args.stages);
     drain(&mut rig)?;
     let verified = rig.verify();
     let mut report = Report::new(args, &plan, &begin, &last, rig.errors, verified);
+    report.stages = account.map(|(from, to)| report::stages(&from, &to, last.messages - begin.messages));
     if args.bare {
         report.compare(bare::cycles_per_packet(&plan, rig.data(), WARM_UP)?);
     }

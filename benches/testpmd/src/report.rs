@@ -1,6 +1,7 @@
 //! What is printed: a line a second, then totals; or one JSON object.
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
+use rnic_engine::core::{Spent, Stage};
 use serde::Serialize;
 
 use crate::{
@@ -50,6 +51,31 @@ pub fn line(plan: &Plan, from: &Second, to: &Second) -> String {
     )
 }
 
+/// Cycles a message by the name of the stage.
+pub type Stages = BTreeMap<&'static str, f64>;
+
+/// What was spent in each stage, in the order of [`Stage::ALL`].
+pub type Account = [Spent; Stage::ALL.len()];
+
+/// Cycles a message between two accounts, less what the clock takes.
+pub fn stages(from: &Account, to: &Account, messages: u64) -> Stages {
+    const LOOKS: u64 = 10_000;
+    let begin = cycles();
+    for _ in 0..LOOKS {
+        std::hint::black_box(cycles());
+    }
+    let look = (cycles() - begin) as f64 / LOOKS as f64;
+    let each = Stage::ALL.iter().zip(from.iter().zip(to));
+    each.map(|((_, name), (from, to))| {
+        let (cycles, begun) = ((to.cycles - from.cycles) as f64, (to.begun - from.begun) as f64);
+        (
+            *name,
+            rounded((cycles - begun * look).max(0.0) / messages.max(1) as f64),
+        )
+    })
+    .collect()
+}
+
 /// All of it. The keys are stable.
 #[derive(Serialize)]
 pub struct Report {
@@ -79,6 +105,9 @@ pub struct Report {
     pub bare_cycles_per_frame: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bare_ratio: Option<f64>,
+    /// Cycles a message, by stage, without what looking at the clock takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stages: Option<Stages>,
 }
 
 impl Report {
@@ -110,6 +139,7 @@ impl Report {
             verified,
             bare_cycles_per_frame: None,
             bare_ratio: None,
+            stages: None,
         }
     }
 
@@ -167,7 +197,11 @@ impl fmt::Display for Report {
                 )
             }
             _ => Ok(()),
+        }?;
+        for (stage, cycles) in self.stages.iter().flatten() {
+            writeln!(f, "  {stage:<14}{cycles:>10.1} cycles/message")?;
         }
+        Ok(())
     }
 }
 

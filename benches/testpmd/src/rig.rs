@@ -17,6 +17,7 @@ use rnic_wire::Mtu;
 use crate::{
     args::{Args, Mode},
     queue::{CompletionQueue, WorkQueue},
+    report::Account,
 };
 
 const PD: u32 = 1;
@@ -576,6 +577,11 @@ impl Rig {
     /// Whether everything that was posted is done.
     pub fn is_drained(&self) -> bool {
         self.unfinished() == 0
+    }
+
+    /// Where the core's cycles went; `None` where the build does not look.
+    pub fn spent(&self) -> Option<Account> {
+        self.cores[0].spent()
     }
 
     /// The buffers of both sides.

@@ -329,7 +329,7 @@ impl Core {
             return;
         }
         if state.tx.is_full() {
-            state.flush(&self.env.crc);
+            state.flush(&mut self.env);
         }
         if state.tx.try_push(frame).is_err() {
             self.env.counters.slow_path_tx_dropped += 1;

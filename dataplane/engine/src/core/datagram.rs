@@ -23,7 +23,7 @@ impl Core {
             if bytes >= BYTE_BUDGET {
                 return count;
             }
-            if !self.ports[usize::from(port)].ready(&self.env.crc) {
+            if !self.ports[usize::from(port)].ready(&mut self.env) {
                 self.stuck += 1;
                 return count;
             }
@@ -51,7 +51,7 @@ impl Core {
                 // The link does not bring it back to this port's own members.
                 let owner = usize::from(self.view.refresh().owner(Qpn::MULTICAST.get()));
                 self.deliver_frame(owner, port, &template, ident, &emit, &payload);
-                if !self.ports[usize::from(port)].ready(&self.env.crc) {
+                if !self.ports[usize::from(port)].ready(&mut self.env) {
                     continue;
                 }
             }
@@ -85,7 +85,7 @@ impl Core {
                 continue;
             }
             let state = &mut self.ports[usize::from(port)];
-            let copy = if state.ready(&self.env.crc) {
+            let copy = if state.ready(&mut self.env) {
                 state.spare.pop()
             } else {
                 None

@@ -71,7 +71,7 @@ impl Core {
         emit: &Emit,
         payload: &Segments,
     ) {
-        if !self.ports[usize::from(port)].ready(&self.env.crc) {
+        if !self.ports[usize::from(port)].ready(&mut self.env) {
             return;
         }
         let Some(frame) = self.build(usize::from(port), template, ident, emit, payload) else {

@@ -23,6 +23,7 @@ use super::{
     records::{Cursor, Identity, Pending, Placed, QpCounters},
     shared::CoreCounters,
     srq::{Srq, XrcMeans},
+    stages::Stages,
 };
 use crate::mem::{AhTable, Begun, By, McastTable, MrTable, PortAddresses, RemoteRange, copy_bytes};
 use crate::view::slot_of;
@@ -43,6 +44,7 @@ pub(super) struct Env {
     pub eventful_srqs: Vec<u32>,
     pub counters: CoreCounters,
     pub crc: Crc,
+    pub stages: Stages,
 }
 
 impl Env {

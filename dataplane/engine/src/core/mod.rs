@@ -16,6 +16,7 @@ mod service;
 mod shared;
 mod short;
 mod srq;
+mod stages;
 mod stretch;
 mod timer;
 mod transmit;
@@ -32,6 +33,7 @@ pub use records::{CORE_FILES, CoreArenas, NO_CLIENT};
 pub use run::now as clock;
 pub use shared::{CongestionCounters, CoreCounters, CoreStatus};
 pub use srq::{Srq, SrqInit, XrcPart};
+pub use stages::{Spent, Stage};
 pub use timer::TimerWheel;
 
 pub(crate) use run::{Core, CoreInit};

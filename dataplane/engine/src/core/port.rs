@@ -4,8 +4,10 @@ use rnic_simd::Crc;
 use rnic_wire::Icrc;
 
 use super::{
+    host::Env,
     run::Core,
     shared::{CongestionCounters, Handoff, Shared},
+    stages::Stage,
 };
 use crate::{
     frame::{BURST, Frame, FrameBurst, SharedPool},
@@ -59,7 +61,7 @@ impl PortPart {
 
     /// Whether one more frame can be made and queued; makes room if it can.
     #[inline]
-    pub(super) fn ready(&mut self, crc: &Crc) -> bool {
+    pub(super) fn ready(&mut self, env: &mut Env) -> bool {
         if self.spare.is_empty()
             && let Some(pool) = &self.pool
         {
@@ -68,7 +70,7 @@ impl PortPart {
             self.spare.extend(fresh);
         }
         if self.tx.is_full() {
-            self.flush(crc);
+            self.flush(env);
         }
         !self.spare.is_empty() && !self.tx.is_full()
     }
@@ -113,13 +115,16 @@ impl PortPart {
 
     /// Gives queued frames to the port; what it does not take stays.
     #[inline]
-    pub(super) fn flush(&mut self, crc: &Crc) {
-        self.seal(crc);
+    pub(super) fn flush(&mut self, env: &mut Env) {
+        let before = env.stages.enter(Stage::Icrc);
+        self.seal(&env.crc);
+        env.stages.enter(Stage::Tx);
         if let Some(queue) = &mut self.queue
             && !self.tx.is_empty()
         {
             queue.tx_burst(&mut self.tx);
         }
+        env.stages.enter(before);
     }
 
     /// Hands queued frames to the core that has a queue of this port.

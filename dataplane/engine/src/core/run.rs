@@ -12,7 +12,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     command::BUDGET, cq::CompletionQueue, doorbell::ClientDoorbells, host::Env, idle::Idle, port::PortPart,
-    qp::Qp, shared::CoreCounters, shared::Shared, timer::TimerWheel,
+    qp::Qp, shared::CoreCounters, shared::Shared, stages::Spent, stages::Stage, stages::Stages,
+    timer::TimerWheel,
 };
 use crate::{
     command::{Command, Sent},
@@ -125,6 +126,7 @@ impl Core {
                 eventful_srqs: Vec::with_capacity(srqs as usize),
                 counters: CoreCounters::default(),
                 crc: Crc::detect(),
+                stages: Stages::new(),
             },
             qps: (0..qps).map(|_| None).collect(),
             clients: (0..clients).map(|_| None).collect(),
@@ -185,13 +187,16 @@ impl Core {
         // The epoch is read before the view is refreshed, and this reading is what is reported at the end
         // (DESIGN I2).
         let observed = self.participant.observe();
+        self.env.stages.begin();
         self.view.refresh();
         self.env.now = now();
         let mut work = self.receive_inbound();
         work += self.receive_ports();
+        self.env.stages.enter(Stage::StateMachine);
         work += self.serve();
         self.flush_ports();
         self.notify();
+        self.env.stages.enter(Stage::Other);
         let commands = self.commands();
         if commands > 0 {
             self.tell_control();
@@ -201,6 +206,7 @@ impl Core {
         work += self.timers();
         self.participant.quiescent(observed);
         self.part();
+        self.env.stages.end(work);
         work
     }
 
@@ -253,6 +259,11 @@ impl Core {
     /// Its counters, as they are now.
     pub(crate) fn counters(&self) -> super::shared::CoreCounters {
         self.env.counters.clone()
+    }
+
+    /// Where its cycles went, in the order of [`Stage::ALL`]; `None` in builds that do not look.
+    pub(crate) fn spent(&self) -> Option<[Spent; Stage::ALL.len()]> {
+        self.env.stages.spent()
     }
 
     /// Its index.
@@ -308,7 +319,7 @@ pub fn now() -> Time {
 }
 
 /// The time stamp counter, or nanoseconds where there is none.
-fn cycles() -> u64 {
+pub(super) fn cycles() -> u64 {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 processor has RDTSC.
     return unsafe { std::arch::x86_64::_rdtsc() };

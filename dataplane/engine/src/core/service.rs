@@ -251,7 +251,7 @@ impl Core {
             if bytes >= BYTE_BUDGET {
                 return before + count;
             }
-            if !path.direct && !self.ports[port].ready(&self.env.crc) {
+            if !path.direct && !self.ports[port].ready(&mut self.env) {
                 self.stuck += 1;
                 return before + count;
             }
@@ -298,7 +298,7 @@ impl Core {
                 continue;
             }
             if state.queue.is_some() {
-                state.flush(&self.env.crc);
+                state.flush(&mut self.env);
             } else {
                 let owner = &self.cores[usize::from(state.owner)];
                 let Env { crc, counters, .. } = &mut self.env;

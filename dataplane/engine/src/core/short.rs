@@ -11,6 +11,7 @@ use super::{
     queue::Segments,
     run::Core,
     service::PACKET_BUDGET,
+    stages::Stage,
     transmit::{build_middle, build_whole},
 };
 use crate::mem::{MrTable, RemoteRange};
@@ -44,7 +45,7 @@ impl Core {
             SendFlags::NONE
         };
         for count in 0..room {
-            if !part.ready(&env.crc) {
+            if !part.ready(env) {
                 return count;
             }
             let data = rec.sq.next;
@@ -70,9 +71,11 @@ impl Core {
             });
             rec.ident = rec.ident.wrapping_add(1);
             let ident = rec.ident;
+            let before = env.stages.enter(Stage::Copy);
             let queued = part.queue_with(ip_start, |frame| {
                 build_whole(frame, template, &whole, ident, payload, &env.crc)
             });
+            env.stages.enter(before);
             env.counters.tx_roce += u64::from(queued);
             env.counters.gather_errors += u64::from(!queued);
         }
@@ -98,10 +101,10 @@ impl Core {
         let (Some(template), Some(path), [whole]) = (&qp.template, &qp.path, payload.as_slice()) else {
             return 0;
         };
-        let (part, crc) = (&mut self.ports[usize::from(path.port)], &self.env.crc);
+        let (part, env) = (&mut self.ports[usize::from(path.port)], &mut self.env);
         let (ip_start, mtu) = (template.ip_start(), stretch.mtu.bytes());
         let mut packets = 0;
-        while packets < stretch.packets && part.ready(crc) {
+        while packets < stretch.packets && part.ready(env) {
             let bth = qp.rec.rc.stretch_bth(stretch, packets);
             let range = RemoteRange {
                 // SAFETY: the range has the payload of all packets of the stretch, of one path MTU each.
@@ -111,7 +114,7 @@ impl Core {
             qp.rec.ident = qp.rec.ident.wrapping_add(1);
             let ident = qp.rec.ident;
             if !part.queue_with(ip_start, |frame| {
-                build_middle(frame, template, &bth, ident, range, crc)
+                build_middle(frame, template, &bth, ident, range, &env.crc)
             }) {
                 break;
             }

@@ -7,7 +7,7 @@ use rnic_wire::{
     Bth, FrameTemplate, ICRC_LEN, Icrc, MAX_FRAME_HEADER_LEN, SELECTIVE_ACK_LEN, Whole, pad_len,
 };
 
-use super::{host::Env, qp::Qp, queue::Segments, run::Core};
+use super::{host::Env, qp::Qp, queue::Segments, run::Core, stages::Stage};
 use crate::{
     frame::Frame,
     mem::{By, RemoteRange, copy_bytes},
@@ -118,11 +118,13 @@ impl Core {
         emit: &Emit,
         payload: &Segments,
     ) -> bool {
+        let before = self.env.stages.enter(Stage::Copy);
         let (part, crc) = (&mut self.ports[port], &self.env.crc);
         let ip_start = template.ip_start();
         let queued = part.queue_with(ip_start, |frame| {
             build_frame(frame, template, emit, ident, payload, crc)
         });
+        self.env.stages.enter(before);
         self.env.counters.gather_errors += u64::from(!queued);
         queued
     }

@@ -3,7 +3,7 @@ use std::marker::PhantomData;
 
 use super::{Engine, EngineConfig, StartError};
 use crate::{
-    core::{Core, CoreCounters},
+    core::{Core, CoreCounters, Spent, Stage},
     nonblocking::NonBlocking,
     port::{ThreadRegistration, register_thread},
 };
@@ -23,6 +23,11 @@ impl DrivenCore {
     pub fn pass(&mut self) -> usize {
         let _section = NonBlocking::enter();
         self.core.pass()
+    }
+
+    /// Where its cycles went, in the order of [`Stage::ALL`]; `None` in builds without the feature `stages`.
+    pub fn spent(&self) -> Option<[Spent; Stage::ALL.len()]> {
+        self.core.spent()
     }
 
     /// Its counters, as they are now.
