@@ -10,6 +10,7 @@ use crate::responder::Answer;
 use crate::types::{Access, Cause, Check, CompletionFlags, QpState, Queue, WcOpcode, WcStatus};
 use crate::xrc::named_srq;
 use crate::{Completion, RecvWqe};
+use core::ops::Range;
 use rnic_wire::{Headers, NakCode, Operation, Psn, Reth, Syndrome};
 
 record! {
@@ -89,6 +90,8 @@ record! {
     #[derive(Copy, Clone, Debug)]
     pub(crate) struct ResponseQueue {
         jobs: [ResponseJob; MAX_RD_ATOMIC as usize],
+        /// Where the first lies; the others follow.
+        begin: u8,
         len: u8,
     }
 }
@@ -97,6 +100,7 @@ impl ResponseQueue {
     pub const fn new() -> Self {
         ResponseQueue {
             jobs: [ResponseJob::EMPTY; MAX_RD_ATOMIC as usize],
+            begin: 0,
             len: 0,
         }
     }
@@ -107,7 +111,7 @@ impl ResponseQueue {
     }
 
     pub fn clear(&mut self) {
-        self.len = 0;
+        (self.begin, self.len) = (0, 0);
     }
 
     /// Whether a READ is being answered, or is next.
@@ -124,22 +128,36 @@ impl ResponseQueue {
     /// The one being answered.
     #[inline]
     pub fn current(&mut self) -> Option<&mut ResponseJob> {
-        let len = usize::from(self.len);
-        self.jobs[..len].first_mut()
+        let live = self.range();
+        self.jobs[live].first_mut()
     }
 
     /// How many wait, as the record says.
+    #[inline]
     pub fn len(&self) -> u8 {
         self.len
     }
 
     /// The same; `None` when the record holds more than there is room for.
     pub fn jobs(&self) -> Option<&[ResponseJob]> {
-        self.jobs.get(..usize::from(self.len))
+        self.jobs.get(self.range())
     }
 
+    #[inline]
+    fn range(&self) -> Range<usize> {
+        usize::from(self.begin)..usize::from(self.begin) + usize::from(self.len)
+    }
+
+    #[inline]
     fn live(&self) -> &[ResponseJob] {
-        &self.jobs[..usize::from(self.len)]
+        &self.jobs[self.range()]
+    }
+
+    /// Makes room behind the last one, if there is any at all.
+    fn close_up(&mut self) {
+        let live = self.range();
+        self.jobs.copy_within(live, 0);
+        self.begin = 0;
     }
 
     /// Appends a new one. When duplicates fill the queue, one of them gives way: whoever still wants it
@@ -151,13 +169,20 @@ impl ResponseQueue {
             };
             self.remove(stale);
         }
-        self.jobs[usize::from(self.len)] = job;
+        if self.range().end == self.jobs.len() {
+            self.close_up();
+        }
+        self.jobs[self.range().end] = job;
         self.len += 1;
     }
 
     #[inline]
     pub fn pop(&mut self) {
-        self.remove(0);
+        self.begin += 1;
+        self.len -= 1;
+        if self.len == 0 {
+            self.begin = 0;
+        }
     }
 
     /// Gives up the one being answered if `psn` is that of a response to it.
@@ -169,6 +194,7 @@ impl ResponseQueue {
     }
 
     fn remove(&mut self, at: usize) {
+        self.close_up();
         let len = usize::from(self.len);
         self.jobs.copy_within(at + 1..len, at);
         self.len -= 1;
@@ -177,6 +203,7 @@ impl ResponseQueue {
     /// Puts a repeated one where its PSN belongs; `false` when it contradicts what was asked or finds no
     /// room.
     pub fn replay(&mut self, job: ResponseJob) -> bool {
+        self.close_up();
         let len = usize::from(self.len);
         let overlaps = |old: &ResponseJob| job.first.is_before(old.end()) && old.first.is_before(job.end());
         if let Some(old) = self.jobs[..len].iter_mut().find(|old| overlaps(old)) {

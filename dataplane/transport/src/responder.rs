@@ -504,7 +504,9 @@ impl RcQp {
             Check::OpcodeSequence
         } else if !self.attrs.access.contains(access) {
             Check::QpAccess
-        } else if self.resp.responses.first_time() >= self.attrs.max_dest_rd_atomic {
+        } else if self.resp.responses.len() >= self.attrs.max_dest_rd_atomic
+            && self.resp.responses.first_time() >= self.attrs.max_dest_rd_atomic
+        {
             Check::RdAtomicResources
         } else {
             return Ok(());
