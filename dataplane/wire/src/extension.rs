@@ -1,6 +1,6 @@
 //! The extension headers (9.3, A19.4). Fields are in host order; those narrower than their type are masked when emitted.
 
-use crate::bytes::{LOW_24, be32, be64};
+use crate::bytes::{LOW_24, be32, be64, put};
 use crate::syndrome::Syndrome;
 
 /// RDMA extended transport header: the remote range of a WRITE, READ, ATOMIC WRITE or FLUSH.
@@ -15,6 +15,16 @@ pub struct Reth {
 }
 
 impl Reth {
+    #[inline]
+    pub(crate) fn bytes(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        let mut rest = bytes.as_mut_slice();
+        put(&mut rest, self.va.to_be_bytes());
+        put(&mut rest, self.rkey.to_be_bytes());
+        put(&mut rest, self.dma_len.to_be_bytes());
+        bytes
+    }
+
     #[inline]
     pub(crate) fn read(b: &[u8; 16]) -> Self {
         Reth {
@@ -35,6 +45,11 @@ pub struct Aeth {
 }
 
 impl Aeth {
+    #[inline]
+    pub(crate) fn bytes(&self) -> [u8; 4] {
+        ((self.syndrome.to_u8() as u32) << 24 | self.msn & LOW_24).to_be_bytes()
+    }
+
     #[inline]
     pub(crate) fn read(b: &[u8; 4]) -> Self {
         Aeth {
@@ -77,6 +92,17 @@ pub struct AtomicEth {
 }
 
 impl AtomicEth {
+    #[inline]
+    pub(crate) fn bytes(&self) -> [u8; 28] {
+        let mut bytes = [0; 28];
+        let mut rest = bytes.as_mut_slice();
+        put(&mut rest, self.va.to_be_bytes());
+        put(&mut rest, self.rkey.to_be_bytes());
+        put(&mut rest, self.swap_or_add.to_be_bytes());
+        put(&mut rest, self.compare.to_be_bytes());
+        bytes
+    }
+
     #[inline]
     pub(crate) fn read(b: &[u8; 28]) -> Self {
         AtomicEth {

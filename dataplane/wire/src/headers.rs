@@ -171,21 +171,13 @@ impl Headers {
             );
         }
         if let Some(h) = self.reth {
-            put(&mut rest, h.va.to_be_bytes());
-            put(&mut rest, h.rkey.to_be_bytes());
-            put(&mut rest, h.dma_len.to_be_bytes());
+            put(&mut rest, h.bytes());
         }
         if let Some(h) = self.atomic {
-            put(&mut rest, h.va.to_be_bytes());
-            put(&mut rest, h.rkey.to_be_bytes());
-            put(&mut rest, h.swap_or_add.to_be_bytes());
-            put(&mut rest, h.compare.to_be_bytes());
+            put(&mut rest, h.bytes());
         }
         if let Some(h) = self.aeth {
-            put(
-                &mut rest,
-                ((h.syndrome.to_u8() as u32) << 24 | h.msn & LOW_24).to_be_bytes(),
-            );
+            put(&mut rest, h.bytes());
         }
         if let Some(h) = self.atomic_ack {
             put(&mut rest, h.original.to_be_bytes());

@@ -5,10 +5,9 @@ use crate::bytes::put;
 use crate::opcode::BTH_LEN;
 use crate::repr::FrameTemplate;
 use crate::{
-    Bth, Headers, ICRC_LEN, IPV4_LEN, IpVersion, Opcode, Operation, Psn, Reth, Transport, UDP_LEN, pad_len,
+    Aeth, AtomicAckEth, AtomicEth, Bth, Headers, ICRC_LEN, IPV4_LEN, IpVersion, Opcode, Operation, Psn, Reth,
+    Transport, UDP_LEN, pad_len,
 };
-
-const RETH_LEN: usize = 16;
 
 /// The headers of such a packet, as far as they vary: SEND only, or WRITE only.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -66,6 +65,39 @@ impl Whole {
     }
 }
 
+/// A packet with at most one header behind the BTH, or with the two that acknowledge an atomic.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Plain {
+    /// The BTH; its pad is ignored.
+    pub bth: Bth,
+    /// What its opcode demands behind it.
+    pub extension: Extension,
+}
+
+/// What follows the BTH of a [`Plain`] packet.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the headers' own types say what they are
+pub enum Extension {
+    Reth(Reth),
+    Atomic(AtomicEth),
+    Aeth(Aeth),
+    AtomicAck(Aeth, AtomicAckEth),
+}
+
+impl Plain {
+    /// All of its headers.
+    pub const fn headers(&self) -> Headers {
+        let mut headers = Headers::new(self.bth);
+        match self.extension {
+            Extension::Reth(reth) => headers.reth = Some(reth),
+            Extension::Atomic(eth) => headers.atomic = Some(eth),
+            Extension::Aeth(aeth) => headers.aeth = Some(aeth),
+            Extension::AtomicAck(aeth, ack) => (headers.aeth, headers.atomic_ack) = (Some(aeth), Some(ack)),
+        }
+        headers
+    }
+}
+
 impl FrameTemplate {
     /// Writes all headers of such a packet from Ethernet up to the payload to the start of `out`, as
     /// [`FrameTemplate::emit_headers`] does, and returns their length. `None` when `out` is too small for the longest headers
@@ -77,42 +109,54 @@ impl FrameTemplate {
             solicited: whole.solicited,
             ..Bth::new(whole.opcode(), whole.dest_qpn, whole.psn)
         };
-        self.emit_plain(&bth, whole.reth.as_ref(), ident, payload_len, out)
+        match &whole.reth {
+            Some(reth) => self.emit_with(&bth, reth.bytes(), ident, payload_len, out),
+            None => self.emit_with(&bth, [], ident, payload_len, out),
+        }
     }
 
     /// The same of a packet in the middle of a message, which has no header but the BTH.
     #[inline]
     pub fn emit_middle(&self, bth: &Bth, ident: u16, payload_len: usize, out: &mut [u8]) -> Option<usize> {
-        self.emit_plain(bth, None, ident, payload_len, out)
+        self.emit_with(bth, [], ident, payload_len, out)
     }
 
-    #[inline(always)] // its callers know whether there is a RETH
-    fn emit_plain(
+    /// The same of a plain packet.
+    #[inline]
+    pub fn emit_plain(&self, plain: &Plain, ident: u16, payload_len: usize, out: &mut [u8]) -> Option<usize> {
+        match &plain.extension {
+            Extension::Reth(reth) => self.emit_with(&plain.bth, reth.bytes(), ident, payload_len, out),
+            Extension::Atomic(eth) => self.emit_with(&plain.bth, eth.bytes(), ident, payload_len, out),
+            Extension::Aeth(aeth) => self.emit_with(&plain.bth, aeth.bytes(), ident, payload_len, out),
+            Extension::AtomicAck(aeth, ack) => {
+                let mut both = [0; 12];
+                let mut rest = both.as_mut_slice();
+                put(&mut rest, aeth.bytes());
+                put(&mut rest, ack.original.to_be_bytes());
+                self.emit_with(&plain.bth, both, ident, payload_len, out)
+            }
+        }
+    }
+
+    #[inline]
+    fn emit_with<const N: usize>(
         &self,
         bth: &Bth,
-        reth: Option<&Reth>,
+        extension: [u8; N],
         ident: u16,
         payload_len: usize,
         out: &mut [u8],
     ) -> Option<usize> {
         let pad = pad_len(payload_len);
-        let len = match reth {
-            Some(_) => BTH_LEN + RETH_LEN,
-            None => BTH_LEN,
-        };
+        let len = BTH_LEN + N;
         let udp_len = u16::try_from(UDP_LEN + len + payload_len + pad as usize + ICRC_LEN).ok()?;
         let total = udp_len.checked_add(IPV4_LEN as u16)?;
         let (head, rest) = self.copy_prefix(out)?;
-        let ib = rest.first_chunk_mut::<{ BTH_LEN + RETH_LEN }>()?;
-        let mut at = ib.as_mut_slice();
+        let mut at = rest.get_mut(..len)?;
         for word in bth.words(pad) {
             put(&mut at, word.to_be_bytes());
         }
-        if let Some(reth) = reth {
-            put(&mut at, reth.va.to_be_bytes());
-            put(&mut at, reth.rkey.to_be_bytes());
-            put(&mut at, reth.dma_len.to_be_bytes());
-        }
+        put(&mut at, extension);
         match self.version() {
             IpVersion::V4 => self.fill_ipv4(head, total, ident)?,
             IpVersion::V6 => {

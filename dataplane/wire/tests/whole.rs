@@ -55,4 +55,31 @@ proptest! {
         let n = template.emit_whole(&whole, 0, 0, &mut [0; 256]).unwrap();
         prop_assert!(room >= n || template.emit_whole(&whole, 0, 0, &mut out[..room]).is_none());
     }
+
+    #[test]
+    fn plain_packets_are_written_as_the_long_way_writes_them(
+        (va, rkey, dma_len, original, compare) in any::<(u64, u32, u32, u64, u64)>(),
+        (psn, msn, syndrome, which) in (any::<u32>(), 0..1u32 << 24, any::<u8>(), 0usize..5),
+        template in template(),
+        ident in any::<u16>(),
+        len in 0usize..4096,
+    ) {
+        use Operation as O;
+        let aeth = Aeth { syndrome: Syndrome::from_u8(syndrome), msn };
+        let eth = AtomicEth { va, rkey, swap_or_add: original, compare };
+        let (operation, extension) = [
+            (O::ReadRequest, Extension::Reth(Reth { va, rkey, dma_len })),
+            (O::FetchAdd, Extension::Atomic(eth)),
+            (O::ReadResponseOnly, Extension::Aeth(aeth)),
+            (O::AtomicAcknowledge, Extension::AtomicAck(aeth, AtomicAckEth { original })),
+            (O::Acknowledge, Extension::Aeth(aeth)),
+        ][which];
+        let opcode = Opcode::new(Transport::Rc, operation);
+        let plain = Plain { bth: Bth::new(opcode, 17, Psn::new(psn)), extension };
+        let len = if opcode.has_payload() { len } else { 0 };
+        let (mut short, mut long) = ([0xEE; 256], [0xEE; 256]);
+        let n = template.emit_plain(&plain, ident, len, &mut short).unwrap();
+        prop_assert_eq!(Ok(n), template.emit_headers(&plain.headers(), ident, len, &mut long));
+        prop_assert_eq!(&short[..n], &long[..n]);
+    }
 }
