@@ -193,11 +193,18 @@ impl Node {
     /// Posts and sends a message of one packet, as an engine does that finds it at the head of the queue; `false` when it has
     /// to go the long way.
     fn post_whole(&mut self, wr: &SendWr) -> bool {
-        let plain =
-            matches!(wr.opcode, WrOpcode::Send | WrOpcode::Write) && !wr.flags.contains(SendFlags::FENCE);
         let fits = wr.length as usize <= self.qp.query().path_mtu.bytes();
-        if !plain || !fits || self.qp.whole_room(self.sq.len() as u32) == 0 {
+        if wr.flags.contains(SendFlags::FENCE) || !fits || self.qp.whole_room(self.sq.len() as u32) == 0 {
             return false;
+        }
+        match wr.opcode {
+            WrOpcode::Send | WrOpcode::Write => {}
+            WrOpcode::Read | WrOpcode::CompSwap | WrOpcode::FetchAdd if self.qp.may_fetch() => {
+                let plain = self.with(|qp, ctx| qp.send_fetch(ctx.sq, ctx.now, |place| *place = *wr));
+                self.sent.push_back(Packet::new(&plain.headers(), Vec::new()));
+                return true;
+            }
+            _ => return false,
         }
         let Ok(payload) = self.host.gather(wr.data, 0, wr.length) else {
             return false;
@@ -314,7 +321,7 @@ impl Node {
             return Some(packet);
         }
         if self.short
-            && let Some(packet) = self.transmit_middle()
+            && let Some(packet) = self.transmit_response().or_else(|| self.transmit_middle())
         {
             return Some(packet);
         }
@@ -333,6 +340,17 @@ impl Node {
                 return Some(packet);
             }
         }
+    }
+
+    /// The next packet, if it is a response that nothing has to be asked about.
+    fn transmit_response(&mut self) -> Option<Packet> {
+        let (plain, source) = self.with(|qp, _| qp.response_ahead())?;
+        let payload = match source {
+            Source::Remote { rkey, addr, len, .. } => self.host.read_remote(rkey, addr, len).ok()?,
+            _ => Vec::new(),
+        };
+        self.with(|qp, _| qp.response_sent());
+        Some(Packet::new(&plain.headers(), payload))
     }
 
     /// The next packet, if it is the first of a stretch.

@@ -116,23 +116,33 @@ impl AtomicResults {
     }
 }
 
+impl SendWr {
+    /// What an atomic is on the wire.
+    #[inline]
+    pub(crate) fn atomic_eth(&self) -> (Operation, AtomicEth) {
+        let (operation, swap_or_add, compare) = match self.opcode {
+            WrOpcode::CompSwap => (Operation::CompareSwap, self.swap, self.compare_add),
+            _ => (Operation::FetchAdd, self.compare_add, 0),
+        };
+        let eth = AtomicEth {
+            va: self.remote_addr,
+            rkey: self.rkey,
+            swap_or_add,
+            compare,
+        };
+        (operation, eth)
+    }
+}
+
 impl RcQp {
     /// The request of an atomic.
     pub(crate) fn atomic_request(&mut self, wr: &SendWr, emit: &mut Emit) {
         let psn = self.req.next;
-        let (operation, swap_or_add, compare) = match wr.opcode {
-            WrOpcode::CompSwap => (Operation::CompareSwap, wr.swap, wr.compare_add),
-            _ => (Operation::FetchAdd, wr.compare_add, 0),
-        };
+        let (operation, eth) = wr.atomic_eth();
         let mut bth = self.bth(operation, psn);
         bth.ack_req = true;
         emit.begin(bth);
-        emit.headers.atomic = Some(AtomicEth {
-            va: wr.remote_addr,
-            rkey: wr.rkey,
-            swap_or_add,
-            compare,
-        });
+        emit.headers.atomic = Some(eth);
         emit.headers.xrceth = self.xrceth(wr);
         self.req.rd_atomics += 1;
         self.advance(psn.next(), true);

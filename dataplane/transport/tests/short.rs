@@ -17,7 +17,16 @@ enum Step {
         len: usize,
         flags: u32,
     },
-    Read,
+    Fetch {
+        opcode: WrOpcode,
+        len: u32,
+        flags: u32,
+    },
+    /// The peer does as much.
+    Answer {
+        opcode: WrOpcode,
+        len: usize,
+    },
     /// Everything sent arrives, and is answered.
     Exchange,
     /// Everything sent is lost, and time passes.
@@ -33,9 +42,31 @@ fn step() -> impl Strategy<Value = Step> {
         len,
         flags: flags.into(),
     });
+    let opcodes = [WrOpcode::Read, WrOpcode::CompSwap, WrOpcode::FetchAdd];
+    let fetch = (prop::sample::select(opcodes.to_vec()), 0..600u32, 0..=flags);
+    let fetch = fetch.prop_map(|(opcode, len, flags)| {
+        let len = if opcode == WrOpcode::Read { len } else { 8 };
+        Step::Fetch {
+            opcode,
+            len,
+            flags: flags.into(),
+        }
+    });
+    let opcodes = [
+        WrOpcode::Read,
+        WrOpcode::FetchAdd,
+        WrOpcode::Send,
+        WrOpcode::Write,
+    ];
+    let answer = (prop::sample::select(opcodes.to_vec()), 0..600usize);
+    let answer = answer.prop_map(|(opcode, len)| Step::Answer {
+        opcode,
+        len: if opcode == WrOpcode::FetchAdd { 8 } else { len },
+    });
     prop_oneof![
         8 => post,
-        1 => Just(Step::Read),
+        3 => fetch,
+        2 => answer,
         3 => Just(Step::Exchange),
         1 => Just(Step::Lose),
         1 => Just(Step::Drain),
@@ -46,8 +77,10 @@ fn pair(short: bool, selective: bool, window: u32) -> (Node, Node) {
     let (mut a, mut b) = connect(Mtu::M256, |attr| attr.selective = selective);
     a.qp = a.qp.with_limits(Limits::new(window, 2));
     a.short = short;
+    register(&mut a, 4096);
     register(&mut b, 4096);
     for wr_id in 0..256 {
+        a.host.post_recv(wr_id, 12 * MTU as u32);
         b.host.post_recv(wr_id, 12 * MTU as u32);
     }
     (a, b)
@@ -78,20 +111,35 @@ fn play(steps: &[Step], short: bool, selective: bool, window: u32) -> (Vec<Strin
                 wholes += usize::from(short && room > 0 && len <= MTU && !flags.contains(SendFlags::FENCE));
                 said.push(format!("{:?}", a.post(wr)));
             }
-            Step::Read => {
-                let data = a.host.add_send_buf(vec![0; 300]);
-                let read = SendWr {
+            Step::Fetch { opcode, len, flags } => {
+                let data = a.host.add_send_buf(vec![0; len as usize]);
+                let fetch = SendWr {
                     wr_id,
-                    opcode: WrOpcode::Read,
-                    flags: SendFlags::SIGNALED,
+                    opcode,
+                    flags: SendFlags::from_bits(flags).unwrap_or_default(),
                     rkey: KEY,
                     remote_addr: BASE,
-                    length: 300,
+                    compare_add: wr_id,
+                    length: len,
                     data,
                     ..SendWr::default()
                 };
                 wr_id += 1;
-                said.push(format!("{:?}", a.post(read)));
+                said.push(format!("{:?}", a.post(fetch)));
+            }
+            Step::Answer { opcode, len } => {
+                let data = b.host.add_send_buf(vec![7; len]);
+                let asked = b.post(SendWr {
+                    wr_id,
+                    opcode,
+                    rkey: KEY,
+                    remote_addr: BASE,
+                    length: len as u32,
+                    data,
+                    ..SendWr::default()
+                });
+                let packets = b.transmit_all();
+                said.push(format!("{asked:?} {:?}", a.receive_all(&packets)));
             }
             Step::Exchange => {
                 let sent = a.transmit_all();
@@ -115,9 +163,12 @@ fn play(steps: &[Step], short: bool, selective: bool, window: u32) -> (Vec<Strin
         }
         // What was posted goes out at once, as it does the short way.
         said.push(format!("{:?}", a.transmit_all()));
-        // Whose turn is next is not agreed upon.
-        let record = format!("{:?} {:?}", a.qp, a.sq);
-        said.push(record.replace("turn_request: true", "turn_request: false"));
+        // Whose turn is next, and what stands in places that are not in use, may differ.
+        let record = format!("{:?} {:?}", a.qp, a.sq)
+            .replace("turn_request: true", "turn_request: false")
+            .replace("told: true", "told: false")
+            .replace("sent: 1,", "sent: 0,");
+        said.push(record);
         said.push(format!("{:?}", a.host.completions));
     }
     (said, wholes)

@@ -176,11 +176,17 @@ impl Core {
         let mut work = 0;
         // Before requests that go the short way, which could fill the port each time.
         if qp.rec.rc.has_response() && qp.path.is_some_and(|path| !path.direct) {
-            work += self.transmit(qp);
+            work += self.send_responses(qp);
+            if qp.rec.rc.has_response() {
+                work += self.transmit(qp);
+            }
         }
+        let (sent, waits) = self.send_short(qp);
         // Each was taken and sent.
-        work += 2 * self.send_short(qp);
-        work += self.intake(qp);
+        work += 2 * sent;
+        if !waits {
+            work += self.intake(qp);
+        }
         if qp.flushes_sends() {
             let before = qp.outstanding();
             let more = qp.with(&mut self.env, |rc, ctx| rc.flush(ctx, FLUSH_BUDGET));

@@ -1,25 +1,28 @@
-//! The short way of messages that are one packet, from the client's queue to the port in one step, and of the middle of long
-//! WRITEs. It is taken while nothing else waits to be sent; whatever is not plain is left to the long way, which says what is
+//! The short way of requests of one packet, from the client's queue to the port in one step, of responses of one packet, and of
+//! the middle of long WRITEs. It is taken while nothing else waits to be sent; whatever is not plain is left to the long way, which says what is
 //! wrong with it.
 use std::ptr::NonNull;
 
 use rnic_abi::{Wqe, wqe_flags};
-use rnic_transport::{Access, SendFlags, Stretch, WrOpcode};
+use rnic_transport::{Access, SendFlags, SendWr, Source, Stretch, Time, WrOpcode};
+use rnic_wire::Plain;
 
 use super::{
     qp::Qp,
-    queue::Segments,
+    queue::{Segments, SendQueue},
+    records::QpRecord,
     run::Core,
     service::PACKET_BUDGET,
     stages::Stage,
-    transmit::{build_middle, build_whole},
+    transmit::{build_middle, build_plain, build_whole},
 };
-use crate::mem::{MrTable, RemoteRange};
+use crate::mem::{By, MrTable, RemoteRange};
 
 impl Core {
-    /// Sends the WQEs at the head of the send queue that are whole messages; tells how many.
+    /// Sends the WQEs at the head of the send queue that are requests of one packet; tells how many, and whether the next one is
+    /// to be left where it is: for lack of room at the port, or of responses to earlier READs and atomics.
     #[inline]
-    pub(super) fn send_short(&mut self, qp: &mut Qp) -> usize {
+    pub(super) fn send_short(&mut self, qp: &mut Qp) -> (usize, bool) {
         let oldest = qp.oldest();
         let Qp {
             rec,
@@ -30,11 +33,11 @@ impl Core {
             ..
         } = qp
         else {
-            return 0;
+            return (0, false);
         };
         let room = rec.rc.whole_room(records.len() as u32);
         if room == 0 || path.direct || rec.bad.set {
-            return 0;
+            return (0, false);
         }
         let room = (room.min(sq.posted(&rec.sq, oldest)) as usize).min(PACKET_BUDGET);
         let (part, env) = (&mut self.ports[usize::from(path.port)], &mut self.env);
@@ -46,40 +49,93 @@ impl Core {
         };
         for count in 0..room {
             if !part.ready(env) {
-                return count;
+                self.stuck += 1;
+                return (count, true);
             }
-            let data = rec.sq.next;
             sq.peek(&rec.sq);
-            let wqe = sq.head(data);
-            let Some((opcode, payload)) = whole_message(wqe, &env.mrs, rec.id.pd, mtu) else {
-                return count;
+            let wqe = sq.head(rec.sq.next);
+            let ident = rec.ident.wrapping_add(1);
+            let queued = if let Some((opcode, payload)) = whole_message(wqe, &env.mrs, rec.id.pd, mtu) {
+                let data = rec.sq.next;
+                sq.take_one(&mut rec.sq);
+                let whole = rec.rc.send_whole(records, env.now, |wr| {
+                    fill(wr, wqe, data, opcode, payload.len as u32, always);
+                    (wr.compare_add, wr.swap) = (0, 0);
+                });
+                let before = env.stages.enter(Stage::Copy);
+                let queued = part.queue_with(ip_start, |frame| {
+                    build_whole(frame, template, &whole, ident, payload, &env.crc)
+                });
+                env.stages.enter(before);
+                queued
+            } else if let Some((opcode, len)) = fetch(wqe, mtu) {
+                if !rec.rc.may_fetch() {
+                    return (count, rec.rc.fetches());
+                }
+                let wr = Fetch { opcode, len, always };
+                let plain = post_fetch(rec, sq, records, &wr, env.now);
+                part.queue_with(ip_start, |frame| {
+                    build_plain(frame, template, &plain, ident, &[], &env.crc)
+                })
+            } else {
+                return (count, false);
             };
-            sq.take_one(&mut rec.sq);
-            let whole = rec.rc.send_whole(records, env.now, |wr| {
-                wr.wr_id = wqe.wr_id;
-                wr.remote_addr = wqe.remote_addr;
-                wr.rkey = wqe.rkey;
-                (wr.compare_add, wr.swap) = (0, 0);
-                wr.imm_or_rkey = wqe.imm_or_rkey;
-                wr.length = payload.len as u32;
-                wr.data = data;
-                wr.opcode = opcode;
-                wr.flags = SendFlags::from_bits(u32::from(wqe.flags & wqe_flags::ALL))
-                    .unwrap_or_default()
-                    .union(always);
-                wr.reserved = 0;
-            });
-            rec.ident = rec.ident.wrapping_add(1);
-            let ident = rec.ident;
-            let before = env.stages.enter(Stage::Copy);
-            let queued = part.queue_with(ip_start, |frame| {
-                build_whole(frame, template, &whole, ident, payload, &env.crc)
-            });
-            env.stages.enter(before);
+            rec.ident = ident;
             env.counters.tx_roce += u64::from(queued);
             env.counters.gather_errors += u64::from(!queued);
         }
-        room
+        (room, false)
+    }
+
+    /// Sends what the responder of `qp` has to say, as far as each of it is one packet that nothing has to be asked about;
+    /// tells how much.
+    #[inline]
+    pub(super) fn send_responses(&mut self, qp: &mut Qp) -> usize {
+        let Qp {
+            rec,
+            template: Some(template),
+            path: Some(path),
+            ..
+        } = qp
+        else {
+            return 0;
+        };
+        let (part, env) = (&mut self.ports[usize::from(path.port)], &mut self.env);
+        let by = By {
+            pd: rec.id.pd,
+            qpn: rec.id.qpn,
+        };
+        for count in 0..PACKET_BUDGET {
+            if !part.ready(env) {
+                return count;
+            }
+            let Some((plain, source)) = rec.rc.response_ahead() else {
+                return count;
+            };
+            let mut payload = None;
+            if let Source::Remote { rkey, addr, len, .. } = source {
+                let range = env
+                    .mrs
+                    .resolve_remote(rkey, by, addr, len.into(), Access::REMOTE_READ);
+                let Ok(range) = range else {
+                    return count;
+                };
+                payload = Some(range);
+            }
+            rec.ident = rec.ident.wrapping_add(1);
+            let ident = rec.ident;
+            let before = env.stages.enter(Stage::Copy);
+            let queued = part.queue_with(template.ip_start(), |frame| {
+                build_plain(frame, template, &plain, ident, payload.as_slice(), &env.crc)
+            });
+            env.stages.enter(before);
+            if !queued {
+                return count;
+            }
+            rec.rc.response_sent();
+            env.counters.tx_roce += 1;
+        }
+        PACKET_BUDGET
     }
 }
 
@@ -134,16 +190,16 @@ impl Core {
     }
 }
 
-/// Operation and payload of a WQE that is one unit, one entry or inline data, and nothing out of the ordinary.
+/// Operation and payload of a WQE that is a SEND or WRITE of one unit, one entry or inline data, and nothing out of the
+/// ordinary.
 #[inline]
 fn whole_message(wqe: &Wqe, mrs: &MrTable, pd: u32, mtu: usize) -> Option<(WrOpcode, RemoteRange)> {
-    const PLAIN: u8 = wqe_flags::SIGNALED | wqe_flags::SOLICITED | wqe_flags::INLINE;
     let opcode = match wqe.opcode {
         0 => WrOpcode::Write,
         2 => WrOpcode::Send,
         _ => return None,
     };
-    if wqe.units != 1 || wqe.flags & !PLAIN != 0 {
+    if wqe.units != 1 || wqe.flags & !(PLAIN | wqe_flags::INLINE) != 0 {
         return None;
     }
     if wqe.flags & wqe_flags::INLINE != 0 {
@@ -159,4 +215,66 @@ fn whole_message(wqe: &Wqe, mrs: &MrTable, pd: u32, mtu: usize) -> Option<(WrOpc
     }
     let range = mrs.resolve(sge.lkey, pd, sge.addr, len as u64, Access::NONE);
     Some((opcode, range.ok()?))
+}
+
+/// Flags that change nothing of how a request is sent.
+const PLAIN: u8 = wqe_flags::SIGNALED | wqe_flags::SOLICITED;
+
+/// A READ or atomic of one packet.
+struct Fetch {
+    opcode: WrOpcode,
+    len: u32,
+    always: SendFlags,
+}
+
+/// Operation and length of a WQE that is a READ or atomic of one unit and one entry, and nothing out of the ordinary.
+#[inline]
+fn fetch(wqe: &Wqe, mtu: usize) -> Option<(WrOpcode, u32)> {
+    let opcode = match wqe.opcode {
+        4 => WrOpcode::Read,
+        5 => WrOpcode::CompSwap,
+        6 => WrOpcode::FetchAdd,
+        _ => return None,
+    };
+    let len = wqe.sges[0].length;
+    let fits = match opcode {
+        WrOpcode::Read => len > 0 && len as usize <= mtu,
+        _ => len as usize == size_of::<u64>(),
+    };
+    let plain = wqe.units == 1 && wqe.flags & !PLAIN == 0 && wqe.num_sge == 1 && wqe.inline_len == 0;
+    (fits && plain).then_some((opcode, len))
+}
+
+/// Takes the READ or atomic at the head of the send queue.
+#[inline(never)] // what SENDs and WRITEs have no use for
+fn post_fetch(rec: &mut QpRecord, sq: &SendQueue, records: &mut [SendWr], fetch: &Fetch, now: Time) -> Plain {
+    let data = rec.sq.next;
+    let wqe = sq.head(data);
+    sq.take_one(&mut rec.sq);
+    rec.rc.send_fetch(records, now, |wr| {
+        fill(wr, wqe, data, fetch.opcode, fetch.len, fetch.always);
+        (wr.compare_add, wr.swap) = match fetch.opcode {
+            WrOpcode::Read => (0, 0),
+            _ => {
+                let operands = wqe.atomic_operands();
+                (operands.compare_add, operands.swap)
+            }
+        };
+    })
+}
+
+/// Makes `wr` the transport's record of a WQE, but for the operands of an atomic.
+#[inline]
+fn fill(wr: &mut SendWr, wqe: &Wqe, data: u32, opcode: WrOpcode, length: u32, always: SendFlags) {
+    wr.wr_id = wqe.wr_id;
+    wr.remote_addr = wqe.remote_addr;
+    wr.rkey = wqe.rkey;
+    wr.imm_or_rkey = wqe.imm_or_rkey;
+    wr.length = length;
+    wr.data = data;
+    wr.opcode = opcode;
+    wr.flags = SendFlags::from_bits(u32::from(wqe.flags & wqe_flags::ALL))
+        .unwrap_or_default()
+        .union(always);
+    wr.reserved = 0;
 }

@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use rnic_simd::Crc;
 use rnic_transport::{Access, Emit, KeyError, QpType, Source};
 use rnic_wire::{
-    Bth, FrameTemplate, ICRC_LEN, Icrc, MAX_FRAME_HEADER_LEN, SELECTIVE_ACK_LEN, Whole, pad_len,
+    Bth, FrameTemplate, ICRC_LEN, Icrc, MAX_FRAME_HEADER_LEN, Plain, SELECTIVE_ACK_LEN, Whole, pad_len,
 };
 
 use super::{host::Env, qp::Qp, queue::Segments, run::Core, stages::Stage};
@@ -171,6 +171,25 @@ pub(super) fn build_whole(
     }
     let header_len = template.emit_whole(whole, ident, payload.len, buffer)?;
     Some(fill_payload(frame, template, header_len, &[payload], crc))
+}
+
+/// The same of a plain packet, whose payload is one part or none.
+#[inline]
+pub(super) fn build_plain(
+    frame: &mut Frame,
+    template: &FrameTemplate,
+    plain: &Plain,
+    ident: u16,
+    payload: &[RemoteRange],
+    crc: &Crc,
+) -> Option<bool> {
+    let len = payload.first().map_or(0, |range| range.len);
+    let buffer = frame.buffer_mut();
+    if buffer.len() < MAX_FRAME_HEADER_LEN + len + usize::from(pad_len(len)) + ICRC_LEN {
+        return None;
+    }
+    let header_len = template.emit_plain(plain, ident, len, buffer)?;
+    Some(fill_payload(frame, template, header_len, payload, crc))
 }
 
 /// The same of a packet in the middle of a message.
