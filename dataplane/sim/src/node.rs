@@ -5,7 +5,7 @@ use rnic_transport::{
     Access, AtomicOp, Ctx, Emit, EventKind, GRH_AREA, ModifyError, PostError, QpAttr, QpAttrMask, QpState,
     QpType, RcQp, Received, SendFlags, SendWr, Source, Time, WrOpcode,
 };
-use rnic_wire::{Headers, Mtu, Psn, Syndrome};
+use rnic_wire::{Headers, Mtu, Psn, Syndrome, Whole};
 use std::collections::BTreeMap;
 
 /// The Q_Key of UD QPs.
@@ -75,6 +75,8 @@ pub struct Node {
     pub sq: Vec<SendWr>,
     /// Virtual time; the caller moves it.
     pub now: Time,
+    /// Packets that are a whole message are taken the short way first.
+    pub short: bool,
     /// What was placed before its turn, by PSN: its effect counts when that has come.
     pub early: BTreeMap<u32, Effect>,
 }
@@ -88,6 +90,7 @@ impl Node {
             host: SimHost::default(),
             sq: vec![SendWr::default(); ring_len],
             now: Time(0),
+            short: false,
             early: BTreeMap::new(),
         }
     }
@@ -242,7 +245,11 @@ impl Node {
         self.host.placed = None;
         let before = (self.host.effects.len(), self.host.effects.last().cloned());
         let expected = Psn::new(self.qp.query().rq_psn);
-        let outcome = self.with(|qp, ctx| qp.receive(ctx, &packet.headers, &payload));
+        let whole = Whole::of(&packet.headers).filter(|_| self.short);
+        let outcome = self.with(|qp, ctx| {
+            let taken = whole.and_then(|whole| qp.receive_whole(ctx, &whole, &payload));
+            taken.unwrap_or_else(|| qp.receive(ctx, &packet.headers, &payload))
+        });
         if outcome == Received::Early {
             self.put_off(before, packet.psn());
         } else {

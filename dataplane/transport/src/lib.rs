@@ -48,6 +48,7 @@ mod types;
 mod uc;
 mod ud;
 mod unreliable;
+mod whole;
 mod work;
 mod xrc;
 

@@ -199,6 +199,12 @@ impl RcQp {
         false
     }
 
+    /// Whether it has any.
+    #[inline(always)]
+    pub(crate) fn is_mutated(&self) -> bool {
+        cfg!(feature = "mutations") && self.mutation != 0
+    }
+
     /// Gives the QP a fault, for tests of tests.
     #[cfg(feature = "mutations")]
     pub fn mutate(&mut self, mutation: Option<Mutation>) {
