@@ -1,9 +1,7 @@
 //! The view over what surrounds a transport packet: total parsing of Ethernet, IP and UDP.
 
 use crate::ethernet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Link, VLAN_TAG_LEN};
-use crate::ip::{
-    Ecn, IPV4_LEN, IPV6_LEN, IpVersion, Ipv4, Ipv6, Net, PROTOCOL_UDP, mapped, ones_complement_sum,
-};
+use crate::ip::{Ecn, IPV4_LEN, IPV6_LEN, IpVersion, Ipv4, Ipv6, Net, PROTOCOL_UDP, ones_complement_sum};
 use crate::udp::UDP_LEN;
 use crate::{ICRC_LEN, ParseError, ROCE_UDP_PORT};
 use core::ops::Range;
@@ -201,6 +199,17 @@ impl<'a> Datagram<'a> {
     }
 }
 
+/// The IPv4 address in a mapped one.
+#[inline]
+fn mapped(gid: &[u8; 16]) -> Option<[u8; 4]> {
+    const PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF];
+    let (prefix, address) = gid.split_first_chunk::<12>()?;
+    if *prefix != PREFIX {
+        return None;
+    }
+    address.first_chunk().copied()
+}
+
 /// Finds the IP header; returns its offset and the Ethernet type.
 #[inline]
 fn skip_link(frame: &[u8]) -> Result<(usize, u16), ParseError> {
@@ -308,7 +317,7 @@ fn check_lengths(
 }
 
 #[inline]
-fn chunk_at<const N: usize>(bytes: &[u8], at: usize) -> Option<&[u8; N]> {
+pub(crate) fn chunk_at<const N: usize>(bytes: &[u8], at: usize) -> Option<&[u8; N]> {
     bytes.get(at..)?.first_chunk()
 }
 

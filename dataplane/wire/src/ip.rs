@@ -242,17 +242,6 @@ impl Ipv6 {
     }
 }
 
-/// The IPv4 address in a mapped one.
-#[inline]
-pub(crate) fn mapped(gid: &[u8; 16]) -> Option<[u8; 4]> {
-    const PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF];
-    let (prefix, address) = gid.split_first_chunk::<12>()?;
-    if *prefix != PREFIX {
-        return None;
-    }
-    address.first_chunk().copied()
-}
-
 /// The ones' complement sum of a header's 16-bit words, folded to 16 bits: 0xFFFF for a header with a right checksum.
 #[inline]
 pub(crate) fn ones_complement_sum(header: &[u8; IPV4_LEN]) -> u16 {
