@@ -15,7 +15,7 @@ impl RcQp {
     /// Takes one packet for this QP that is a whole message. As of [`RcQp::receive`], its addresses, ICRC and lengths were
     /// checked, and payload excludes pad. `None` when anything is out of the ordinary: nothing has happened then, and the
     /// packet is to be given to [`RcQp::receive`].
-    #[inline]
+    #[inline(always)] // where it is known to be a WRITE, little of it is left
     pub fn receive_whole<H: Host>(
         &mut self,
         ctx: &mut Ctx<'_, H>,
@@ -32,7 +32,7 @@ impl RcQp {
     }
 
     /// Whether a message of one packet of this PSN is expected now, and nothing else is to be thought of.
-    #[inline]
+    #[inline(always)] // one caller, and as good as all of it
     fn is_undisturbed(&self, psn: Psn, len: usize) -> bool {
         let resp = &self.resp;
         self.qp_type == QpType::Rc
@@ -48,7 +48,7 @@ impl RcQp {
     }
 
     /// A key that is refused here is looked up again by who says so to the peer: nothing was placed.
-    #[inline]
+    #[inline(always)] // as above
     fn whole_write<H: Host>(
         &mut self,
         ctx: &mut Ctx<'_, H>,

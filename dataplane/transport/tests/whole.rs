@@ -3,8 +3,8 @@
 mod common;
 
 use common::{BASE, KEY, rdma, register, request};
-use rnic_sim::{Node, Packet, Rng, connect_at};
-use rnic_transport::{Access, DropReason, QpState, Received};
+use rnic_sim::{Node, Packet, Rng, connect_as, connect_at};
+use rnic_transport::{Access, DropReason, QpState, QpType, Received};
 use rnic_wire::{Mtu, Operation, Whole};
 
 const MTU: usize = 256;
@@ -270,4 +270,51 @@ fn what_is_not_as_usual_goes_the_long_way() {
     });
     assert_eq!(twins.receive(&write(100)), Received::Accepted);
     assert_eq!((twins.taken, twins.long.event_kinds().len()), (0, 1));
+}
+
+#[test]
+fn what_is_said_of_a_repeated_read_gives_way_to_the_next_message() {
+    let mut twins = Twins::new(|| responder(100, false, rights()));
+    let read = rdma(Operation::ReadRequest, 100, 8, b"");
+    assert_eq!(twins.receive(&read), Received::Accepted);
+    twins.both(|node| node.transmit_all());
+    twins.both(|node| node.host.region_mut(KEY).unwrap().valid = false);
+    twins.receive(&read);
+    twins.both(|node| node.host.region_mut(KEY).unwrap().valid = true);
+    let write = rdma(Operation::WriteOnly, 101, 8, &[7; 8]);
+    assert_eq!(twins.receive(&write), Received::Accepted);
+    assert_eq!(twins.taken, 0, "a NAK was due");
+    assert_eq!(twins.both(|node| node.transmit_all()).len(), 1);
+}
+
+#[test]
+fn nothing_is_taken_while_a_key_is_invalidated() {
+    let mut twins = Twins::new(|| {
+        let mut node = responder(100, false, rights());
+        node.host.register(9, 0, vec![0; 8], Access::REMOTE_WRITE);
+        node.host.post_recv(1, 8);
+        node.host.grace = 5;
+        node
+    });
+    let send = common::with_headers(Operation::SendOnlyInv, 100, b"data", |headers| {
+        headers.ieth = Some(9)
+    });
+    assert_eq!(twins.receive(&send), Received::Accepted);
+    let again = Received::Dropped(DropReason::Invalidating);
+    assert_eq!(twins.receive(&rdma(Operation::WriteOnly, 100, 8, &[7; 8])), again);
+    assert_eq!(twins.receive(&rdma(Operation::WriteOnly, 101, 8, &[7; 8])), again);
+}
+
+#[test]
+fn qps_of_other_types_take_no_message_of_rc() {
+    for qp_type in [QpType::Uc, QpType::Ud, QpType::XrcIni] {
+        let mut twins = Twins::new(|| {
+            let (_, mut node) = connect_as(qp_type, Mtu::M256, [100, 200], |_| ());
+            register(&mut node, SIZE);
+            node
+        });
+        let write = rdma(Operation::WriteOnly, 100, 8, &[7; 8]);
+        let other = Received::Dropped(DropReason::OtherClass);
+        assert_eq!(twins.receive(&write), other, "{qp_type:?}");
+    }
 }
