@@ -3,6 +3,7 @@ mod common;
 
 use common::{PD, Rig, path, wqe};
 use rnic_abi::{Sge, event_kind};
+use rnic_engine::command::Path;
 use rnic_engine::nonblocking::CheckedAllocator;
 use rnic_transport::{Check, QpState};
 use rnic_wire::Mtu;
@@ -284,6 +285,56 @@ fn frames_reach_the_owner_core_wherever_they_arrive() {
             move_data(&mut rig, b, a);
             rig.engine.stop();
         }
+    }
+}
+
+#[test]
+fn every_message_of_one_packet_is_counted() {
+    let mut rig = Rig::new(1, wired(1));
+    let (a, b) = pair(&mut rig, false);
+    for (wr_id, opcode) in [(0, WRITE), (1, SEND), (2, WRITE), (3, SEND)] {
+        rig.post_recv(b, wr_id, &[rig.sge(B as u64, 64)]);
+        rig.post_send(a, wqe(wr_id, opcode, rig.sge(0, 64), B as u64, rig.key));
+        assert_eq!(rig.wait_cqe(a).status, 0);
+    }
+    assert_eq!(rig.query(b).received_packets, 4);
+    rig.engine.stop();
+}
+
+#[test]
+fn messages_of_one_packet_from_other_addresses_vlans_and_ports_are_dropped() {
+    let (right, other) = (path(2, 1, false), path(3, 3, false));
+    let strange = [
+        Path {
+            remote_ip: other.remote_ip,
+            ..right
+        },
+        Path {
+            local_ip: other.local_ip,
+            ..right
+        },
+        Path {
+            vlan: Some(5),
+            ..right
+        },
+        Path { port: 0, ..right },
+    ];
+    for strange in strange {
+        let mut rig = Rig::new(1, wired(1));
+        rig.timeout = 8;
+        rig.fill(A, 64, 1);
+        let there = rig.fill(B, 64, 9);
+        for (slot, opcode) in [(10, WRITE), (12, SEND)] {
+            let (a, b) = (rig.create_qp(slot), rig.create_qp(slot + 1));
+            rig.connect(a, b, path(1, 2, false), strange, Mtu::M1024);
+            rig.post_recv(b, 7, &[rig.sge(B as u64, 64)]);
+            rig.post_send(a, wqe(1, opcode, rig.sge(0, 64), B as u64, rig.key));
+            assert_ne!(rig.wait_cqe(a).status, 0, "nobody answers");
+            assert!(rig.poll_cq(b).is_none());
+            assert_eq!(rig.query(b).received_packets, 0);
+        }
+        assert_eq!(rig.bytes(B, 64), there);
+        rig.engine.stop();
     }
 }
 

@@ -5,7 +5,7 @@ use rnic_transport::{
     Access, AtomicOp, Ctx, Emit, EventKind, GRH_AREA, ModifyError, PostError, QpAttr, QpAttrMask, QpState,
     QpType, RcQp, Received, SendFlags, SendWr, Source, Stretch, Time, WrOpcode,
 };
-use rnic_wire::{Headers, Mtu, Psn, Syndrome};
+use rnic_wire::{Headers, Mtu, Psn, Syndrome, Whole};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The Q_Key of UD QPs.
@@ -75,10 +75,12 @@ pub struct Node {
     pub sq: Vec<SendWr>,
     /// Virtual time; the caller moves it.
     pub now: Time,
+    /// Packets that are a whole message are taken the short way first.
+    pub short: bool,
     /// What was placed before its turn, by PSN: its effect counts when that has come.
     pub early: BTreeMap<u32, Effect>,
-    /// Messages of one packet go the short way ([`RcQp::send_whole`]) where they can.
-    pub short: bool,
+    /// Requests and responses of one packet are sent the short way ([`RcQp::send_whole`]) where they can.
+    pub sends_short: bool,
     /// What went out when it was posted, to be transmitted next.
     sent: VecDeque<Packet>,
 }
@@ -92,8 +94,9 @@ impl Node {
             host: SimHost::default(),
             sq: vec![SendWr::default(); ring_len],
             now: Time(0),
-            early: BTreeMap::new(),
             short: false,
+            early: BTreeMap::new(),
+            sends_short: false,
             sent: VecDeque::new(),
         }
     }
@@ -184,7 +187,7 @@ impl Node {
 
     /// Posts a send work request.
     pub fn post(&mut self, wr: SendWr) -> Result<(), PostError> {
-        if self.short && self.post_whole(&wr) {
+        if self.sends_short && self.post_whole(&wr) {
             return Ok(());
         }
         self.with(|qp, ctx| qp.post_send(ctx, wr))
@@ -275,7 +278,11 @@ impl Node {
         self.host.placed = None;
         let before = (self.host.effects.len(), self.host.effects.last().cloned());
         let expected = Psn::new(self.qp.query().rq_psn);
-        let outcome = self.with(|qp, ctx| qp.receive(ctx, &packet.headers, &payload));
+        let whole = Whole::of(&packet.headers).filter(|_| self.short);
+        let outcome = self.with(|qp, ctx| {
+            let taken = whole.and_then(|whole| qp.receive_whole(ctx, &whole, &payload));
+            taken.unwrap_or_else(|| qp.receive(ctx, &packet.headers, &payload))
+        });
         if outcome == Received::Early {
             self.put_off(before, packet.psn());
         } else {
@@ -320,7 +327,7 @@ impl Node {
         if let Some(packet) = self.sent.pop_front() {
             return Some(packet);
         }
-        if self.short
+        if self.sends_short
             && let Some(packet) = self.transmit_response().or_else(|| self.transmit_middle())
         {
             return Some(packet);

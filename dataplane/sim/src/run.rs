@@ -118,6 +118,8 @@ impl<'a> World<'a> {
             }]);
         }
         let mut nodes = [a, b];
+        let short = Rng::new(scenario.seed ^ 0x540).chance(500);
+        let sends_short = Rng::new(scenario.seed ^ 0x5047).chance(500);
         for (node, plan) in nodes.iter_mut().zip(&scenario.plans) {
             node.qp = node
                 .qp
@@ -126,7 +128,8 @@ impl<'a> World<'a> {
             adjust(&mut node.qp);
             node.sq = vec![SendWr::default(); scenario.ring_len];
             node.host.grace = scenario.grace;
-            node.short = scenario.short;
+            node.sends_short = sends_short;
+            node.short = short;
             let write = vec![0; plan.write_region as usize];
             node.host
                 .register(WRITE_KEY, WRITE_BASE, write, window::access(WRITE_KEY));

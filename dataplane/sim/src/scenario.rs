@@ -160,8 +160,6 @@ pub struct Scenario {
     pub slow_receiver: bool,
     /// How often a key that was invalidated is said to be still in use.
     pub grace: u32,
-    /// Messages of one packet go the short way where they can.
-    pub short: bool,
     /// When a side goes to SQD for a while, in nanoseconds.
     pub drains: Vec<(usize, u64)>,
     /// What either side does.
@@ -217,7 +215,6 @@ impl Scenario {
             burst: rng.between(1, 24),
             slow_receiver,
             grace: rng.below(4) as u32,
-            short: Rng::new(seed ^ 0x5047).chance(500),
             drains: Vec::new(),
             plans: [Plan::default(), Plan::default()],
         };

@@ -222,12 +222,14 @@ struct World<'a> {
 
 impl<'a> World<'a> {
     fn new(shared: &'a Shared, adjust: impl Fn(&mut RcQp)) -> Self {
+        let short = Rng::new(shared.seed ^ 0x540).chance(500);
         let nodes = shared.lanes.iter().map(|lane| {
             let (mut from, mut to) =
                 connect_as(lane.qp_type, shared.mtu, lane.psns, |attr| attr.timeout = TIMEOUT);
             to.qp = to.qp.with_srq();
             adjust(&mut from.qp);
             adjust(&mut to.qp);
+            to.short = short;
             let len: usize = 8 + lane.messages.iter().map(|m| m.data.len()).sum::<usize>();
             let mut region = vec![0; len];
             for message in lane.messages.iter().filter(|m| m.opcode == WrOpcode::Read) {

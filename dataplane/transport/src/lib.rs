@@ -49,6 +49,7 @@ mod types;
 mod uc;
 mod ud;
 mod unreliable;
+mod whole;
 mod work;
 mod xrc;
 

@@ -199,13 +199,10 @@ impl RcQp {
         false
     }
 
-    /// Whether the QP has any.
+    /// Whether it has any.
     #[inline(always)]
     pub(crate) fn is_mutated(&self) -> bool {
-        #[cfg(feature = "mutations")]
-        return self.mutation != 0;
-        #[cfg(not(feature = "mutations"))]
-        false
+        cfg!(feature = "mutations") && self.mutation != 0
     }
 
     /// Gives the QP a fault, for tests of tests.

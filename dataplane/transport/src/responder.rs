@@ -287,7 +287,7 @@ impl RcQp {
         Received::OutOfOrder
     }
 
-    fn not_ready(&mut self) -> Received {
+    pub(crate) fn not_ready(&mut self) -> Received {
         self.resp.nak_stands = true;
         self.nak(
             self.resp.epsn,
@@ -581,7 +581,7 @@ impl RcQp {
 
     /// A packet of a SEND or WRITE took effect; `ends` its message.
     #[inline]
-    fn taken(&mut self, ends: bool, ack_req: bool, kind: MessageKind) {
+    pub(crate) fn taken(&mut self, ends: bool, ack_req: bool, kind: MessageKind) {
         let counts_too_much = self.mutated(Mutation::MsnCountsPackets);
         let resp = &mut self.resp;
         resp.taken = resp.epsn;

@@ -76,7 +76,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn pair(short: bool, selective: bool, window: u32) -> (Node, Node) {
     let (mut a, mut b) = connect(Mtu::M256, |attr| attr.selective = selective);
     a.qp = a.qp.with_limits(Limits::new(window, 2));
-    a.short = short;
+    a.sends_short = short;
     register(&mut a, 4096);
     register(&mut b, 4096);
     for wr_id in 0..256 {

@@ -1,5 +1,6 @@
 //! Emitting frames: a representation of all headers, and a template of those that do not change within a flow.
 
+use crate::ethernet::ETHERNET_LEN;
 use crate::ip::{IPV6_LEN, IpVersion, Net, fold};
 use crate::udp::UDP_LEN;
 use crate::{Crc32, EmitError, Headers, ICRC_LEN, Icrc, Link, MAX_HEADER_LEN, ROCE_UDP_PORT, pad_len};
@@ -193,6 +194,13 @@ impl FrameTemplate {
         };
         [*len_high, *len_low] = udp_len.to_be_bytes();
         Ok(prefix_len + header_len)
+    }
+
+    /// Its bytes from IP on, if it has no VLAN tags.
+    #[inline]
+    pub(crate) fn untagged_ip(&self) -> Option<&[u8]> {
+        let (_, ip) = self.prefix.split_first_chunk::<ETHERNET_LEN>()?;
+        (self.ip_start as usize == ETHERNET_LEN).then_some(ip)
     }
 
     /// Copies the prefix and splits `out` behind it.

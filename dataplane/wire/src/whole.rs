@@ -1,13 +1,21 @@
 //! Packets that are a whole message of RC: a SEND or WRITE without immediate data that fits one packet. Busy wires are full of
 //! them, and the options of all other packets are not looked at for them.
 
-use crate::bytes::put;
+use crate::bytes::{LOW_24, be32, put};
+use crate::datagram::chunk_at;
+use crate::ethernet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use crate::ip::{Ecn, IPV6_LEN, PROTOCOL_UDP};
 use crate::opcode::BTH_LEN;
 use crate::repr::FrameTemplate;
 use crate::{
-    Aeth, AtomicAckEth, AtomicEth, Bth, Headers, ICRC_LEN, IPV4_LEN, IpVersion, Opcode, Operation, Psn, Reth,
-    Transport, UDP_LEN, pad_len,
+    Aeth, AtomicAckEth, AtomicEth, Bth, Crc32, Headers, ICRC_LEN, IPV4_LEN, Icrc, IpVersion, Opcode,
+    Operation, Psn, ROCE_UDP_PORT, Reth, Transport, UDP_LEN, pad_len,
 };
+
+const RETH_LEN: usize = 16;
+/// Headers from IP to the BTH.
+const V4_LEN: usize = IPV4_LEN + UDP_LEN + BTH_LEN;
+const V6_LEN: usize = IPV6_LEN + UDP_LEN + BTH_LEN;
 
 /// The headers of such a packet, as far as they vary: SEND only, or WRITE only.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -168,4 +176,203 @@ impl FrameTemplate {
         [*high, *low] = udp_len.to_be_bytes();
         Some(self.prefix_len() + len)
     }
+}
+
+/// A well-formed frame of such a packet, untagged and plain in everything else. The ICRC is not verified by parsing.
+#[derive(Copy, Clone, Debug)]
+pub struct WholeFrame<'a> {
+    /// From IP to the ICRC.
+    packet: &'a [u8],
+    /// Destination QP.
+    dest_qpn: u32,
+    /// The last word of the BTH: PSN, and whether an acknowledgement is wanted.
+    last: u32,
+    /// Where in the packet the payload begins, and its length without pad.
+    start: u16,
+    len: u16,
+    solicited: bool,
+    is_write: bool,
+    version: IpVersion,
+}
+
+impl<'a> WholeFrame<'a> {
+    /// Parses a frame that starts with its Ethernet header. `None` of all other frames, and of whatever is not plainly as it
+    /// usually is: [`classify`](crate::classify) says what those are. A frame that is parsed here is one that it finds
+    /// well-formed, with the same headers and the same payload; it is not marked "congestion experienced", and is in the
+    /// default partition.
+    #[inline]
+    pub fn parse(frame: &'a [u8]) -> Option<Self> {
+        let (link, ip) = frame.split_first_chunk::<ETHERNET_LEN>()?;
+        let ethertype = [link[12], link[13]];
+        if ethertype == ETHERTYPE_IPV4.to_be_bytes() {
+            Self::of_ipv4(ip)
+        } else if ethertype == ETHERTYPE_IPV6.to_be_bytes() {
+            Self::of_ipv6(ip)
+        } else {
+            None
+        }
+    }
+
+    #[inline]
+    fn of_ipv4(ip: &'a [u8]) -> Option<Self> {
+        let head = ip.first_chunk::<V4_LEN>()?;
+        let (h, ib) = head.split_first_chunk::<IPV4_LEN>()?;
+        let is_write = is_write(ib[UDP_LEN])?;
+        let total = u16::from_be_bytes([h[2], h[3]]);
+        let fragment = [h[6] & 0x3F, h[7]];
+        if h[0] != 0x45 || is_marked(h[1]) || fragment != [0; 2] || h[9] != PROTOCOL_UDP || !is_summed(h) {
+            return None;
+        }
+        let packet = ip.get(..total as usize)?;
+        let udp_len = total.wrapping_sub(IPV4_LEN as u16);
+        Self::of_udp(is_write, ib.first_chunk()?, udp_len, packet, IpVersion::V4)
+    }
+
+    #[inline]
+    fn of_ipv6(ip: &'a [u8]) -> Option<Self> {
+        let head = ip.first_chunk::<V6_LEN>()?;
+        let (h, ib) = head.split_first_chunk::<IPV6_LEN>()?;
+        let is_write = is_write(ib[UDP_LEN])?;
+        let udp_len = u16::from_be_bytes([h[4], h[5]]);
+        if h[0] >> 4 != 6 || is_marked(h[1] >> 4) || h[6] != PROTOCOL_UDP {
+            return None;
+        }
+        let packet = ip.get(..IPV6_LEN + udp_len as usize)?;
+        Self::of_udp(is_write, ib.first_chunk()?, udp_len, packet, IpVersion::V6)
+    }
+
+    /// `h` is the UDP header and the BTH, `udp_len` the length of UDP by IP, and `packet` as long as IP says.
+    #[inline]
+    fn of_udp(
+        is_write: bool,
+        h: &[u8; UDP_LEN + BTH_LEN],
+        udp_len: u16,
+        packet: &'a [u8],
+        version: IpVersion,
+    ) -> Option<Self> {
+        let port = u16::from_be_bytes([h[2], h[3]]);
+        let len = u16::from_be_bytes([h[4], h[5]]);
+        let flags = h[UDP_LEN + 1];
+        // Of the partition, but not whether its members are full ones.
+        let pkey = [h[UDP_LEN + 2] & 0x7F, h[UDP_LEN + 3]];
+        if port != ROCE_UDP_PORT || len != udp_len || flags & 0x0F != 0 || pkey != [0x7F, 0xFF] {
+            return None;
+        }
+        let header_len = (UDP_LEN + BTH_LEN) as u16 + if is_write { RETH_LEN as u16 } else { 0 };
+        let padded = udp_len.checked_sub(header_len + ICRC_LEN as u16)?;
+        let pad = (flags >> 4 & 3) as u16;
+        if padded & 3 != 0 {
+            return None;
+        }
+        Some(WholeFrame {
+            packet,
+            dest_qpn: be32(h, UDP_LEN + 4) & LOW_24,
+            last: be32(h, UDP_LEN + 8),
+            start: version.header_len() as u16 + header_len,
+            len: padded.checked_sub(pad)?,
+            solicited: flags >> 7 != 0,
+            is_write,
+            version,
+        })
+    }
+
+    /// Destination QP.
+    #[inline]
+    pub fn dest_qpn(&self) -> u32 {
+        self.dest_qpn
+    }
+
+    /// The headers.
+    #[inline(always)] // that they are made and taken apart again need not happen
+    pub fn whole(&self) -> Whole {
+        let reth = match self.is_write {
+            true => chunk_at(self.packet, (self.start as usize).wrapping_sub(RETH_LEN)),
+            false => None,
+        };
+        Whole {
+            dest_qpn: self.dest_qpn,
+            psn: Psn::new(self.last),
+            ack_req: self.last >> 31 != 0,
+            solicited: self.solicited,
+            reth: reth.map(Reth::read),
+        }
+    }
+
+    /// The payload, without pad.
+    #[inline]
+    pub fn payload(&self) -> &'a [u8] {
+        let start = self.start as usize;
+        self.packet.get(start..start + self.len as usize).unwrap_or(&[])
+    }
+
+    /// Whether it has the addresses of a template's frames the other way round, and these are untagged like it.
+    #[inline(always)] // a few instructions, asked for every packet
+    pub fn answers(&self, template: &FrameTemplate) -> bool {
+        let Some(ip) = template
+            .untagged_ip()
+            .filter(|_| template.version() == self.version)
+        else {
+            return false;
+        };
+        match self.version {
+            IpVersion::V4 => {
+                let ends = |bytes| chunk_at(bytes, 12).map(|ends| u64::from_be_bytes(*ends));
+                ends(self.packet).map(|ends| ends.rotate_left(32)) == ends(ip)
+            }
+            IpVersion::V6 => {
+                let end = |bytes, at| chunk_at::<16>(bytes, at).map(|end| u128::from_be_bytes(*end));
+                end(self.packet, 8) == end(ip, 24) && end(self.packet, 24) == end(ip, 8)
+            }
+        }
+    }
+
+    /// As [`verify_icrc`](crate::verify_icrc) of the datagram.
+    #[inline]
+    pub fn verify_icrc(&self, crc: &impl Crc32) -> bool {
+        let sum = |(covered, icrc): (&[u8], &[u8; ICRC_LEN])| {
+            Icrc::finish(Icrc::start(crc, covered, self.version)) == *icrc
+        };
+        self.packet.split_last_chunk().is_some_and(sum)
+    }
+}
+
+/// Whether an opcode is WRITE only or, `false`, SEND only; `None` of all others. To be asked first: nothing decides more.
+#[inline]
+fn is_write(opcode: u8) -> Option<bool> {
+    const WRITE: u8 = Opcode::new(Transport::Rc, Operation::WriteOnly).to_u8();
+    const SEND: u8 = Opcode::new(Transport::Rc, Operation::SendOnly).to_u8();
+    match opcode {
+        WRITE => Some(true),
+        SEND => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether a byte ends in the ECN bits "congestion experienced".
+#[inline]
+fn is_marked(tos: u8) -> bool {
+    tos & 3 == Ecn::Ce as u8
+}
+
+/// Whether the checksum of an IPv4 header that is not all zeros is right.
+///
+/// It does not matter to it in which byte order words are added, nor how long they are, as long as carries come around.
+#[inline]
+fn is_summed(header: &[u8; IPV4_LEN]) -> bool {
+    let Some((first, rest)) = header.split_first_chunk::<8>() else {
+        return false;
+    };
+    let Some((second, last)) = rest.split_first_chunk::<8>() else {
+        return false;
+    };
+    let last = last.first_chunk().copied().unwrap_or_default();
+    let add = |a: u64, b: u64| {
+        let (sum, carry) = a.overflowing_add(b);
+        sum + carry as u64
+    };
+    let sum = add(u64::from_le_bytes(*first), u64::from_le_bytes(*second));
+    let sum = add(sum, u32::from_le_bytes(last) as u64);
+    // The upper half of a sum with its own halves exchanged is the sum of both, the carry of which has come around.
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    sum.wrapping_add(sum.rotate_left(16)) >> 16 == 0xFFFF
 }

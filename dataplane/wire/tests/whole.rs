@@ -1,9 +1,11 @@
 //! Packets that are a whole message: what is written and read the short way is what the long way writes and reads.
 mod common;
 
-use common::samples;
+use common::{captured_frames, samples};
+use proptest::collection::vec;
 use proptest::prelude::*;
 use rnic_wire::*;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 prop_compose! {
     fn whole()(
@@ -28,7 +30,189 @@ fn template() -> impl Strategy<Value = FrameTemplate> {
         .prop_map(|(tags, net, port)| FrameTemplate::new(samples::link(tags), net, port))
 }
 
+/// Asserts that a frame is read the short way if and only if the long way finds it to be such a packet, and nothing about it
+/// unusual; and that both read the same then. Whether it was one.
+fn is_read_alike(bytes: &[u8]) -> bool {
+    let long = match classify(bytes, None) {
+        Kind::Roce(frame) => Some(frame),
+        _ => None,
+    };
+    let usual = long.filter(|frame| {
+        frame.link().tags == VlanTags::NONE
+            && frame.net().ecn() != Ecn::Ce
+            && frame.bth().pkey & 0x7FFF == 0x7FFF
+    });
+    let whole = usual.and_then(|frame| Whole::of(frame.headers()));
+    let short = WholeFrame::parse(bytes);
+    assert_eq!(short.map(|frame| frame.whole()), whole);
+    let (Some(short), Some(long)) = (short, usual) else {
+        return false;
+    };
+    assert_eq!(short.payload().as_ptr_range(), long.payload().as_ptr_range());
+    assert_eq!(short.dest_qpn(), long.bth().dest_qpn);
+    let sum = verify_icrc(&TableCrc, long.datagram());
+    assert_eq!(short.verify_icrc(&TableCrc), sum);
+    // The template of frames to one address from another, as far as it matters here.
+    let template = |tags, from, to| {
+        let net = match (long.net(), from, to) {
+            (Net::V4(ip), IpAddr::V4(src), IpAddr::V4(dst)) => Net::V4(Ipv4 { src, dst, ..ip }),
+            (Net::V6(ip), IpAddr::V6(src), IpAddr::V6(dst)) => Net::V6(Ipv6 { src, dst, ..ip }),
+            _ => unreachable!("addresses of another version"),
+        };
+        FrameTemplate::new(samples::link(tags), net, 0xC001)
+    };
+    let (src, dst) = (long.net().src(), long.net().dst());
+    let answers = |tags, from, to| short.answers(&template(tags, from, to));
+    assert!(answers(VlanTags::NONE, dst, src));
+    assert_eq!(answers(VlanTags::NONE, src, dst), src == dst);
+    assert!(!answers(samples::one_tag(), dst, src) && !answers(samples::two_tags(), dst, src));
+    let (v4, v6) = (samples::v4(), samples::v6());
+    let other = if matches!(long.net(), Net::V4(_)) { v6 } else { v4 };
+    assert!(!short.answers(&FrameTemplate::new(samples::link(VlanTags::NONE), other, 0xC001)));
+    for bit in 0..128 {
+        let flipped = |address| match address {
+            IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() ^ 1 << (bit % 32))),
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() ^ 1 << bit)),
+        };
+        assert!(!answers(VlanTags::NONE, flipped(dst), src));
+        assert!(!answers(VlanTags::NONE, dst, flipped(src)));
+    }
+    true
+}
+
+/// Every untagged sample of the two opcodes.
+fn frames() -> Vec<Vec<u8>> {
+    let operations = [Operation::SendOnly, Operation::WriteOnly];
+    let opcodes = operations.map(|operation| Opcode::new(Transport::Rc, operation));
+    let nets = [samples::v4(), samples::v6()];
+    let pairs = nets
+        .into_iter()
+        .flat_map(|net| opcodes.map(|opcode| (opcode, net)));
+    pairs
+        .map(|(opcode, net)| samples::frame(opcode, net, VlanTags::NONE))
+        .collect()
+}
+
+#[test]
+fn samples_are_read_the_short_way_as_the_long_way() {
+    for frame in frames() {
+        assert!(is_read_alike(&frame));
+    }
+    let read = samples::all_frames()
+        .iter()
+        .filter(|frame| is_read_alike(frame))
+        .count();
+    assert_eq!(read, 4, "two opcodes, two versions of IP, no tags");
+}
+
+#[test]
+fn captured_frames_are_read_the_short_way_as_the_long_way() {
+    let read = captured_frames()
+        .iter()
+        .filter(|(_, frame)| is_read_alike(frame))
+        .count();
+    assert!(read > 20, "{read}");
+}
+
+#[test]
+fn every_flipped_bit_and_every_cut_is_read_the_short_way_as_the_long_way() {
+    for mut frame in frames() {
+        for bit in 0..frame.len() * 8 {
+            frame[bit / 8] ^= 1 << (bit % 8);
+            is_read_alike(&frame);
+            let mut repaired = frame.clone();
+            samples::fix_ipv4_checksum(&mut repaired);
+            is_read_alike(&repaired);
+            frame[bit / 8] ^= 1 << (bit % 8);
+        }
+        for len in 0..frame.len() {
+            assert!(!is_read_alike(&frame[..len]), "cut to {len}");
+        }
+        frame.extend([0; 20]);
+        assert!(is_read_alike(&frame), "Ethernet padding");
+    }
+}
+
+#[test]
+fn the_longest_frames_are_read_the_short_way_as_the_long_way() {
+    for (frame, room) in frames().iter().zip([65_515, 65_515, 65_535, 65_535]) {
+        let Kind::Roce(read) = classify(frame, None) else {
+            panic!("a sample")
+        };
+        let header_len = UDP_LEN + read.headers().len() + ICRC_LEN;
+        for len in room - header_len - 8..=room - header_len {
+            if len + pad_len(len) as usize + header_len <= room {
+                assert!(
+                    is_read_alike(&samples::emit(&read.repr(), &vec![7; len])),
+                    "{len}"
+                );
+            }
+        }
+    }
+}
+
 proptest! {
+    #[test]
+    fn random_bytes_are_read_the_short_way_as_the_long_way(bytes in vec(any::<u8>(), 0..200)) {
+        is_read_alike(&bytes);
+    }
+
+    #[test]
+    fn damaged_frames_are_read_the_short_way_as_the_long_way(
+        mut frame in prop::sample::select(samples::all_frames()),
+        damage in vec((12..90usize, any::<u8>()), 1..5),
+        repaired in any::<bool>(),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        for (at, value) in damage {
+            if let Some(byte) = frame.get_mut(at) {
+                *byte = value;
+            }
+        }
+        if repaired {
+            samples::fix_ipv4_checksum(&mut frame);
+        }
+        if let Some(cut) = cut {
+            frame.truncate(cut.index(frame.len()));
+        }
+        is_read_alike(&frame);
+    }
+
+    #[test]
+    fn lengths_and_pads_that_disagree_are_read_the_short_way_as_the_long_way(
+        mut frame in prop::sample::select(frames()),
+        (ip, udp) in (-8i32..8, -8i32..8),
+        pad in 0u8..4,
+        more in 0usize..12,
+    ) {
+        let (at, udp_at) = if frame[12] == 8 { (16, 38) } else { (18, 58) };
+        for (at, by) in [(at, ip), (udp_at, udp)] {
+            let len = u16::from_be_bytes([frame[at], frame[at + 1]]);
+            frame[at..at + 2].copy_from_slice(&len.wrapping_add_signed(by as i16).to_be_bytes());
+        }
+        frame[udp_at + 5] = frame[udp_at + 5] & !0x30 | pad << 4;
+        frame.resize(frame.len() + more, 0);
+        samples::fix_ipv4_checksum(&mut frame);
+        is_read_alike(&frame);
+    }
+
+    #[test]
+    fn what_is_written_the_short_way_is_read_so(
+        whole in whole(),
+        net in prop::sample::select(vec![samples::v4(), samples::v6()]),
+        payload in vec(any::<u8>(), 0..300),
+        (pkey, fecn, becn, mig_req) in (prop::sample::select(vec![0x7FFF, 0xFFFF, 0xFFFE]), any::<bool>(), any::<bool>(), any::<bool>()),
+    ) {
+        let mut headers = whole.headers();
+        headers.bth = Bth { pkey, fecn, becn, mig_req, ..headers.bth };
+        let link = samples::link(VlanTags::NONE);
+        let frame = samples::emit(&FrameRepr { link, net, udp_src_port: 0xC001, headers }, &payload);
+        prop_assert_eq!(is_read_alike(&frame), pkey & 0x7FFF == 0x7FFF);
+        if let Some(read) = WholeFrame::parse(&frame) {
+            prop_assert_eq!((read.whole(), read.payload()), (whole, &payload[..]));
+        }
+    }
+
     #[test]
     fn headers_written_the_short_way_are_those_of_the_long_way(
         whole in whole(),

@@ -29,7 +29,7 @@ const LIMIT: Time = Time(600_000_000_000);
 const STEPS: u32 = 1_000_000;
 const SIDES: [Side; 2] = [Side::A, Side::B];
 
-/// Plays a script.
+/// Plays a script twice: with packets that are a whole message taken the long way, and the short one.
 ///
 /// # Errors
 /// What came out otherwise than the script says, with the whole trace.
@@ -42,8 +42,17 @@ pub fn play(script: &Script) -> Result<(), String> {
 /// # Errors
 /// As [`play`].
 pub fn play_with(script: &Script, adjust: impl Fn(&mut RcQp)) -> Result<(), String> {
+    [false, true]
+        .into_iter()
+        .try_for_each(|short| play_once(script, &adjust, short))
+}
+
+fn play_once(script: &Script, adjust: &impl Fn(&mut RcQp), short: bool) -> Result<(), String> {
     let mut player = Player::new(script)?;
-    player.nodes.iter_mut().for_each(|node| adjust(&mut node.qp));
+    for node in &mut player.nodes {
+        adjust(&mut node.qp);
+        node.short = short;
+    }
     let result = player.run().and_then(|()| player.judge());
     result.map_err(|what| {
         let mut report = format!("{}: {what}\nThe trace was:\n", script.name);

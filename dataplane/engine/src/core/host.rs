@@ -92,32 +92,44 @@ impl<'a> Gathered<'a> {
     }
 
     /// Copies the payload to `targets`, which are as long together.
-    #[inline]
+    #[inline(always)] // what is one piece on both sides, as nearly all is, is copied where it is known to be
     fn copy_to(&self, targets: &[RemoteRange]) {
-        let mut sources = self.ranges.iter();
-        let mut source = RemoteRange {
-            ptr: ptr::NonNull::dangling(),
-            len: 0,
-        };
-        for target in targets {
-            let mut done = 0;
-            while done < target.len {
-                if source.len == 0 {
-                    let Some(next) = sources.next() else { return };
-                    source = *next;
-                    continue;
-                }
-                let part = source.len.min(target.len - done);
-                // SAFETY: both ranges were resolved in this pass of the loop (or are parts of a frame, or a
-                // value, that this core owns), so they are mapped and at least `part` long from here. They may overlap, when a client
-                // writes from and to the same region: that is allowed.
-                unsafe {
-                    copy_bytes(source.ptr.as_ptr(), target.ptr.as_ptr().add(done), part);
-                    source.ptr = source.ptr.add(part);
-                }
-                source.len -= part;
-                done += part;
+        match (self.ranges, targets) {
+            ([source], [target]) if source.len == target.len => {
+                // SAFETY: both ranges were resolved in this pass of the loop, or are a part of a frame or a value that this
+                // core owns: they are mapped and as long as they say. They may overlap.
+                unsafe { copy_bytes(source.ptr.as_ptr(), target.ptr.as_ptr(), target.len) };
             }
+            _ => copy_parts(self.ranges, targets),
+        }
+    }
+}
+
+/// Copies what `sources` have together to `targets`, which are as long together.
+fn copy_parts(sources: &[RemoteRange], targets: &[RemoteRange]) {
+    let mut sources = sources.iter();
+    let mut source = RemoteRange {
+        ptr: ptr::NonNull::dangling(),
+        len: 0,
+    };
+    for target in targets {
+        let mut done = 0;
+        while done < target.len {
+            if source.len == 0 {
+                let Some(next) = sources.next() else { return };
+                source = *next;
+                continue;
+            }
+            let part = source.len.min(target.len - done);
+            // SAFETY: both ranges were resolved in this pass of the loop (or are parts of a frame, or a
+            // value, that this core owns), so they are mapped and at least `part` long from here. They may overlap, when a client
+            // writes from and to the same region: that is allowed.
+            unsafe {
+                copy_bytes(source.ptr.as_ptr(), target.ptr.as_ptr().add(done), part);
+                source.ptr = source.ptr.add(part);
+            }
+            source.len -= part;
+            done += part;
         }
     }
 }
@@ -171,7 +183,7 @@ impl Host for QpHost<'_> {
         self.env.mrs.resolve_remote(rkey, by, addr, len, access).map(drop)
     }
 
-    #[inline]
+    #[inline(always)] // where a packet is known to be a WRITE, nothing but registers is needed
     fn write_remote(&mut self, rkey: u32, addr: u64, payload: Gathered<'_>) -> Result<(), KeyError> {
         let len = payload.len as u64;
         let target = self

@@ -158,6 +158,23 @@ impl Core {
         }
     }
 
+    /// The same of a burst, whose frames are all of one pool where ports are not mixed.
+    #[inline]
+    pub(super) fn recycle_all(&mut self, burst: &mut FrameBurst) {
+        let pool = burst.first().map_or(0, Frame::pool);
+        let of_pool = |port: &&u16| self.ports[usize::from(**port)].pool_id == pool;
+        let Some(port) = self.port_list.iter().find(of_pool).copied().filter(|_| pool != 0) else {
+            return burst.clear();
+        };
+        for frame in burst.drain(..) {
+            if frame.pool() == pool {
+                let _ = self.ports[usize::from(port)].spare.try_push(frame);
+            } else {
+                self.recycle(frame);
+            }
+        }
+    }
+
     /// Puts `part` in the place of a port and returns what was there.
     pub(super) fn exchange_port(&mut self, port: u16, mut part: Box<PortPart>) -> Box<PortPart> {
         if let Some(place) = self.ports.get_mut(usize::from(port)) {

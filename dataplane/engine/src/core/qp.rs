@@ -5,7 +5,7 @@ use rnic_qsbr::Epoch;
 use rnic_transport::{
     BadField, Cause, Congestion, Ctx, ModifyError, QpAttr, QpAttrMask, QpState, QpType, RcQp, SendWr, Time,
 };
-use rnic_wire::{Ecn, FrameTemplate, Ipv4, Ipv6, Link, MacAddr, Mtu, Net, VlanTag, VlanTags};
+use rnic_wire::{Ecn, FrameTemplate, Ipv4, Ipv6, Link, MacAddr, Mtu, Net, VlanTag, VlanTags, WholeFrame};
 
 use super::{
     host::{Env, QpHost},
@@ -360,9 +360,17 @@ impl Qp {
         env: &mut Env,
         f: impl FnOnce(&mut RcQp, &mut Ctx<'_, QpHost<'_>>) -> R,
     ) -> R {
-        let rec = &mut *self.rec;
         let now = env.now;
-        let mut host = QpHost {
+        let (rc, mut host, sq) = self.parts(env);
+        let host = &mut host;
+        f(rc, &mut Ctx { host, sq, now })
+    }
+
+    /// The transport, this QP's queues with the core's environment, and the send ring.
+    #[inline(always)] // what is not asked for need not be put together
+    pub(super) fn parts<'a>(&'a mut self, env: &'a mut Env) -> (&'a mut RcQp, QpHost<'a>, &'a mut [SendWr]) {
+        let rec = &mut *self.rec;
+        let host = QpHost {
             env,
             id: &rec.id,
             sq: &self.sq,
@@ -377,14 +385,7 @@ impl Qp {
             invalidating: &mut self.invalidating,
             binding: &mut self.binding,
         };
-        f(
-            &mut rec.rc,
-            &mut Ctx {
-                host: &mut host,
-                sq: &mut self.records,
-                now,
-            },
-        )
+        (&mut rec.rc, host, &mut self.records)
     }
 
     /// Begins to load what of it [`Qp::prefetch_record`] needs.
@@ -428,6 +429,15 @@ impl Qp {
     pub(super) fn forget_path(&mut self) {
         (self.path, self.template) = (None, None);
         self.rec.path = PathRecord::default();
+    }
+
+    /// Whether a frame that came through `port` is from the peer, and as plain as those that go there.
+    #[inline]
+    pub(super) fn is_from_peer(&self, port: u16, frame: &WholeFrame<'_>) -> bool {
+        let (Some(path), Some(template)) = (&self.path, &self.template) else {
+            return false;
+        };
+        path.port == port && frame.answers(template)
     }
 
     /// Send work requests in progress.

@@ -2,11 +2,13 @@
 use std::ptr::NonNull;
 
 use arrayvec::ArrayVec;
-use rnic_transport::{QpType, Received};
-use rnic_wire::{self as wire, Datagram, Ecn, Kind, Qpn, Transport, classify, verify_icrc, verify_plain};
+use rnic_transport::{Ctx, QpType, Received};
+use rnic_wire::{
+    self as wire, Datagram, Ecn, Kind, Qpn, Transport, Whole, WholeFrame, classify, verify_icrc, verify_plain,
+};
 
 use super::{
-    host::Gathered,
+    host::{Env, Gathered},
     qp::Qp,
     run::Core,
     shared::{Handoff, RESERVED},
@@ -24,13 +26,15 @@ const DEFAULT_PARTITION: u16 = 0x7fff;
 /// payload is copied, which the nearest cache has then.
 const TOGETHER: usize = 512;
 
-/// What is known of a received frame before it is parsed.
+/// What is known of a received frame before it is its turn.
 #[derive(Copy, Clone, Default)]
-pub(super) struct Ahead {
+pub(super) struct Ahead<'a> {
     /// Whether the ICRC is right.
     sum: Option<bool>,
     /// Slot of the QP it is for, one of this core's.
     slot: Option<u32>,
+    /// The frame, if it is plainly a whole message.
+    whole: Option<WholeFrame<'a>>,
 }
 
 /// Where a frame went.
@@ -60,38 +64,79 @@ impl Core {
             }
             count += came;
             let ahead = self.look_ahead(&burst);
-            for (frame, ahead) in burst.drain(..).zip(&ahead) {
-                self.receive(port, frame, false, ahead);
+            let mut elsewhere: ArrayVec<(usize, Taken), BURST> = ArrayVec::new_const();
+            for (i, (frame, ahead)) in burst.iter().zip(&ahead).enumerate() {
+                if ahead.whole.is_none() || !self.take_whole(port, ahead) {
+                    match self.take(port, frame, false, ahead) {
+                        Taken::Here => {}
+                        taken => elsewhere.push((i, taken)),
+                    }
+                }
             }
+            let mut slots: ArrayVec<Option<u32>, BURST> = ArrayVec::new_const();
             if self.is_spread() {
-                self.answer(&ahead);
+                slots.extend(ahead.iter().map(|ahead| ahead.slot));
             }
+            drop(ahead);
+            if elsewhere.is_empty() {
+                self.recycle_all(&mut burst);
+            } else {
+                self.part_with(port, burst, elsewhere);
+            }
+            self.answer(&slots);
         }
         count
     }
 
+    /// Sends those frames of a burst on that were not for this core, in their order.
+    fn part_with(&mut self, port: u16, burst: FrameBurst, elsewhere: ArrayVec<(usize, Taken), BURST>) {
+        let mut elsewhere = elsewhere.into_iter().peekable();
+        for (i, frame) in burst.into_iter().enumerate() {
+            let taken = elsewhere.next_if(|(at, _)| *at == i);
+            self.dispose(port, frame, false, taken.map_or(Taken::Here, |(_, taken)| taken));
+        }
+    }
+
     /// What of a burst's frames is done best together: the misses of the table and of the QPs overlap, and so do the sums of the
     /// frames that this core will verify.
-    #[inline]
-    fn look_ahead(&mut self, burst: &FrameBurst) -> ArrayVec<Ahead, BURST> {
+    #[inline(never)]
+    fn look_ahead<'a>(&mut self, burst: &'a FrameBurst) -> ArrayVec<Ahead<'a>, BURST> {
         let view = self.view.refresh();
-        let mut ahead: ArrayVec<Ahead, BURST> = burst
-            .iter()
-            .map(|frame| Ahead {
+        // Several frames in a row are often for one QP. There is no QP 0 in any view.
+        let mut last = (0, None);
+        let mut slot_of = |qpn| {
+            if qpn != last.0 {
                 // Whoever has a QP in its view owns it.
-                slot: likely_qpn(frame.bytes())
-                    .and_then(|qpn| view.qp(qpn))
-                    .map(|leaf| leaf.slot),
+                last = (qpn, view.qp(qpn).map(|leaf| leaf.slot));
+            }
+            last.1
+        };
+        let mut ahead: ArrayVec<Ahead<'a>, BURST> = ArrayVec::new_const();
+        for frame in burst {
+            let whole = match frame.vlan() {
+                None => WholeFrame::parse(frame.bytes()),
+                Some(_) => None,
+            };
+            let qpn = match &whole {
+                Some(packet) => packet.dest_qpn(),
+                None => likely_qpn(frame.bytes()).unwrap_or(0),
+            };
+            ahead.push(Ahead {
+                slot: slot_of(qpn),
                 sum: None,
-            })
-            .collect();
-        let qp = |ahead: &Ahead| self.qps.get(ahead.slot? as usize)?.as_ref();
+                whole,
+            });
+        }
+        let qp = |ahead: &Ahead<'_>| self.qps.get(ahead.slot? as usize)?.as_ref();
         if self.is_spread() {
             ahead.iter().filter_map(qp).for_each(|qp| qp.prefetch());
         }
         for (frame, ahead) in burst.iter().zip(&mut ahead) {
             if ahead.slot.is_some() && frame.len() <= TOGETHER {
-                ahead.sum = verify_plain(&self.env.crc, frame.bytes());
+                ahead.sum = match &ahead.whole {
+                    Some(packet) => Some(packet.verify_icrc(&self.env.crc)),
+                    None => verify_plain(&self.env.crc, frame.bytes()),
+                };
             }
         }
         if self.is_spread() {
@@ -103,11 +148,11 @@ impl Core {
     /// Serves the QPs that a burst was for before it is their turn among the many that are active: by then their peers' timers
     /// would have run out, and they would have to be loaded again.
     #[inline]
-    fn answer(&mut self, burst: &[Ahead]) {
-        for (i, ahead) in burst.iter().enumerate() {
-            let Some(slot) = ahead.slot else { continue };
+    fn answer(&mut self, burst: &[Option<u32>]) {
+        for (i, slot) in burst.iter().enumerate() {
+            let Some(slot) = *slot else { continue };
             // Once, however many frames were for it, so that one with much to send leaves others their turn.
-            if burst[..i].iter().any(|before| before.slot == ahead.slot) {
+            if burst[..i].contains(&Some(slot)) {
                 continue;
             }
             let qp = self.qps.get_mut(slot as usize);
@@ -132,17 +177,55 @@ impl Core {
 
     pub(super) fn take_handoff(&mut self, handoff: Handoff) {
         match handoff {
-            Handoff::Received { port, frame, direct } => self.receive(port, frame, direct, &Ahead::default()),
+            Handoff::Received { port, frame, direct } => self.receive(port, frame, direct),
             Handoff::Copied { port, frame, direct } => self.receive_copy(port, &frame, direct),
             Handoff::Send { port, frame } => self.send_slow(port, frame),
         }
     }
 
-    /// One frame. `direct` frames were built by a core of this appliance and did not come through a port. `ahead` is
-    /// what is known of it.
+    /// Takes a frame that came through a port and is a whole message for an RC QP, if nothing about it or the QP is out of the
+    /// ordinary; else `false`, nothing has happened, and the frame goes the long way, where it is found out what is.
+    #[inline(never)]
+    fn take_whole(&mut self, port: u16, ahead: &Ahead<'_>) -> bool {
+        let (Some(slot), Some(packet)) = (ahead.slot, &ahead.whole) else {
+            return false;
+        };
+        let place = self.qps.get_mut(slot as usize);
+        let Some(qp) = place.and_then(Option::as_deref_mut) else {
+            return false;
+        };
+        if !qp.is_from_peer(port, packet) || !ahead.sum.unwrap_or_else(|| packet.verify_icrc(&self.env.crc)) {
+            return false;
+        }
+        let outcome = match packet.whole() {
+            whole @ Whole { reth: Some(_), .. } => receive_whole(&mut self.env, qp, &whole, packet.payload()),
+            _ => receive_send(&mut self.env, qp, packet),
+        };
+        let Some(outcome) = outcome else {
+            return false;
+        };
+        self.env.counters.rx_roce += 1;
+        // No deadline moves by it: of an active QP without events there is nothing to be done afterwards.
+        if outcome == Received::Accepted && qp.active && qp.rec.pending.kinds == 0 {
+            qp.rec.counters.received_packets += 1;
+        } else if let Some(mut qp) = self.qps[slot as usize].take() {
+            self.received(slot, &mut qp, outcome);
+            self.qps[slot as usize] = Some(qp);
+        }
+        true
+    }
+
+    /// One frame. `direct` frames were built by a core of this appliance and did not come through a port.
     #[inline]
-    pub(super) fn receive(&mut self, port: u16, frame: Frame, direct: bool, ahead: &Ahead) {
-        match self.take(port, &frame, direct, ahead) {
+    pub(super) fn receive(&mut self, port: u16, frame: Frame, direct: bool) {
+        let taken = self.take(port, &frame, direct, &Ahead::default());
+        self.dispose(port, frame, direct, taken);
+    }
+
+    /// Sends a frame where it went.
+    #[inline]
+    fn dispose(&mut self, port: u16, frame: Frame, direct: bool, taken: Taken) {
+        match taken {
             Taken::Here => self.recycle(frame),
             Taken::SlowPath => self.divert(port, frame),
             Taken::By(owner) => self.hand_to(owner, Handoff::Received { port, frame, direct }),
@@ -150,7 +233,7 @@ impl Core {
     }
 
     #[inline]
-    fn take(&mut self, port: u16, frame: &Frame, direct: bool, ahead: &Ahead) -> Taken {
+    fn take(&mut self, port: u16, frame: &Frame, direct: bool, ahead: &Ahead<'_>) -> Taken {
         let kind = classify(frame.bytes(), frame.vlan());
         // Looked at where it is: it was made just now, and a copy would wait for the stores.
         let owner = match kind {
@@ -306,6 +389,24 @@ impl Core {
         }
         self.control_called = true;
     }
+}
+
+#[inline(always)] // where it is known to be a WRITE, little of it is left
+fn receive_whole(env: &mut Env, qp: &mut Qp, whole: &Whole, payload: &[u8]) -> Option<Received> {
+    let now = env.now;
+    let (rc, mut host, sq) = qp.parts(env);
+    let host = &mut host;
+    rc.receive_whole(
+        &mut Ctx { host, sq, now },
+        whole,
+        Gathered::new(&[range_of(payload)]),
+    )
+}
+
+/// The same of a SEND, for which all of the QP is needed.
+#[inline(never)]
+fn receive_send(env: &mut Env, qp: &mut Qp, packet: &WholeFrame<'_>) -> Option<Received> {
+    receive_whole(env, qp, &packet.whole(), packet.payload())
 }
 
 /// The destination QPN of a frame if it is untagged RoCE over IPv4 without options or over IPv6, as nearly all are. Good

@@ -5,7 +5,7 @@ use std::ptr;
 ///
 /// # Safety
 /// Both are mapped for `len` bytes. They may overlap, and others may write to either: whatever bytes are copied then.
-#[inline]
+#[inline(always)] // the call would cost more than most copies
 pub unsafe fn copy_bytes(src: *const u8, dst: *mut u8, len: usize) {
     // Two parts that overlap make any length between theirs and twice as much; both are read before either is written.
     macro_rules! two_of {
