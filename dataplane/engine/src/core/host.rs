@@ -23,7 +23,7 @@ use super::{
     records::{Cursor, Identity, Pending, Placed, QpCounters},
     shared::CoreCounters,
     srq::{Srq, XrcMeans},
-    stages::Stages,
+    stages::{Stage, Stages},
 };
 use crate::mem::{AhTable, Begun, By, McastTable, MrTable, PortAddresses, RemoteRange, copy_bytes};
 use crate::view::slot_of;
@@ -190,7 +190,9 @@ impl Host for QpHost<'_> {
             .env
             .mrs
             .resolve_remote(rkey, self.by(), addr, len, Access::REMOTE_WRITE)?;
+        let before = self.env.stages.enter(Stage::Copy);
         payload.copy_to(&[target]);
+        self.env.stages.enter(before);
         Ok(())
     }
 
@@ -265,7 +267,9 @@ impl Host for QpHost<'_> {
             payload.len as u32,
             &mut targets,
         )?;
+        let before = self.env.stages.enter(Stage::Copy);
         payload.copy_to(&targets);
+        self.env.stages.enter(before);
         Ok(())
     }
 
@@ -275,7 +279,9 @@ impl Host for QpHost<'_> {
         let mut targets = Segments::new();
         let to = (self.id.pd, Access::LOCAL_WRITE);
         self.sq.segments(mrs, to, wr.data, offset, len, &mut targets)?;
+        let before = self.env.stages.enter(Stage::Copy);
         payload.copy_to(&targets);
+        self.env.stages.enter(before);
         Ok(())
     }
 

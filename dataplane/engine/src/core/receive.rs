@@ -12,6 +12,7 @@ use super::{
     qp::Qp,
     run::Core,
     shared::{Handoff, RESERVED},
+    stages::Stage,
 };
 use crate::{
     command::{Message, Sent},
@@ -56,6 +57,7 @@ impl Core {
             let Some(queue) = &mut self.ports[usize::from(port)].queue else {
                 continue;
             };
+            self.env.stages.enter(Stage::Rx);
             queue.tick(self.env.now.0);
             let mut burst = FrameBurst::new_const();
             let came = queue.rx_burst(&mut burst);
@@ -63,6 +65,7 @@ impl Core {
                 continue;
             }
             count += came;
+            self.env.stages.enter(Stage::Classify);
             let ahead = self.look_ahead(&burst);
             let mut elsewhere: ArrayVec<(usize, Taken), BURST> = ArrayVec::new_const();
             for (i, (frame, ahead)) in burst.iter().zip(&ahead).enumerate() {
@@ -73,6 +76,7 @@ impl Core {
                     }
                 }
             }
+            self.env.stages.enter(Stage::Rx);
             let mut slots: ArrayVec<Option<u32>, BURST> = ArrayVec::new_const();
             if self.is_spread() {
                 slots.extend(ahead.iter().map(|ahead| ahead.slot));
@@ -83,8 +87,10 @@ impl Core {
             } else {
                 self.part_with(port, burst, elsewhere);
             }
+            self.env.stages.enter(Stage::StateMachine);
             self.answer(&slots);
         }
+        self.env.stages.enter(Stage::Other);
         count
     }
 
@@ -127,6 +133,7 @@ impl Core {
                 whole,
             });
         }
+        self.env.stages.enter(Stage::Icrc);
         let qp = |ahead: &Ahead<'_>| self.qps.get(ahead.slot? as usize)?.as_ref();
         if self.is_spread() {
             ahead.iter().filter_map(qp).for_each(|qp| qp.prefetch());
@@ -190,13 +197,20 @@ impl Core {
         let (Some(slot), Some(packet)) = (ahead.slot, &ahead.whole) else {
             return false;
         };
+        self.env.stages.enter(Stage::Lookup);
         let place = self.qps.get_mut(slot as usize);
         let Some(qp) = place.and_then(Option::as_deref_mut) else {
             return false;
         };
-        if !qp.is_from_peer(port, packet) || !ahead.sum.unwrap_or_else(|| packet.verify_icrc(&self.env.crc)) {
+        let env = &mut self.env;
+        let sum = || {
+            env.stages.enter(Stage::Icrc);
+            packet.verify_icrc(&env.crc)
+        };
+        if !qp.is_from_peer(port, packet) || !ahead.sum.unwrap_or_else(sum) {
             return false;
         }
+        self.env.stages.enter(Stage::StateMachine);
         let outcome = match packet.whole() {
             whole @ Whole { reth: Some(_), .. } => receive_whole(&mut self.env, qp, &whole, packet.payload()),
             _ => receive_send(&mut self.env, qp, packet),
@@ -234,7 +248,9 @@ impl Core {
 
     #[inline]
     fn take(&mut self, port: u16, frame: &Frame, direct: bool, ahead: &Ahead<'_>) -> Taken {
+        self.env.stages.enter(Stage::Classify);
         let kind = classify(frame.bytes(), frame.vlan());
+        self.env.stages.enter(Stage::Lookup);
         // Looked at where it is: it was made just now, and a copy would wait for the stores.
         let owner = match kind {
             Kind::Other => return Taken::SlowPath,
@@ -250,10 +266,13 @@ impl Core {
                 };
                 if owner == self.id {
                     self.env.counters.rx_roce += 1;
-                    if !ahead
-                        .sum
-                        .unwrap_or_else(|| verify_icrc(&self.env.crc, packet.datagram()))
-                    {
+                    let sum = || {
+                        let before = self.env.stages.enter(Stage::Icrc);
+                        let right = verify_icrc(&self.env.crc, packet.datagram());
+                        self.env.stages.enter(before);
+                        right
+                    };
+                    if !ahead.sum.unwrap_or_else(sum) {
                         self.env.counters.icrc_errors += 1;
                         return Taken::Here;
                     }
@@ -269,6 +288,7 @@ impl Core {
                         if packet.datagram().ecn() == Ecn::Ce {
                             self.marked(&mut qp, packet);
                         }
+                        self.env.stages.enter(Stage::StateMachine);
                         let outcome = self.give(&mut qp, packet);
                         self.received(slot, &mut qp, outcome);
                     } else {
