@@ -246,7 +246,9 @@ fn doorbell_bits_without_a_qp_are_ignored() {
     rig.engine.stop();
 }
 
-use rnic_engine::port::{HeapPool, OpenPort, ring_pair};
+use rnic_engine::port::{
+    DeviceSpec, FaultRates, FaultSpec, HeapPool, OpenPort, PortSpec, open_all, ring_pair,
+};
 
 fn wired(queues: u16) -> Vec<OpenPort> {
     let pool = HeapPool::for_mtu(2048, 4200);
@@ -298,6 +300,47 @@ fn every_message_of_one_packet_is_counted() {
         assert_eq!(rig.wait_cqe(a).status, 0);
     }
     assert_eq!(rig.query(b).received_packets, 4);
+    rig.engine.stop();
+}
+
+#[test]
+fn messages_of_one_packet_that_were_damaged_on_the_way_change_nothing() {
+    const LEN: usize = 64;
+    let end = |name: &str, peer: &str| PortSpec::new(name, DeviceSpec::SoftRing { peer: peer.into() }, 1500);
+    let damaged = FaultSpec {
+        seed: 5,
+        tx: FaultRates {
+            corrupt_ppm: 300_000,
+            ..FaultRates::default()
+        },
+        ..FaultSpec::default()
+    };
+    let first = PortSpec {
+        faults: Some(damaged),
+        ..end("rnic0", "rnic1")
+    };
+    let ports = open_all(&[first, end("rnic1", "rnic0")], &[]).expect("rings open");
+    let mut rig = Rig::new(1, ports);
+    rig.timeout = 8;
+    let (a, b) = pair(&mut rig, false);
+    let around = rig.fill(B - LEN, 3 * LEN, 9);
+    for wr_id in 0..60 {
+        let sent = rig.fill(A, LEN, wr_id as u8);
+        let opcode = if wr_id % 2 == 0 { WRITE } else { SEND };
+        rig.post_recv(b, wr_id, &[rig.sge(B as u64, LEN as u32)]);
+        rig.post_send(
+            a,
+            wqe(wr_id, opcode, rig.sge(A as u64, LEN as u32), B as u64, rig.key),
+        );
+        assert_eq!(rig.wait_cqe(a).status, 0, "{wr_id}");
+        assert_eq!(rig.bytes(B, LEN), sent, "{wr_id}");
+        assert_eq!(rig.bytes(B - LEN, LEN), around[..LEN], "in front of it");
+        assert_eq!(rig.bytes(B + LEN, LEN), around[2 * LEN..], "behind it");
+    }
+    assert!(
+        rig.engine.core_status(0).counters.icrc_errors > 0,
+        "nothing was damaged"
+    );
     rig.engine.stop();
 }
 
