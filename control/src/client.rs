@@ -81,6 +81,8 @@ pub struct Client {
     handles: Numbers,
     /// Everything it owns.
     pub objects: BTreeSet<Key>,
+    /// Numbers of its memory windows of type 2, which a QP that goes is looked for in.
+    pub windows: BTreeSet<u32>,
     /// What it uses of its quota.
     pub usage: Usage,
     /// Set when its memory was not there.
@@ -256,6 +258,7 @@ impl Control {
             event_socket,
             handles,
             objects: BTreeSet::new(),
+            windows: BTreeSet::new(),
             usage: Usage::default(),
             fault,
             awaiting_grace: 0,

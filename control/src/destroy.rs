@@ -346,6 +346,9 @@ impl Control {
         if let Ok(client) = self.client_mut(conn) {
             client.objects.remove(&key);
             client.usage.remove(object.kind());
+            if let What::Mw(mw) = &object.what {
+                client.windows.remove(&mw.number);
+            }
         }
         match object.what {
             What::Mr(mr) => {

@@ -69,6 +69,11 @@ impl Control {
         let what = What::Mw(Mw { pd, number, kind });
         let id = (IdKind::Number(view::Kind::Mw), number);
         self.publish(Object::new(conn, handle, device, what), Some(id));
+        if let Ok(client) = self.client_mut(conn)
+            && kind == WindowType::Two
+        {
+            client.windows.insert(number);
+        }
         Ok(Reply::new(&AllocMwReply {
             handle: handle.0,
             rkey: number << 8,
@@ -84,15 +89,8 @@ impl Control {
         let Some(client) = client.client.as_deref() else {
             return;
         };
-        let numbers = client
-            .objects
-            .iter()
-            .filter_map(|key| match &self.objects.peek(*key)?.what {
-                What::Mw(mw) if mw.kind == WindowType::Two => Some(mw.number),
-                _ => None,
-            });
-        for number in numbers {
-            self.engine.mrs().unbind_from(number, qpn);
+        for number in &client.windows {
+            self.engine.mrs().unbind_from(*number, qpn);
         }
     }
 }
