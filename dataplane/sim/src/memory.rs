@@ -272,6 +272,14 @@ impl SimHost {
         self.in_use > 0
     }
 
+    /// Takes the last send buffer away again: nobody was told of it.
+    pub fn take_send_buf(&mut self) {
+        self.send_bufs.pop();
+        self.scattered.pop();
+        let count = self.send_bufs.len() as u32;
+        self.bad_send.retain(|data| *data < count);
+    }
+
     /// Bytes of a send buffer.
     pub fn gather(&self, data: u32, offset: u32, len: u32) -> Result<Vec<u8>, KeyError> {
         if self.bad_send.contains(&data) {

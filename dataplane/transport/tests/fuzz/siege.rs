@@ -94,6 +94,8 @@ impl Siege {
         }
         node.host.bad_ahs.push(BAD_AH);
         node.host.grace = rng.below(3) as u32;
+        let ways = &mut Rng::new(seed ^ 0x5047);
+        (node.short, node.sends_short) = (ways.chance(500), ways.chance(500));
         Siege {
             qp_type,
             srq,

@@ -133,7 +133,6 @@ impl Siege {
                 SendFlags::SIGNALED.union(SendFlags::SOLICITED),
             ]),
             length,
-            data: self.posted as u32,
             ..SendWr::default()
         };
         if opcode == LocalInv {
@@ -156,14 +155,15 @@ impl Siege {
             wr = wr.to(ah, 0x22, rng.pick(&[QKEY, 0x8000_0000]));
         }
         let bad = rng.chance(3);
+        wr.data = self.node.host.add_send_buf(vec![3; length as usize]);
+        if bad {
+            self.node.host.bad_send.push(wr.data);
+        }
         if self.node.post(wr).is_ok() {
-            let data = self.node.host.add_send_buf(vec![3; length as usize]);
-            assert_eq!(data, wr.data);
-            if bad {
-                self.node.host.bad_send.push(data);
-            }
             self.invalidated += u32::from(opcode == LocalInv);
             self.posted += 1;
+        } else {
+            self.node.host.take_send_buf();
         }
     }
 
