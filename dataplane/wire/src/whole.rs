@@ -146,7 +146,7 @@ impl FrameTemplate {
         }
     }
 
-    #[inline]
+    #[inline(always)] // most of a BTH is known to who calls it
     fn emit_with<const N: usize>(
         &self,
         bth: &Bth,

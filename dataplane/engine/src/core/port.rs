@@ -60,8 +60,13 @@ impl PortPart {
     }
 
     /// Whether one more frame can be made and queued; makes room if it can.
-    #[inline]
+    #[inline(always)] // two looks, nearly always
     pub(super) fn ready(&mut self, env: &mut Env) -> bool {
+        !self.spare.is_empty() && !self.tx.is_full() || self.make_room(env)
+    }
+
+    #[inline(never)]
+    fn make_room(&mut self, env: &mut Env) -> bool {
         if self.spare.is_empty()
             && let Some(pool) = &self.pool
         {
