@@ -258,15 +258,18 @@ impl Host for QpHost<'_> {
 
     #[inline]
     fn scatter_recv(&mut self, _wqe: &RecvWqe, offset: u32, payload: Gathered<'_>) -> Result<(), KeyError> {
-        let mut targets = Segments::new();
-        RecvQueue::segments(
-            self.recv,
-            &self.env.mrs,
+        let (pd, len) = (
             self.xrc.map_or(self.id.recv_pd, |means| means.pd),
-            offset,
             payload.len as u32,
-            &mut targets,
-        )?;
+        );
+        if let Some(target) = RecvQueue::segment(self.recv, &self.env.mrs, pd, offset, len) {
+            let before = self.env.stages.enter(Stage::Copy);
+            payload.copy_to(&[target]);
+            self.env.stages.enter(before);
+            return Ok(());
+        }
+        let mut targets = Segments::new();
+        RecvQueue::segments(self.recv, &self.env.mrs, pd, offset, len, &mut targets)?;
         let before = self.env.stages.enter(Stage::Copy);
         payload.copy_to(&targets);
         self.env.stages.enter(before);

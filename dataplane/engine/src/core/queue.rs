@@ -165,6 +165,14 @@ fn sge<'a>(unit: impl Fn(u32) -> &'a Unit, i: usize) -> Sge {
     }
 }
 
+/// The only entry of a receive WQE that has one, and nothing out of the ordinary.
+#[inline]
+fn single_entry(wqe: &Wqe) -> Option<&Sge> {
+    let plain =
+        wqe.units == 1 && wqe.num_sge == 1 && wqe.flags == 0 && wqe.opcode == 0 && wqe.inline_len == 0;
+    plain.then_some(&wqe.sges[0])
+}
+
 /// Whether its last unit is an [`XrcUnit`].
 fn is_xrc(wqe: &Wqe) -> bool {
     wqe.flags & wqe_flags::XRC != 0
@@ -535,8 +543,15 @@ impl RecvQueue {
         let first = cursor.next;
         self.ring.copy_unit(first, &mut current[0]);
         let wqe = current[0].head();
-        let count = check_extent(wqe, available, self.ring.depth)?;
         let wr_id = wqe.wr_id;
+        if let Some(sge) = single_entry(wqe)
+            && sge.length <= 1 << 31
+        {
+            let capacity = sge.length;
+            self.ring.take(cursor, 1);
+            return Ok(Some(AcceptedRecv { wr_id, capacity }));
+        }
+        let count = check_extent(wqe, available, self.ring.depth)?;
         if count as usize > RECV_UNITS || wqe.flags != 0 || wqe.opcode != 0 {
             self.ring.take(cursor, count);
             return Err(QueueError::Malformed { wr_id });
@@ -557,6 +572,24 @@ impl RecvQueue {
         let head = current[0].head();
         check_extent(head, RECV_UNITS as u32, RECV_UNITS as u32).is_ok()
             && total_length(head, |i| &current[i as usize]) == Some(wqe.capacity)
+    }
+
+    /// Resolves the bytes `offset..offset + len` of the WQE in progress, if they are one part of its only entry.
+    #[inline]
+    pub fn segment(
+        current: &[Unit; RECV_UNITS],
+        mrs: &MrTable,
+        pd: u32,
+        offset: u32,
+        len: u32,
+    ) -> Option<RemoteRange> {
+        let sge = single_entry(current[0].head())?;
+        if offset.checked_add(len)? > sge.length {
+            return None;
+        }
+        let addr = sge.addr.checked_add(u64::from(offset))?;
+        mrs.resolve(sge.lkey, pd, addr, u64::from(len), Access::LOCAL_WRITE)
+            .ok()
     }
 
     /// Adds the bytes `offset..offset + len` of the WQE in progress to `segments`, which is empty.
