@@ -148,7 +148,9 @@ perf: build ## rnic-perf at 8 B, 4 KiB and 1 MiB, on loopback and on the wire pa
 bench-testpmd: deps ## What the data path does a second and in how many cycles, by operation, as JSON
 	@$(CARGO) build --release --quiet -p rnic-testpmd
 	@for a in "io" "rc-write --size 8" "rc-write --size 8 --qps 16" "rc-send --size 64 --qps 16" "rc-read --size 8" \
-	  "rc-atomic --size 8" "rc-write --size 1M --outstanding 16 --reuse"; do \
+	  "rc-atomic --size 8" "mixed --size 64 --qps 16" "ud-send --size 64" "rc-write --size 1M --outstanding 16 --reuse --bare" \
+	  "rc-write --size 1M --outstanding 64 --signal-every 16 --bare" "rc-write --size 8 --qps 10000" \
+	  "rc-write --size 8 --qps 100000"; do \
 	  $(PROFILE_DIR)/rnic-testpmd --json --mode $$a || exit 1; done
 
 .PHONY: bench-stages

@@ -67,6 +67,10 @@ pub enum Mode {
     RcRead,
     /// RC FETCH_ADD
     RcAtomic,
+    /// RC WRITE, SEND, READ and FETCH_ADD in turn
+    Mixed,
+    /// UD SEND; what does not arrive is an error
+    UdSend,
 }
 
 fn parse_size(text: &str) -> Result<u32, String> {

@@ -7,7 +7,7 @@ use rnic_engine::mem::ClientMem;
 use rnic_simd::Crc;
 use rnic_wire::Crc32 as _;
 
-use crate::{report::cycles, rig::Plan};
+use crate::{plan::Plan, report::cycles};
 
 /// Frames filled in turn, as many as a core keeps spare.
 const FRAMES: usize = 64;

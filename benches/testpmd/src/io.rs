@@ -10,8 +10,8 @@ use rnic_engine::{
 use crate::{
     TURNS, WARM_UP,
     args::Args,
+    plan::Plan,
     report::{Report, Second, cycles, line},
-    rig::Plan,
 };
 
 /// Sends bursts on the first port and takes them from the second.

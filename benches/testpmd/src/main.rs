@@ -2,6 +2,7 @@
 mod args;
 mod bare;
 mod io;
+mod plan;
 mod queue;
 mod report;
 mod rig;
@@ -11,8 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use args::{Args, Mode};
 use clap::Parser;
+use plan::Plan;
 use report::{Fixed, Report, Second, cycles};
-use rig::{Plan, Rig};
+use rig::Rig;
 use rnic_engine::{
     nonblocking::CheckedAllocator,
     port::{DeviceSpec, OpenPort, PortSpec, open_all},
@@ -182,6 +184,14 @@ fn drain(rig: &mut Rig) -> Result<()> {
         }
         rig.turn(false);
     }
+    // Of a datagram nobody hears that it has arrived.
+    for _ in 0..TURNS {
+        if rig.has_all() {
+            break;
+        }
+        rig.turn(false);
+    }
+    rig.count_lost();
     Ok(())
 }
 

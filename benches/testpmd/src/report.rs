@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::{
     args::{Args, Mode},
-    rig::{Plan, Rig},
+    plan::Plan,
+    rig::Rig,
     tsc_hz,
 };
 

@@ -1,7 +1,7 @@
 //! An engine with one driven core, a client's region and memory, and connections whose ends are both on that core.
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use rnic_abi::{Handle, RegionLayout, Sge, Wqe, wqe_flags};
 use rnic_engine::{
     CoreConfig, DrivenCore, Engine, EngineConfig, Limits,
@@ -12,10 +12,10 @@ use rnic_engine::{
     view::{Kind, Leaf, number},
 };
 use rnic_transport::{Access, Congestion, QpAttr, QpAttrMask, QpState, QpType};
-use rnic_wire::Mtu;
 
 use crate::{
-    args::{Args, Mode},
+    args::Mode,
+    plan::{Operation, Plan},
     queue::{CompletionQueue, WorkQueue},
     report::Account,
 };
@@ -29,87 +29,9 @@ const EVERY_RIGHT: Access = Access::LOCAL_WRITE
 const FIRST_SLOT: u32 = 2;
 /// Entries of the initiator's and of the target's CQ are told apart by it.
 const CQS: [u32; 2] = [0, 1];
-
-/// The plan of one run.
-#[derive(Copy, Clone)]
-pub struct Plan {
-    pub mode: Mode,
-    pub size: u32,
-    pub qps: u32,
-    pub outstanding: u32,
-    pub signal_every: u32,
-    pub mtu: Mtu,
-    /// Buffers of each end of a connection.
-    pub buffers: u32,
-    /// Code of the local ACK timeout.
-    timeout: u8,
-}
-
-impl Plan {
-    pub fn new(args: &Args) -> Result<Self> {
-        let mtu = Mtu::ALL.into_iter().find(|mtu| mtu.bytes() == args.mtu as usize);
-        let mtu = mtu.with_context(|| format!("--mtu {}: 256, 512, 1024, 2048 or 4096", args.mtu))?;
-        ensure!(
-            args.outstanding.is_multiple_of(args.signal_every),
-            "--outstanding {} is no multiple of --signal-every {}",
-            args.outstanding,
-            args.signal_every
-        );
-        ensure!(
-            args.mode != Mode::RcAtomic || args.size == 8,
-            "atomics have 8 bytes: --size 8"
-        );
-        Ok(Plan {
-            mode: args.mode,
-            size: args.size,
-            qps: args.qps,
-            outstanding: args.outstanding,
-            signal_every: args.signal_every,
-            mtu,
-            buffers: if args.reuse { 1 } else { args.outstanding },
-            // Never, where the same is to happen however slow the machine is.
-            timeout: if args.messages.is_some() { 0 } else { 14 },
-        })
-    }
-
-    /// Bytes between two buffers.
-    fn stride(&self) -> u64 {
-        u64::from(self.size).next_multiple_of(64).max(64)
-    }
-
-    /// Bytes that all buffers of one side take.
-    fn side(&self) -> u64 {
-        self.stride() * u64::from(self.buffers) * u64::from(self.qps)
-    }
-
-    /// Offset of a buffer of one side.
-    pub fn buffer(&self, connection: u32, index: u32, target: bool) -> u64 {
-        let which = u64::from(connection) * u64::from(self.buffers) + u64::from(index % self.buffers);
-        which * self.stride() + if target { self.side() } else { 0 }
-    }
-
-    /// Packets that carry one message.
-    pub fn packets(&self) -> u64 {
-        u64::from(self.size).div_ceil(self.mtu.bytes() as u64).max(1)
-    }
-
-    fn sq_depth(&self) -> u32 {
-        self.outstanding.next_power_of_two()
-    }
-
-    /// Twice what is in flight: the receives of messages whose acknowledgement is still on its way are posted, too.
-    fn rq_depth(&self) -> u32 {
-        2 * self.sq_depth()
-    }
-
-    fn cq_depth(&self) -> u32 {
-        let each = match self.mode {
-            Mode::RcSend => self.rq_depth(),
-            _ => self.outstanding / self.signal_every + 1,
-        };
-        (self.qps * each).next_power_of_two().max(64)
-    }
-}
+const QKEY: u32 = 0x1111_1111;
+/// Address handle from the initiators to the targets.
+const AH: u32 = number(1, 1);
 
 struct End {
     slot: u32,
@@ -139,6 +61,8 @@ pub struct Rig {
     done: Vec<u32>,
     /// Messages posted.
     posted: u64,
+    /// Messages that took a receive.
+    arrived: u64,
     /// Messages completed.
     pub messages: u64,
     /// Completions that were errors.
@@ -155,7 +79,7 @@ impl Rig {
             cqs: 2,
             srqs: 1,
             mrs: 4,
-            ahs: 1,
+            ahs: 2,
         };
         let macs = [ports[0].mac, ports[1].mac];
         let config = EngineConfig {
@@ -231,9 +155,17 @@ impl Rig {
             token: 0,
             done: Vec::new(),
             posted: 0,
+            arrived: 0,
             messages: 0,
             errors: 0,
         };
+        if plan.mode == Mode::UdSend {
+            let path = path(FIRST_SLOT, [0, 1], macs);
+            let valid = rig.engine.ahs().validate(AH, PD, &path);
+            ensure!(valid, "the address handle was refused");
+            rig.engine.addresses().set(0, [(path.local_ip, None)]);
+            rig.engine.addresses().set(1, [(path.remote_ip, None)]);
+        }
         let queues = layout.queues + 2 * cq_bytes;
         for connection in 0..plan.qps {
             let mut make = |end: u32| -> Result<End> {
@@ -242,8 +174,13 @@ impl Rig {
                 rig.make_qp(FIRST_SLOT + index, end, [at, at + sq_bytes])
             };
             let (initiator, target) = (make(0)?, make(1)?);
-            rig.connect(&initiator, &target, [0, 1], macs)?;
-            rig.connect(&target, &initiator, [1, 0], macs)?;
+            if plan.mode == Mode::UdSend {
+                rig.activate(&initiator)?;
+                rig.activate(&target)?;
+            } else {
+                rig.connect(&initiator, &target, [0, 1], macs)?;
+                rig.connect(&target, &initiator, [1, 0], macs)?;
+            }
             rig.connections.push(Connection {
                 initiator,
                 target,
@@ -299,7 +236,10 @@ impl Rig {
                 depth: plan.rq_depth(),
             },
             sig_all: false,
-            qp_type: QpType::Rc,
+            qp_type: match plan.mode {
+                Mode::UdSend => QpType::Ud,
+                _ => QpType::Rc,
+            },
             port: end as u16,
             mtu: plan.mtu,
             congestion: Congestion::Off,
@@ -323,21 +263,34 @@ impl Rig {
         Ok(end_of)
     }
 
-    fn connect(&mut self, me: &End, peer: &End, [from, to]: [u16; 2], macs: [[u8; 6]; 2]) -> Result<()> {
-        let address = |port: u16| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, port as u8 + 1];
-        let path = Path {
-            port: from,
-            local_ip: address(from),
-            remote_ip: address(to),
-            local_mac: macs[usize::from(from)],
-            remote_mac: macs[usize::from(to)],
-            vlan: None,
-            hop_limit: 64,
-            traffic_class: 0,
-            flow_label: 0,
-            udp_source: 0xc000 | (me.slot & 0x3fff) as u16,
-            direct: false,
-        };
+    /// Brings a UD QP to RTS.
+    fn activate(&mut self, me: &End) -> Result<()> {
+        use QpAttrMask as M;
+        let steps = [
+            (QpState::Init, M::STATE | M::PKEY_INDEX | M::PORT | M::QKEY),
+            (QpState::Rtr, M::STATE),
+            (QpState::Rts, M::STATE | M::SQ_PSN),
+        ];
+        for (state, mask) in steps {
+            let attr = QpAttr {
+                state,
+                port: 1,
+                qkey: QKEY,
+                ..QpAttr::default()
+            };
+            self.modify(me, attr, mask, None);
+        }
+        self.settle()
+    }
+
+    fn modify(&mut self, me: &End, attr: QpAttr, mask: QpAttrMask, path: Option<Path>) {
+        let change = Box::new(QpChange { attr, mask, path });
+        let (slot, token) = (me.slot, self.token());
+        self.engine.submit(0, Command::ModifyQp { slot, change, token });
+    }
+
+    fn connect(&mut self, me: &End, peer: &End, ends: [u16; 2], macs: [[u8; 6]; 2]) -> Result<()> {
+        let path = path(me.slot, ends, macs);
         let mut attr = QpAttr {
             state: QpState::Init,
             port: 1,
@@ -378,9 +331,7 @@ impl Rig {
         ];
         for (state, mask, path) in steps {
             attr.state = state;
-            let change = Box::new(QpChange { attr, mask, path });
-            let (slot, token) = (me.slot, self.token());
-            self.engine.submit(0, Command::ModifyQp { slot, change, token });
+            self.modify(me, attr, mask, path);
         }
         self.settle()
     }
@@ -391,7 +342,11 @@ impl Rig {
         for connection in 0..plan.qps {
             for index in 0..plan.buffers {
                 for target in [false, true] {
-                    let source = target == (plan.mode == Mode::RcRead) && plan.mode != Mode::RcAtomic;
+                    let source = match plan.operation(index) {
+                        Operation::Write | Operation::Send => !target,
+                        Operation::Read => target,
+                        Operation::FetchAdd => false,
+                    };
                     let bytes: Vec<u8> = match source {
                         true => pattern(connection, index).take(plan.size as usize).collect(),
                         false => vec![0; plan.size as usize],
@@ -409,20 +364,20 @@ impl Rig {
         let mut bytes = vec![0; plan.size as usize];
         (0..plan.qps).all(|connection| {
             (0..plan.buffers).all(|index| {
-                let at = plan.buffer(connection, index, plan.mode != Mode::RcRead) as usize;
-                self.data.copy_out(at, &mut bytes)
-                    && match plan.mode {
-                        // One word each, counted up by every message.
-                        Mode::RcAtomic => {
-                            index > 0
-                                || bytes
-                                    == u64::from(self.connections[connection as usize].posted).to_le_bytes()
-                        }
-                        _ => bytes
-                            .iter()
-                            .copied()
-                            .eq(pattern(connection, index).take(bytes.len())),
+                let operation = plan.operation(index);
+                let at = plan.buffer(connection, index, operation != Operation::Read) as usize;
+                let expected: Vec<u8> = match operation {
+                    // One word each, counted up by every message.
+                    Operation::FetchAdd if index != plan.counter() => return true,
+                    Operation::FetchAdd => {
+                        let every = if plan.mode == Mode::Mixed { 4 } else { 1 };
+                        let adds = u64::from(self.connections[connection as usize].posted) / every;
+                        adds.to_le_bytes().into()
                     }
+                    _ => pattern(connection, index).take(bytes.len()).collect(),
+                };
+                let found = &mut bytes[..expected.len()];
+                self.data.copy_out(at, found) && *found == expected
             })
         })
     }
@@ -439,7 +394,7 @@ impl Rig {
             order.swap(i, (state % (i as u64 + 1)) as usize);
         }
         for &connection in &order {
-            if self.plan.mode == Mode::RcSend {
+            if self.plan.receives() {
                 self.post_receives(connection, self.plan.rq_depth());
             }
             for _ in 0..self.plan.outstanding / self.plan.signal_every {
@@ -477,6 +432,7 @@ impl Rig {
     #[inline]
     fn received(&mut self, connection: usize) {
         let state = &mut self.connections[connection];
+        self.arrived += 1;
         state.received += 1;
         if state.received == self.plan.signal_every {
             state.received = 0;
@@ -495,11 +451,11 @@ impl Rig {
             state.posted = index.wrapping_add(1);
             let mut wqe = Wqe {
                 wr_id: connection as u64,
-                opcode: match plan.mode {
-                    Mode::RcWrite | Mode::Io => 0,
-                    Mode::RcSend => 2,
-                    Mode::RcRead => 4,
-                    Mode::RcAtomic => 6,
+                opcode: match plan.operation(index) {
+                    Operation::Write => 0,
+                    Operation::Send => 2,
+                    Operation::Read => 4,
+                    Operation::FetchAdd => 6,
                 },
                 flags: if i + 1 == plan.signal_every {
                     wqe_flags::SIGNALED
@@ -517,8 +473,12 @@ impl Rig {
                 length: plan.size,
                 lkey: KEY,
             };
-            if plan.mode == Mode::RcAtomic {
-                wqe.remote_addr = plan.buffer(connection as u32, 0, true);
+            if plan.mode == Mode::UdSend {
+                wqe = wqe.to(AH, number(state.target.slot, 1), QKEY);
+            }
+            if plan.operation(index) == Operation::FetchAdd {
+                wqe.remote_addr = plan.buffer(connection as u32, plan.counter(), true);
+                wqe.sges[0].length = 8;
                 wqe.sges[1] = rnic_abi::AtomicOperands {
                     compare_add: 1,
                     swap: 0,
@@ -537,7 +497,7 @@ impl Rig {
         let plan = self.plan;
         let state = &mut self.connections[connection];
         for _ in 0..count {
-            let index = state.target.rq.posted();
+            let index = plan.receiver(state.target.rq.posted());
             let mut wqe = Wqe {
                 wr_id: connection as u64,
                 num_sge: 1,
@@ -545,8 +505,8 @@ impl Rig {
                 ..Wqe::default()
             };
             wqe.sges[0] = Sge {
-                addr: plan.buffer(connection as u32, index, true),
-                length: plan.size,
+                addr: plan.buffer(connection as u32, index, true) - plan.headroom(),
+                length: plan.size + plan.headroom() as u32,
                 lkey: KEY,
             };
             state.target.rq.push(&wqe);
@@ -579,6 +539,18 @@ impl Rig {
         self.unfinished() == 0
     }
 
+    /// Whether every datagram has arrived.
+    pub fn has_all(&self) -> bool {
+        self.plan.mode != Mode::UdSend || self.arrived >= self.posted
+    }
+
+    /// Counts datagrams that have not arrived as errors.
+    pub fn count_lost(&mut self) {
+        if self.plan.mode == Mode::UdSend {
+            self.errors += self.posted.saturating_sub(self.arrived);
+        }
+    }
+
     /// Where the core's cycles went; `None` where the build does not look.
     pub fn spent(&self) -> Option<Account> {
         self.cores[0].spent()
@@ -597,6 +569,24 @@ impl Rig {
     pub fn stop(self) {
         let Rig { engine, cores, .. } = self;
         engine.stop_driven(cores);
+    }
+}
+
+/// The path from one host to the other, for the QP in a slot.
+fn path(slot: u32, [from, to]: [u16; 2], macs: [[u8; 6]; 2]) -> Path {
+    let address = |port: u16| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, port as u8 + 1];
+    Path {
+        port: from,
+        local_ip: address(from),
+        remote_ip: address(to),
+        local_mac: macs[usize::from(from)],
+        remote_mac: macs[usize::from(to)],
+        vlan: None,
+        hop_limit: 64,
+        traffic_class: 0,
+        flow_label: 0,
+        udp_source: 0xc000 | (slot & 0x3fff) as u16,
+        direct: false,
     }
 }
 
