@@ -1,9 +1,8 @@
 //! Work requests through poll cores, played by hand: no control thread, no client library.
 mod common;
 
-use common::{PD, Rig, path, wqe};
+use common::{PD, Rig, path, strange_paths, wqe};
 use rnic_abi::{Sge, event_kind};
-use rnic_engine::command::Path;
 use rnic_engine::nonblocking::CheckedAllocator;
 use rnic_transport::{Check, QpState};
 use rnic_wire::Mtu;
@@ -346,23 +345,7 @@ fn messages_of_one_packet_that_were_damaged_on_the_way_change_nothing() {
 
 #[test]
 fn messages_of_one_packet_from_other_addresses_vlans_and_ports_are_dropped() {
-    let (right, other) = (path(2, 1, false), path(3, 3, false));
-    let strange = [
-        Path {
-            remote_ip: other.remote_ip,
-            ..right
-        },
-        Path {
-            local_ip: other.local_ip,
-            ..right
-        },
-        Path {
-            vlan: Some(5),
-            ..right
-        },
-        Path { port: 0, ..right },
-    ];
-    for strange in strange {
+    for strange in strange_paths() {
         let mut rig = Rig::new(1, wired(1));
         rig.timeout = 8;
         rig.fill(A, 64, 1);

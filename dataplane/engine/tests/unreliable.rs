@@ -3,7 +3,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{PD, Rig, path, wqe};
+use common::{PD, Rig, path, strange_paths, wqe};
 use rnic_engine::command::Path;
 use rnic_engine::core::CoreCounters;
 use rnic_engine::mem::Attachment;
@@ -230,24 +230,7 @@ fn a_datagram_to_an_address_that_is_not_the_ports_is_dropped() {
 fn a_packet_whose_addresses_vlan_or_port_are_not_those_of_its_qp_is_dropped() {
     let mut rig = Rig::new(1, wired());
     rig.qp_type = QpType::Uc;
-    let right = path(2, 1, false);
-    let other = path(3, 3, false);
-    let strange = [
-        Path {
-            remote_ip: other.remote_ip,
-            ..right
-        },
-        Path {
-            local_ip: other.local_ip,
-            ..right
-        },
-        Path {
-            vlan: Some(5),
-            ..right
-        },
-        Path { port: 0, ..right },
-    ];
-    for (count, strange) in (1..).zip(strange) {
+    for (count, strange) in (1..).zip(strange_paths()) {
         let slot = 8 + 2 * count as u32;
         let (a, b) = (rig.create_qp(slot), rig.create_qp(slot + 1));
         rig.connect(a, b, path(1, 2, false), strange, Mtu::M1024);

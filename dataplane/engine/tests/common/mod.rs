@@ -702,6 +702,26 @@ pub fn path(from: u8, to: u8, direct: bool) -> Path {
     }
 }
 
+/// Paths of the second host that differ from the right one in an address, in the VLAN, in the port.
+pub fn strange_paths() -> [Path; 4] {
+    let (right, other) = (path(2, 1, false), path(3, 3, false));
+    [
+        Path {
+            remote_ip: other.remote_ip,
+            ..right
+        },
+        Path {
+            local_ip: other.local_ip,
+            ..right
+        },
+        Path {
+            vlan: Some(5),
+            ..right
+        },
+        Path { port: 0, ..right },
+    ]
+}
+
 /// A send WQE with one entry.
 pub fn wqe(wr_id: u64, opcode: u8, sge: Sge, remote_addr: u64, rkey: u32) -> Wqe {
     Wqe {
