@@ -61,7 +61,7 @@ pub use syndrome::{Credits, NakCode, Syndrome};
 pub use text::Summary;
 pub use timer::{AckTimeout, RnrTimer};
 pub use udp::{UDP_LEN, flow_label_of, udp_source_port};
-pub use whole::{Extension, Plain, Whole, WholeFrame};
+pub use whole::{Extension, Plain, PlainFrame, Whole};
 
 /// UDP destination port of every RoCEv2 packet (A17.3).
 pub const ROCE_UDP_PORT: u16 = 4791;

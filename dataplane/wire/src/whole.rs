@@ -12,7 +12,6 @@ use crate::{
     Operation, Psn, ROCE_UDP_PORT, Reth, Transport, UDP_LEN, pad_len,
 };
 
-const RETH_LEN: usize = 16;
 /// Headers from IP to the BTH.
 const V4_LEN: usize = IPV4_LEN + UDP_LEN + BTH_LEN;
 const V6_LEN: usize = IPV6_LEN + UDP_LEN + BTH_LEN;
@@ -178,9 +177,10 @@ impl FrameTemplate {
     }
 }
 
-/// A well-formed frame of such a packet, untagged and plain in everything else. The ICRC is not verified by parsing.
+/// A well-formed frame of RC that is all there is to a request or response ([`Whole`], or a READ request, atomic,
+/// acknowledgement, atomic ACK, or only READ response), untagged and plain in everything else. The ICRC is not verified by parsing.
 #[derive(Copy, Clone, Debug)]
-pub struct WholeFrame<'a> {
+pub struct PlainFrame<'a> {
     /// From IP to the ICRC.
     packet: &'a [u8],
     /// Destination QP.
@@ -191,11 +191,11 @@ pub struct WholeFrame<'a> {
     start: u16,
     len: u16,
     solicited: bool,
-    is_write: bool,
+    opcode: u8,
     version: IpVersion,
 }
 
-impl<'a> WholeFrame<'a> {
+impl<'a> PlainFrame<'a> {
     /// Parses a frame that starts with its Ethernet header. `None` of all other frames, and of whatever is not plainly as it
     /// usually is: [`classify`](crate::classify) says what those are. A frame that is parsed here is one that it finds
     /// well-formed, with the same headers and the same payload; it is not marked "congestion experienced", and is in the
@@ -217,7 +217,7 @@ impl<'a> WholeFrame<'a> {
     fn of_ipv4(ip: &'a [u8]) -> Option<Self> {
         let head = ip.first_chunk::<V4_LEN>()?;
         let (h, ib) = head.split_first_chunk::<IPV4_LEN>()?;
-        let is_write = is_write(ib[UDP_LEN])?;
+        let extension_len = extension_len(ib[UDP_LEN])?;
         let total = u16::from_be_bytes([h[2], h[3]]);
         let fragment = [h[6] & 0x3F, h[7]];
         if h[0] != 0x45 || is_marked(h[1]) || fragment != [0; 2] || h[9] != PROTOCOL_UDP || !is_summed(h) {
@@ -225,26 +225,26 @@ impl<'a> WholeFrame<'a> {
         }
         let packet = ip.get(..total as usize)?;
         let udp_len = total.wrapping_sub(IPV4_LEN as u16);
-        Self::of_udp(is_write, ib.first_chunk()?, udp_len, packet, IpVersion::V4)
+        Self::of_udp(extension_len, ib.first_chunk()?, udp_len, packet, IpVersion::V4)
     }
 
     #[inline]
     fn of_ipv6(ip: &'a [u8]) -> Option<Self> {
         let head = ip.first_chunk::<V6_LEN>()?;
         let (h, ib) = head.split_first_chunk::<IPV6_LEN>()?;
-        let is_write = is_write(ib[UDP_LEN])?;
+        let extension_len = extension_len(ib[UDP_LEN])?;
         let udp_len = u16::from_be_bytes([h[4], h[5]]);
         if h[0] >> 4 != 6 || is_marked(h[1] >> 4) || h[6] != PROTOCOL_UDP {
             return None;
         }
         let packet = ip.get(..IPV6_LEN + udp_len as usize)?;
-        Self::of_udp(is_write, ib.first_chunk()?, udp_len, packet, IpVersion::V6)
+        Self::of_udp(extension_len, ib.first_chunk()?, udp_len, packet, IpVersion::V6)
     }
 
     /// `h` is the UDP header and the BTH, `udp_len` the length of UDP by IP, and `packet` as long as IP says.
     #[inline]
     fn of_udp(
-        is_write: bool,
+        extension_len: usize,
         h: &[u8; UDP_LEN + BTH_LEN],
         udp_len: u16,
         packet: &'a [u8],
@@ -258,20 +258,21 @@ impl<'a> WholeFrame<'a> {
         if port != ROCE_UDP_PORT || len != udp_len || flags & 0x0F != 0 || pkey != [0x7F, 0xFF] {
             return None;
         }
-        let header_len = (UDP_LEN + BTH_LEN) as u16 + if is_write { RETH_LEN as u16 } else { 0 };
+        let opcode = h[UDP_LEN];
+        let header_len = (UDP_LEN + BTH_LEN + extension_len) as u16;
         let padded = udp_len.checked_sub(header_len + ICRC_LEN as u16)?;
         let pad = (flags >> 4 & 3) as u16;
-        if padded & 3 != 0 {
+        if padded & 3 != 0 || padded != 0 && !has_payload(opcode) {
             return None;
         }
-        Some(WholeFrame {
+        Some(PlainFrame {
             packet,
             dest_qpn: be32(h, UDP_LEN + 4) & LOW_24,
             last: be32(h, UDP_LEN + 8),
             start: version.header_len() as u16 + header_len,
             len: padded.checked_sub(pad)?,
             solicited: flags >> 7 != 0,
-            is_write,
+            opcode,
             version,
         })
     }
@@ -282,20 +283,46 @@ impl<'a> WholeFrame<'a> {
         self.dest_qpn
     }
 
-    /// The headers.
+    /// The headers of a message of one packet; `None` of all others.
     #[inline(always)] // that they are made and taken apart again need not happen
-    pub fn whole(&self) -> Whole {
-        let reth = match self.is_write {
-            true => chunk_at(self.packet, (self.start as usize).wrapping_sub(RETH_LEN)),
-            false => None,
+    pub fn whole(&self) -> Option<Whole> {
+        let reth = match self.opcode {
+            WRITE => Some(Reth::read(self.extension()?)),
+            SEND => None,
+            _ => return None,
         };
-        Whole {
+        Some(Whole {
             dest_qpn: self.dest_qpn,
             psn: Psn::new(self.last),
             ack_req: self.last >> 31 != 0,
             solicited: self.solicited,
-            reth: reth.map(Reth::read),
+            reth,
+        })
+    }
+
+    /// All headers.
+    #[inline(always)] // they are large, and are to be made where they are wanted
+    pub fn headers(&self) -> Option<Headers> {
+        let bth = chunk_at(self.packet, self.version.header_len() + UDP_LEN)?;
+        let mut headers = Headers::new(Bth::parse(bth).ok()?);
+        match self.opcode {
+            WRITE | READ => headers.reth = Some(Reth::read(self.extension()?)),
+            CMP_SWP | FETCH_ADD => headers.atomic = Some(AtomicEth::read(self.extension()?)),
+            READ_RESPONSE | ACK => headers.aeth = Some(Aeth::read(self.extension()?)),
+            ATOMIC_ACK => {
+                let both: &[u8; 12] = self.extension()?;
+                headers.aeth = both.first_chunk().map(Aeth::read);
+                headers.atomic_ack = both.last_chunk().map(AtomicAckEth::read);
+            }
+            _ => {}
         }
+        Some(headers)
+    }
+
+    /// What lies between BTH and payload, which has this length.
+    #[inline(always)]
+    fn extension<const N: usize>(&self) -> Option<&'a [u8; N]> {
+        chunk_at(self.packet, (self.start as usize).checked_sub(N)?)
     }
 
     /// The payload, without pad.
@@ -336,16 +363,32 @@ impl<'a> WholeFrame<'a> {
     }
 }
 
-/// Whether an opcode is WRITE only or, `false`, SEND only; `None` of all others. To be asked first: nothing decides more.
+const SEND: u8 = Opcode::new(Transport::Rc, Operation::SendOnly).to_u8();
+const WRITE: u8 = Opcode::new(Transport::Rc, Operation::WriteOnly).to_u8();
+const READ: u8 = Opcode::new(Transport::Rc, Operation::ReadRequest).to_u8();
+const READ_RESPONSE: u8 = Opcode::new(Transport::Rc, Operation::ReadResponseOnly).to_u8();
+const ACK: u8 = Opcode::new(Transport::Rc, Operation::Acknowledge).to_u8();
+const ATOMIC_ACK: u8 = Opcode::new(Transport::Rc, Operation::AtomicAcknowledge).to_u8();
+const CMP_SWP: u8 = Opcode::new(Transport::Rc, Operation::CompareSwap).to_u8();
+const FETCH_ADD: u8 = Opcode::new(Transport::Rc, Operation::FetchAdd).to_u8();
+
+/// Bytes between BTH and payload; `None` of opcodes that are not plain. To be asked first: nothing decides more.
 #[inline]
-fn is_write(opcode: u8) -> Option<bool> {
-    const WRITE: u8 = Opcode::new(Transport::Rc, Operation::WriteOnly).to_u8();
-    const SEND: u8 = Opcode::new(Transport::Rc, Operation::SendOnly).to_u8();
+fn extension_len(opcode: u8) -> Option<usize> {
     match opcode {
-        WRITE => Some(true),
-        SEND => Some(false),
+        SEND => Some(0),
+        READ_RESPONSE | ACK => Some(4),
+        ATOMIC_ACK => Some(12),
+        WRITE | READ => Some(16),
+        CMP_SWP | FETCH_ADD => Some(28),
         _ => None,
     }
+}
+
+/// Whether a plain packet may have payload.
+#[inline]
+fn has_payload(opcode: u8) -> bool {
+    matches!(opcode, SEND | WRITE | READ_RESPONSE)
 }
 
 /// Whether a byte ends in the ECN bits "congestion experienced".

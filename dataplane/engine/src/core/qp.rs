@@ -5,7 +5,7 @@ use rnic_qsbr::Epoch;
 use rnic_transport::{
     BadField, Cause, Congestion, Ctx, ModifyError, QpAttr, QpAttrMask, QpState, QpType, RcQp, SendWr, Time,
 };
-use rnic_wire::{Ecn, FrameTemplate, Ipv4, Ipv6, Link, MacAddr, Mtu, Net, VlanTag, VlanTags, WholeFrame};
+use rnic_wire::{Ecn, FrameTemplate, Ipv4, Ipv6, Link, MacAddr, Mtu, Net, PlainFrame, VlanTag, VlanTags};
 
 use super::{
     host::{Env, QpHost},
@@ -433,7 +433,7 @@ impl Qp {
 
     /// Whether a frame that came through `port` is from the peer, and as plain as those that go there.
     #[inline]
-    pub(super) fn is_from_peer(&self, port: u16, frame: &WholeFrame<'_>) -> bool {
+    pub(super) fn is_from_peer(&self, port: u16, frame: &PlainFrame<'_>) -> bool {
         let (Some(path), Some(template)) = (&self.path, &self.template) else {
             return false;
         };

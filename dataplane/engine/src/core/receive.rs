@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use arrayvec::ArrayVec;
 use rnic_transport::{Ctx, QpType, Received};
 use rnic_wire::{
-    self as wire, Datagram, Ecn, Kind, Qpn, Transport, Whole, WholeFrame, classify, verify_icrc, verify_plain,
+    self as wire, Datagram, Ecn, Kind, PlainFrame, Qpn, Transport, Whole, classify, verify_icrc, verify_plain,
 };
 
 use super::{
@@ -34,8 +34,8 @@ pub(super) struct Ahead<'a> {
     sum: Option<bool>,
     /// Slot of the QP it is for, one of this core's.
     slot: Option<u32>,
-    /// The frame, if it is plainly a whole message.
-    whole: Option<WholeFrame<'a>>,
+    /// The frame, if it is a plain one.
+    plain: Option<PlainFrame<'a>>,
 }
 
 /// Where a frame went.
@@ -69,7 +69,7 @@ impl Core {
             let ahead = self.look_ahead(&burst);
             let mut elsewhere: ArrayVec<(usize, Taken), BURST> = ArrayVec::new_const();
             for (i, (frame, ahead)) in burst.iter().zip(&ahead).enumerate() {
-                if ahead.whole.is_none() || !self.take_whole(port, ahead) {
+                if ahead.plain.is_none() || !self.take_plain(port, ahead) {
                     match self.take(port, frame, false, ahead) {
                         Taken::Here => {}
                         taken => elsewhere.push((i, taken)),
@@ -119,18 +119,18 @@ impl Core {
         };
         let mut ahead: ArrayVec<Ahead<'a>, BURST> = ArrayVec::new_const();
         for frame in burst {
-            let whole = match frame.vlan() {
-                None => WholeFrame::parse(frame.bytes()),
+            let plain = match frame.vlan() {
+                None => PlainFrame::parse(frame.bytes()),
                 Some(_) => None,
             };
-            let qpn = match &whole {
+            let qpn = match &plain {
                 Some(packet) => packet.dest_qpn(),
                 None => likely_qpn(frame.bytes()).unwrap_or(0),
             };
             ahead.push(Ahead {
                 slot: slot_of(qpn),
                 sum: None,
-                whole,
+                plain,
             });
         }
         self.env.stages.enter(Stage::Icrc);
@@ -140,7 +140,7 @@ impl Core {
         }
         for (frame, ahead) in burst.iter().zip(&mut ahead) {
             if ahead.slot.is_some() && frame.len() <= TOGETHER {
-                ahead.sum = match &ahead.whole {
+                ahead.sum = match &ahead.plain {
                     Some(packet) => Some(packet.verify_icrc(&self.env.crc)),
                     None => verify_plain(&self.env.crc, frame.bytes()),
                 };
@@ -190,11 +190,11 @@ impl Core {
         }
     }
 
-    /// Takes a frame that came through a port and is a whole message for an RC QP, if nothing about it or the QP is out of the
-    /// ordinary; else `false`, nothing has happened, and the frame goes the long way, where it is found out what is.
+    /// Takes a frame that came through a port and is plain, if nothing about it, or about the QP if it is a whole message, is out of
+    /// the ordinary; else `false`, nothing has happened, and the frame goes the long way, where it is found out what is.
     #[inline(never)]
-    fn take_whole(&mut self, port: u16, ahead: &Ahead<'_>) -> bool {
-        let (Some(slot), Some(packet)) = (ahead.slot, &ahead.whole) else {
+    fn take_plain(&mut self, port: u16, ahead: &Ahead<'_>) -> bool {
+        let (Some(slot), Some(packet)) = (ahead.slot, &ahead.plain) else {
             return false;
         };
         self.env.stages.enter(Stage::Lookup);
@@ -212,15 +212,19 @@ impl Core {
         }
         self.env.stages.enter(Stage::StateMachine);
         let outcome = match packet.whole() {
-            whole @ Whole { reth: Some(_), .. } => receive_whole(&mut self.env, qp, &whole, packet.payload()),
-            _ => receive_send(&mut self.env, qp, packet),
+            Some(whole @ Whole { reth: Some(_), .. }) => {
+                receive_whole(&mut self.env, qp, &whole, packet.payload())
+            }
+            Some(whole) => receive_send(&mut self.env, qp, &whole, packet.payload()),
+            None => receive_plain(&mut self.env, qp, packet),
         };
         let Some(outcome) = outcome else {
             return false;
         };
         self.env.counters.rx_roce += 1;
-        // No deadline moves by it: of an active QP without events there is nothing to be done afterwards.
-        if outcome == Received::Accepted && qp.active && qp.rec.pending.kinds == 0 {
+        // No deadline moves by a message: of an active QP without events there is nothing to be done afterwards.
+        let message = packet.whole().is_some();
+        if message && outcome == Received::Accepted && qp.active && qp.rec.pending.kinds == 0 {
             qp.rec.counters.received_packets += 1;
         } else if let Some(mut qp) = self.qps[slot as usize].take() {
             self.received(slot, &mut qp, outcome);
@@ -425,8 +429,16 @@ fn receive_whole(env: &mut Env, qp: &mut Qp, whole: &Whole, payload: &[u8]) -> O
 
 /// The same of a SEND, for which all of the QP is needed.
 #[inline(never)]
-fn receive_send(env: &mut Env, qp: &mut Qp, packet: &WholeFrame<'_>) -> Option<Received> {
-    receive_whole(env, qp, &packet.whole(), packet.payload())
+fn receive_send(env: &mut Env, qp: &mut Qp, whole: &Whole, payload: &[u8]) -> Option<Received> {
+    receive_whole(env, qp, whole, payload)
+}
+
+/// The same of any other plain packet, which nothing but its headers makes short.
+#[inline(never)]
+fn receive_plain(env: &mut Env, qp: &mut Qp, packet: &PlainFrame<'_>) -> Option<Received> {
+    let headers = packet.headers()?;
+    let payload = [range_of(packet.payload())];
+    Some(qp.with(env, |rc, ctx| rc.receive(ctx, &headers, Gathered::new(&payload))))
 }
 
 /// The destination QPN of a frame if it is untagged RoCE over IPv4 without options or over IPv6, as nearly all are. Good
