@@ -5,7 +5,7 @@
 use std::{io, mem::offset_of, ops::Range, os::fd::OwnedFd};
 
 use rnic_abi::{LINE, event_kind};
-use rnic_transport::{Cause, FieldPath, RcQp, Record, Time, record};
+use rnic_transport::{Cause, FieldPath, RcQp, Record, SendFlags, Time, record};
 
 use super::queue::{RECV_UNITS, Unit};
 use crate::{
@@ -142,6 +142,17 @@ record! {
         pub sig_all: bool,
         /// The port of its device.
         pub port: u16,
+    }
+}
+
+impl Identity {
+    /// Flags of its send work requests, whatever each of them says.
+    #[inline]
+    pub fn always(&self) -> SendFlags {
+        match self.sig_all {
+            true => SendFlags::SIGNALED,
+            false => SendFlags::NONE,
+        }
     }
 }
 

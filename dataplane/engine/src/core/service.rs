@@ -448,12 +448,9 @@ fn post(qp: &mut Qp, accepted: &Accepted) {
         qp.rec.bad = bad(Check::SendQueue);
         return;
     }
-    let sig_all = qp.rec.id.sig_all;
+    let always = qp.rec.id.always();
     let posted = qp.rec.rc.post_send_with(&mut qp.records, |wr| {
-        fill(wr, wqe, accepted, opcode);
-        if sig_all {
-            wr.flags = wr.flags.union(SendFlags::SIGNALED);
-        }
+        fill(wr, wqe, accepted, opcode, always);
     });
     if let Err(error) = posted {
         use rnic_transport::PostError::*;
@@ -467,9 +464,9 @@ fn post(qp: &mut Qp, accepted: &Accepted) {
     }
 }
 
-/// Makes `wr` the transport's record of a WQE.
+/// Makes `wr` the transport's record of a WQE; it has the flags `always` whatever the WQE says.
 #[inline]
-fn fill(wr: &mut SendWr, wqe: &Wqe, accepted: &Accepted, opcode: WrOpcode) {
+pub(super) fn fill(wr: &mut SendWr, wqe: &Wqe, accepted: &Accepted, opcode: WrOpcode, always: SendFlags) {
     wr.wr_id = wqe.wr_id;
     wr.remote_addr = wqe.remote_addr;
     wr.rkey = wqe.rkey;
@@ -498,7 +495,8 @@ fn fill(wr: &mut SendWr, wqe: &Wqe, accepted: &Accepted, opcode: WrOpcode) {
     wr.remote_srqn = accepted.remote_srqn.unwrap_or(0);
     wr.data = accepted.data;
     wr.opcode = opcode;
-    wr.flags = SendFlags::from_bits(u32::from(wqe.flags & wqe_flags::ALL)).unwrap_or_default();
+    let flags = SendFlags::from_bits(u32::from(wqe.flags & wqe_flags::ALL));
+    wr.flags = flags.unwrap_or_default().union(always);
     wr.reserved = 0;
 }
 

@@ -9,10 +9,10 @@ use rnic_wire::Plain;
 
 use super::{
     qp::Qp,
-    queue::{Segments, SendQueue},
+    queue::{Accepted, Segments, SendQueue},
     records::QpRecord,
     run::Core,
-    service::PACKET_BUDGET,
+    service::{PACKET_BUDGET, fill},
     stages::Stage,
     transmit::{build_middle, build_plain, build_whole},
 };
@@ -42,11 +42,7 @@ impl Core {
         let room = (room.min(sq.posted(&rec.sq, oldest)) as usize).min(PACKET_BUDGET);
         let (part, env) = (&mut self.ports[usize::from(path.port)], &mut self.env);
         let (mtu, ip_start) = (rec.rc.path_mtu(), template.ip_start());
-        let always = if rec.id.sig_all {
-            SendFlags::SIGNALED
-        } else {
-            SendFlags::NONE
-        };
+        let always = rec.id.always();
         for count in 0..room {
             if !part.ready(env) {
                 self.stuck += 1;
@@ -56,11 +52,14 @@ impl Core {
             let wqe = sq.head(rec.sq.next);
             let ident = rec.ident.wrapping_add(1);
             let queued = if let Some((opcode, payload)) = whole_message(wqe, &env.mrs, rec.id.pd, mtu) {
-                let data = rec.sq.next;
+                let accepted = Accepted {
+                    data: rec.sq.next,
+                    length: payload.len as u32,
+                    remote_srqn: None,
+                };
                 sq.take_one(&mut rec.sq);
                 let whole = rec.rc.send_whole(records, env.now, |wr| {
-                    fill(wr, wqe, data, opcode, payload.len as u32, always);
-                    (wr.compare_add, wr.swap) = (0, 0);
+                    fill(wr, wqe, &accepted, opcode, always);
                 });
                 let before = env.stages.enter(Stage::Copy);
                 let queued = part.queue_with(ip_start, |frame| {
@@ -248,33 +247,14 @@ fn fetch(wqe: &Wqe, mtu: usize) -> Option<(WrOpcode, u32)> {
 /// Takes the READ or atomic at the head of the send queue.
 #[inline(never)] // what SENDs and WRITEs have no use for
 fn post_fetch(rec: &mut QpRecord, sq: &SendQueue, records: &mut [SendWr], fetch: &Fetch, now: Time) -> Plain {
-    let data = rec.sq.next;
-    let wqe = sq.head(data);
+    let accepted = Accepted {
+        data: rec.sq.next,
+        length: fetch.len,
+        remote_srqn: None,
+    };
+    let wqe = sq.head(accepted.data);
     sq.take_one(&mut rec.sq);
     rec.rc.send_fetch(records, now, |wr| {
-        fill(wr, wqe, data, fetch.opcode, fetch.len, fetch.always);
-        (wr.compare_add, wr.swap) = match fetch.opcode {
-            WrOpcode::Read => (0, 0),
-            _ => {
-                let operands = wqe.atomic_operands();
-                (operands.compare_add, operands.swap)
-            }
-        };
+        fill(wr, wqe, &accepted, fetch.opcode, fetch.always);
     })
-}
-
-/// Makes `wr` the transport's record of a WQE, but for the operands of an atomic.
-#[inline]
-fn fill(wr: &mut SendWr, wqe: &Wqe, data: u32, opcode: WrOpcode, length: u32, always: SendFlags) {
-    wr.wr_id = wqe.wr_id;
-    wr.remote_addr = wqe.remote_addr;
-    wr.rkey = wqe.rkey;
-    wr.imm_or_rkey = wqe.imm_or_rkey;
-    wr.length = length;
-    wr.data = data;
-    wr.opcode = opcode;
-    wr.flags = SendFlags::from_bits(u32::from(wqe.flags & wqe_flags::ALL))
-        .unwrap_or_default()
-        .union(always);
-    wr.reserved = 0;
 }
