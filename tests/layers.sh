@@ -13,7 +13,7 @@ allowed() {
     rnic-control) echo rnic-abi rnic-config rnic-engine rnic-qsbr rnic-transport rnic-wire ;;
     rnic) echo rnic-abi ;;
     rnic-perf) echo rnic ;;
-    rnic-testpmd) echo rnic-abi rnic-engine rnic-transport rnic-wire ;;
+    rnic-testpmd) echo rnic-abi rnic-engine rnic-simd rnic-transport rnic-wire ;;
     rnic-bench) echo ;;
     rnic-bench-compare) echo rnic-bench ;;
     rnic-bench-daemon) echo rnic rnic-bench ;;
