@@ -361,7 +361,7 @@ impl Regions for Anew<'_> {
 }
 
 /// Hands the clients' doorbells to the cores, and makes clients that can ring them.
-fn admit(engine: &mut Engine, restored: &Restored, anew: &Anew<'_>) -> Vec<Client> {
+fn admit(engine: &mut Engine, restored: &Restored, anew: &Anew<'_>) -> Result<Vec<Client>, String> {
     let mut clients = Vec::new();
     for (index, found) in &restored.clients {
         let (layout, region) = (found.record.layout(), anew.regions[index].clone());
@@ -369,7 +369,8 @@ fn admit(engine: &mut Engine, restored: &Restored, anew: &Anew<'_>) -> Vec<Clien
         for core in 0..u32::from(CORES) {
             let (ours, theirs) = socket::pair().unwrap();
             wakes.push(theirs);
-            let doorbells = ClientDoorbells::new(region.clone(), &layout, core, ours).unwrap();
+            let doorbells = ClientDoorbells::new(region.clone(), &layout, core, ours);
+            let doorbells = doorbells.map_err(|error| format!("client {index}: {error}"))?;
             engine.submit(
                 core as usize,
                 command::Command::AddClient {
@@ -383,20 +384,22 @@ fn admit(engine: &mut Engine, restored: &Restored, anew: &Anew<'_>) -> Vec<Clien
         // An event waits.
         socket::wake(&ours);
         let memfd = opened(anew.known.regions[index]);
+        let region = ClientMem::map(memfd.as_fd(), 0, layout.size as u64, Arc::default());
+        let region = region.map_err(|error| format!("client {index}: {error}"))?;
         clients.push(Client {
             socket: ours,
             session: 0,
             sequence: 0,
             context: Some(Context {
                 layout,
-                region: ClientMem::map(memfd.as_fd(), 0, layout.size as u64, Arc::default()).unwrap(),
+                region,
                 memfd,
                 events,
                 wakes,
             }),
         });
     }
-    clients
+    Ok(clients)
 }
 
 /// What the fresh process must find, and that it goes on.
@@ -430,7 +433,7 @@ fn check(dir: &Path) {
         let part = (mr.part.iova, mr.length, mr.part.access);
         assert_eq!(part, (record.iova, record.len, record.access));
     }
-    let clients = admit(&mut engine, &restored, &anew);
+    let clients = admit(&mut engine, &restored, &anew).unwrap();
     let rebuilt = engine.rebuild(inheritance, &anew).unwrap();
     assert_eq!(rebuilt.inventory(), lines);
     engine.adopt(rebuilt);
@@ -544,7 +547,10 @@ fn take_over(dir: &Path, known: &Known) -> Result<bool, String> {
     let mut restored = restored.map_err(|error| error.to_string())?;
     let resumed = Engine::resume(next_engine(CORES, LIMITS), image);
     let (mut engine, inheritance) = resumed.map_err(|error| error.to_string())?;
-    admit(&mut engine, &restored, &anew);
+    if let Err(error) = admit(&mut engine, &restored, &anew) {
+        engine.stop();
+        return Err(error);
+    }
     match engine.rebuild(inheritance, &anew) {
         Ok(rebuilt) => drop(engine.adopt(rebuilt)),
         Err(error) => {
