@@ -136,9 +136,7 @@ impl Core {
         }
         PACKET_BUDGET
     }
-}
 
-impl Core {
     /// Sends what comes next of a long WRITE of `qp`, at most `budget` bytes of it; how many were sent. None where anything is
     /// out of the ordinary: packets then go one by one.
     #[inline]
@@ -168,9 +166,12 @@ impl Core {
             };
             qp.rec.ident = qp.rec.ident.wrapping_add(1);
             let ident = qp.rec.ident;
-            if !part.queue_with(ip_start, |frame| {
+            let before = env.stages.enter(Stage::Copy);
+            let queued = part.queue_with(ip_start, |frame| {
                 build_middle(frame, template, &bth, ident, range, &env.crc)
-            }) {
+            });
+            env.stages.enter(before);
+            if !queued {
                 break;
             }
             packets += 1;
