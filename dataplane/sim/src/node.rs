@@ -5,7 +5,7 @@ use rnic_transport::{
     Access, AtomicOp, Ctx, Emit, EventKind, GRH_AREA, ModifyError, PostError, QpAttr, QpAttrMask, QpState,
     QpType, RcQp, Received, SendFlags, SendWr, Source, Stretch, Time, WrOpcode,
 };
-use rnic_wire::{Headers, Mtu, Psn, Syndrome, Whole};
+use rnic_wire::{Extension, Headers, Mtu, Plain, Psn, Syndrome, Whole};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The Q_Key of UD QPs.
@@ -278,17 +278,44 @@ impl Node {
         self.host.placed = None;
         let before = (self.host.effects.len(), self.host.effects.last().cloned());
         let expected = Psn::new(self.qp.query().rq_psn);
-        let whole = Whole::of(&packet.headers).filter(|_| self.short);
-        let outcome = self.with(|qp, ctx| {
-            let taken = whole.and_then(|whole| qp.receive_whole(ctx, &whole, &payload));
-            taken.unwrap_or_else(|| qp.receive(ctx, &packet.headers, &payload))
-        });
+        let taken = self.short.then(|| self.receive_short(packet)).flatten();
+        let outcome = taken
+            .unwrap_or_else(|| self.with(|qp, ctx| qp.receive(ctx, &packet.headers, payload.as_slice())));
         if outcome == Received::Early {
             self.put_off(before, packet.psn());
         } else {
             self.take_up(expected);
         }
         outcome
+    }
+
+    /// Takes a packet the short way, if it is one that goes it; `None` when nothing has happened. What answers it at once is
+    /// transmitted next.
+    pub fn receive_short(&mut self, packet: &Packet) -> Option<Received> {
+        let payload = packet.payload.as_slice();
+        if let Some(whole) = Whole::of(&packet.headers) {
+            return self.with(|qp, ctx| qp.receive_whole(ctx, &whole, payload));
+        }
+        let plain = Plain::of(&packet.headers)?;
+        let Plain { psn, operation, .. } = plain;
+        let (answer, payload) = match &plain.extension {
+            Extension::Reth(reth) if payload.is_empty() => {
+                let answer = self.qp.answer_read(psn, reth)?;
+                let bytes = match reth.dma_len {
+                    0 => Vec::new(),
+                    len => self.host.read_remote(reth.rkey, reth.va, len).ok()?,
+                };
+                self.with(|qp, _| qp.fetch_answered());
+                (answer, bytes)
+            }
+            Extension::Atomic(eth) if payload.is_empty() => {
+                let answer = self.with(|qp, ctx| qp.answer_atomic(ctx, operation, psn, eth))?;
+                (answer, Vec::new())
+            }
+            _ => return self.with(|qp, ctx| qp.receive_fetched(ctx, &plain, payload)),
+        };
+        self.sent.push_back(Packet::new(&answer.headers(), payload));
+        Some(Received::Accepted)
     }
 
     /// The effect of a packet before its turn is taken back, to count later.

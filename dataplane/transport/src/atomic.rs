@@ -33,7 +33,7 @@ pub enum AtomicOp {
 
 impl AtomicOp {
     /// What an AtomicETH asks for.
-    const fn of(operation: Operation, eth: &AtomicEth) -> Self {
+    pub(crate) const fn of(operation: Operation, eth: &AtomicEth) -> Self {
         match operation {
             Operation::CompareSwap => AtomicOp::CompareSwap {
                 compare: eth.compare,
@@ -83,7 +83,8 @@ impl AtomicResults {
         self.at(psn).is_some_and(|at| self.bare >> at & 1 != 0)
     }
 
-    fn keep(&mut self, psn: Psn, original: u64) {
+    #[inline]
+    pub fn keep(&mut self, psn: Psn, original: u64) {
         let at = usize::from(self.next);
         self.bare &= !(1 << at);
         (self.originals[at], self.psns[at]) = (original, psn);
@@ -114,6 +115,12 @@ impl AtomicResults {
     pub fn psns(&self) -> &[Psn] {
         &self.psns
     }
+}
+
+/// Whether an atomic is for memory at a multiple of as many bytes as it works on.
+#[inline]
+pub(crate) const fn is_aligned(eth: &AtomicEth) -> bool {
+    eth.va & (ATOMIC_LEN as u64 - 1) == 0
 }
 
 impl SendWr {
@@ -160,7 +167,7 @@ impl RcQp {
             Some(eth) if len == 0 => eth,
             _ => return Err(Refusal::invalid(Check::Length)),
         };
-        if eth.va % u64::from(ATOMIC_LEN) != 0 {
+        if !is_aligned(&eth) {
             return Err(Refusal::invalid(Check::Alignment));
         }
         let op = AtomicOp::of(headers.bth.opcode.operation, &eth);

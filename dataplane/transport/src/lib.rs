@@ -27,6 +27,7 @@ mod bare;
 mod bit_set;
 mod congestion;
 mod credit;
+mod fetch;
 mod flush;
 mod host;
 mod modify;

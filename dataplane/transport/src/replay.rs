@@ -10,7 +10,7 @@ use crate::responder::Answer;
 use crate::types::{Access, Cause, Check, CompletionFlags, QpState, Queue, WcOpcode, WcStatus};
 use crate::xrc::named_srq;
 use crate::{Completion, RecvWqe};
-use core::ops::Range;
+use core::{fmt, ops::Range};
 use rnic_wire::{Headers, NakCode, Operation, Psn, Reth, Syndrome};
 
 record! {
@@ -87,12 +87,19 @@ impl ResponseJob {
 
 record! {
     /// READs and atomics to be answered, in PSN order; the first is being answered.
-    #[derive(Copy, Clone, Debug)]
+    #[derive(Copy, Clone)]
     pub(crate) struct ResponseQueue {
         jobs: [ResponseJob; MAX_RD_ATOMIC as usize],
         /// Where the first lies; the others follow.
         begin: u8,
         len: u8,
+    }
+}
+
+impl fmt::Debug for ResponseQueue {
+    /// What places hold that are not in use is of no meaning.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.jobs().unwrap_or(&[])).finish()
     }
 }
 

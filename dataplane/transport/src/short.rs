@@ -103,12 +103,25 @@ impl RcQp {
                 (operation, Extension::Atomic(eth))
             }
         };
-        let mut bth = self.bth(operation, psn);
-        bth.ack_req = true;
         self.req.rd_atomics += 1;
         self.req.credit.start(false);
         self.sent(psn, now);
-        Plain { bth, extension }
+        Plain {
+            ack_req: true,
+            ..self.plain(operation, psn, extension)
+        }
+    }
+
+    /// A plain packet to the peer.
+    #[inline]
+    pub(crate) fn plain(&self, operation: Operation, psn: Psn, extension: Extension) -> Plain {
+        Plain {
+            operation,
+            dest_qpn: self.dest_qpn,
+            psn,
+            ack_req: false,
+            extension,
+        }
     }
 
     /// Puts the next work request in place, with the next PSN.
@@ -158,9 +171,8 @@ impl RcQp {
             let plain = self.resp.answer == Answer::Ack && !self.resp.early.is_gap();
             let (psn, msn) = (self.resp.taken, self.resp.msn());
             return plain.then(|| {
-                let bth = self.bth(Operation::Acknowledge, psn);
                 let extension = Extension::Aeth(ack(msn));
-                (Plain { bth, extension }, Source::None)
+                (self.plain(Operation::Acknowledge, psn, extension), Source::None)
             });
         };
         if job.packets != 1 || job.again {
@@ -188,8 +200,7 @@ impl RcQp {
             };
             (Operation::ReadResponseOnly, Extension::Aeth(ack(job.msn)), source)
         };
-        let bth = self.bth(operation, job.first);
-        Some((Plain { bth, extension }, source))
+        Some((self.plain(operation, job.first, extension), source))
     }
 
     /// What [`RcQp::response_ahead`] was told about is sent.

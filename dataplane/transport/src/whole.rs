@@ -32,8 +32,8 @@ impl RcQp {
     }
 
     /// Whether a message of one packet of this PSN is expected now, and nothing else is to be thought of.
-    #[inline(always)] // one caller, and as good as all of it
-    fn is_undisturbed(&self, psn: Psn, len: usize) -> bool {
+    #[inline]
+    pub(crate) fn is_undisturbed(&self, psn: Psn, len: usize) -> bool {
         let resp = &self.resp;
         self.qp_type == QpType::Rc
             && self.state == QpState::Rts

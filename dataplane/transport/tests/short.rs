@@ -77,6 +77,7 @@ fn pair(short: bool, selective: bool, window: u32) -> (Node, Node) {
     let (mut a, mut b) = connect(Mtu::M256, |attr| attr.selective = selective);
     a.qp = a.qp.with_limits(Limits::new(window, 2));
     a.sends_short = short;
+    (a.short, b.short) = (short, short);
     register(&mut a, 4096);
     register(&mut b, 4096);
     for wr_id in 0..256 {

@@ -1,91 +1,17 @@
 //! Packets that are a whole message, taken the short way: nothing differs from what they do the long way.
 
 mod common;
+mod twins;
 
 use common::{BASE, KEY, rdma, register, request};
 use rnic_sim::{Node, Packet, Rng, connect_as, connect_at};
 use rnic_transport::{Access, DropReason, QpState, QpType, Received};
-use rnic_wire::{Mtu, Operation, Whole};
+use rnic_wire::{Mtu, Operation};
+use twins::Twins;
 
 const MTU: usize = 256;
 /// Bytes of memory.
 const SIZE: usize = 600;
-
-/// Everything that a packet may change, in words.
-fn state(node: &Node) -> String {
-    format!("{:?} {:?}", node.qp, node.host)
-}
-
-/// Asserts that two states are one, and shows where they part.
-fn assert_same(a: &str, b: &str, what: &str) {
-    if a != b {
-        let at = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
-        let part = |text: &str| {
-            text.get(at.saturating_sub(100)..)
-                .unwrap_or("")
-                .chars()
-                .take(200)
-                .collect::<String>()
-        };
-        panic!("{what}: {:?} beside {:?}", part(a), part(b));
-    }
-}
-
-/// Two nodes in the same state.
-struct Twins {
-    short: Node,
-    long: Node,
-    /// Packets that were taken the short way.
-    taken: usize,
-}
-
-impl Twins {
-    fn new(make: impl Fn() -> Node) -> Self {
-        Twins {
-            short: make(),
-            long: make(),
-            taken: 0,
-        }
-    }
-
-    fn both<R: PartialEq + std::fmt::Debug>(&mut self, f: impl Fn(&mut Node) -> R) -> R {
-        let results = (f(&mut self.short), f(&mut self.long));
-        assert_eq!(results.0, results.1);
-        results.0
-    }
-
-    /// Gives the same packet to both, to one of them the short way if it goes, and compares them.
-    fn receive(&mut self, packet: &Packet) -> Received {
-        let outcome = self.long.receive(packet);
-        self.short.host.placed = None;
-        let before = state(&self.short);
-        let whole = Whole::of(&packet.headers);
-        let taken = self
-            .short
-            .with(|qp, ctx| whole.and_then(|whole| qp.receive_whole(ctx, &whole, &packet.payload)));
-        match taken {
-            Some(taken) => {
-                self.taken += 1;
-                assert_eq!(taken, outcome);
-            }
-            None => {
-                assert_same(
-                    &state(&self.short),
-                    &before,
-                    "left to the long way, but not as it was",
-                );
-                assert_eq!(self.short.receive(packet), outcome);
-            }
-        }
-        self.same();
-        outcome
-    }
-
-    fn same(&self) {
-        assert_same(&state(&self.short), &state(&self.long), "short and long way");
-        assert_eq!(self.short.early, self.long.early);
-    }
-}
 
 /// The responder of `connect_at`, which expects `psn`, with memory.
 fn responder(psn: u32, selective: bool, access: Access) -> Node {
@@ -98,13 +24,15 @@ fn responder(psn: u32, selective: bool, access: Access) -> Node {
 }
 
 fn rights() -> Access {
-    Access::REMOTE_WRITE.union(Access::REMOTE_READ)
+    Access::REMOTE_WRITE
+        .union(Access::REMOTE_READ)
+        .union(Access::REMOTE_ATOMIC)
 }
 
 /// Some packet at `psn`, of a message of its own or part of one; `wrong` times in a thousand a wrong one.
 fn packet(rng: &mut Rng, psn: u32, wrong: u32) -> Packet {
     use Operation as O;
-    let operation = match rng.below(2) {
+    let operation = match rng.below(5) {
         _ if rng.chance(wrong) => rng.pick(&[
             O::SendFirst,
             O::SendMiddle,
@@ -115,9 +43,10 @@ fn packet(rng: &mut Rng, psn: u32, wrong: u32) -> Packet {
             O::WriteMiddle,
             O::WriteLast,
             O::WriteOnlyImm,
-            O::ReadRequest,
         ]),
-        0 => O::WriteOnly,
+        0 | 1 => O::WriteOnly,
+        2 => O::ReadRequest,
+        3 => rng.pick(&[O::FetchAdd, O::CompareSwap]),
         _ => O::SendOnly,
     };
     let begins = matches!(
@@ -125,7 +54,7 @@ fn packet(rng: &mut Rng, psn: u32, wrong: u32) -> Packet {
         O::SendFirst | O::SendMiddle | O::WriteFirst | O::WriteMiddle
     );
     let len = match operation {
-        O::ReadRequest => 0,
+        O::ReadRequest | O::FetchAdd | O::CompareSwap if !rng.chance(wrong / 8) => 0,
         _ if begins => MTU,
         _ if rng.chance(wrong / 8) => MTU + 1,
         _ => rng.pick(&[0, 1, 8, 64, MTU]),
@@ -133,7 +62,16 @@ fn packet(rng: &mut Rng, psn: u32, wrong: u32) -> Packet {
     let mut packet = request(O::SendOnly, psn, &rng.bytes(len));
     let model = match operation {
         O::WriteFirst => rdma(operation, psn, 2 * MTU as u32, b""),
-        O::WriteOnly | O::ReadRequest => rdma(operation, psn, len as u32, b""),
+        O::WriteOnly => rdma(operation, psn, len as u32, b""),
+        O::ReadRequest => {
+            let asked = rng.pick(&[0, 1, 8, 64, MTU as u32, MTU as u32, MTU as u32 + 1]);
+            rdma(operation, psn, asked, b"")
+        }
+        O::FetchAdd | O::CompareSwap => {
+            let mut atomic = common::fetch_add(psn, BASE + 8 * rng.below(SIZE as u64 / 8));
+            atomic.headers.bth.opcode.operation = operation;
+            atomic
+        }
         O::WriteOnlyImm => common::with_headers(operation, psn, b"", |headers| {
             *headers = rdma(O::WriteOnly, psn, len as u32, b"").headers;
             headers.bth.opcode.operation = operation;
@@ -144,6 +82,14 @@ fn packet(rng: &mut Rng, psn: u32, wrong: u32) -> Packet {
         _ => request(operation, psn, b""),
     };
     packet.headers = model.headers;
+    if let Some(eth) = &mut packet.headers.atomic {
+        match rng.below(3) {
+            _ if !rng.chance(wrong) => {}
+            0 => eth.rkey ^= 1,
+            1 => eth.va += 1,
+            _ => eth.va += SIZE as u64,
+        }
+    }
     packet.headers.bth.ack_req = rng.chance(500);
     packet.headers.bth.solicited = rng.chance(300);
     if let Some(reth) = &mut packet.headers.reth {
@@ -232,8 +178,16 @@ fn what_is_as_usual_is_taken_the_short_way() {
             twins.receive(&request(Operation::SendOnly, 101, &payload)),
             Received::Accepted
         );
-        assert_eq!(twins.taken, 2, "{len} bytes");
-        assert_eq!(twins.both(|node| node.transmit_all()).len(), 1);
+        let read = rdma(Operation::ReadRequest, 102, len as u32, b"");
+        assert_eq!(twins.receive(&read), Received::Accepted);
+        let atomic = common::fetch_add(103, BASE);
+        assert_eq!(twins.receive(&atomic), Received::Accepted);
+        assert_eq!(twins.taken, 4, "{len} bytes");
+        assert_eq!(
+            twins.both(|node| node.transmit_all()).len(),
+            0,
+            "all was answered"
+        );
     }
 }
 
@@ -283,7 +237,7 @@ fn what_is_said_of_a_repeated_read_gives_way_to_the_next_message() {
     twins.both(|node| node.host.region_mut(KEY).unwrap().valid = true);
     let write = rdma(Operation::WriteOnly, 101, 8, &[7; 8]);
     assert_eq!(twins.receive(&write), Received::Accepted);
-    assert_eq!(twins.taken, 0, "a NAK was due");
+    assert_eq!(twins.taken, 1, "a NAK was due");
     assert_eq!(twins.both(|node| node.transmit_all()).len(), 1);
 }
 

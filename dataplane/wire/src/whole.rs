@@ -75,9 +75,15 @@ impl Whole {
 /// A packet with at most one header behind the BTH, or with the two that acknowledge an atomic.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Plain {
-    /// The BTH; its pad is ignored.
-    pub bth: Bth,
-    /// What its opcode demands behind it.
+    /// What it is, of RC.
+    pub operation: Operation,
+    /// Destination QP, 24 bits.
+    pub dest_qpn: u32,
+    /// Its PSN.
+    pub psn: Psn,
+    /// The requester wants an acknowledgement.
+    pub ack_req: bool,
+    /// What its operation demands behind the BTH.
     pub extension: Extension,
 }
 
@@ -92,9 +98,43 @@ pub enum Extension {
 }
 
 impl Plain {
+    /// The same of the headers of any packet; `None` of those that are no such packet, and of all but RC.
+    pub fn of(headers: &Headers) -> Option<Plain> {
+        if headers.bth.opcode.transport != Transport::Rc {
+            return None;
+        }
+        let extension = match (headers.bth.opcode.operation, headers.aeth) {
+            (Operation::ReadRequest, _) => Extension::Reth(headers.reth?),
+            (Operation::CompareSwap | Operation::FetchAdd, _) => Extension::Atomic(headers.atomic?),
+            (Operation::ReadResponseOnly | Operation::Acknowledge, Some(aeth)) => Extension::Aeth(aeth),
+            (Operation::AtomicAcknowledge, Some(aeth)) => Extension::AtomicAck(aeth, headers.atomic_ack?),
+            _ => return None,
+        };
+        let bth = &headers.bth;
+        Some(Plain {
+            operation: bth.opcode.operation,
+            dest_qpn: bth.dest_qpn,
+            psn: bth.psn,
+            ack_req: bth.ack_req,
+            extension,
+        })
+    }
+
+    /// Its BTH, with everything else as it usually is.
+    #[inline]
+    pub const fn bth(&self) -> Bth {
+        let mut bth = Bth::new(
+            Opcode::new(Transport::Rc, self.operation),
+            self.dest_qpn,
+            self.psn,
+        );
+        bth.ack_req = self.ack_req;
+        bth
+    }
+
     /// All of its headers.
     pub const fn headers(&self) -> Headers {
-        let mut headers = Headers::new(self.bth);
+        let mut headers = Headers::new(self.bth());
         match self.extension {
             Extension::Reth(reth) => headers.reth = Some(reth),
             Extension::Atomic(eth) => headers.atomic = Some(eth),
@@ -131,16 +171,17 @@ impl FrameTemplate {
     /// The same of a plain packet.
     #[inline]
     pub fn emit_plain(&self, plain: &Plain, ident: u16, payload_len: usize, out: &mut [u8]) -> Option<usize> {
+        let bth = &plain.bth();
         match &plain.extension {
-            Extension::Reth(reth) => self.emit_with(&plain.bth, reth.bytes(), ident, payload_len, out),
-            Extension::Atomic(eth) => self.emit_with(&plain.bth, eth.bytes(), ident, payload_len, out),
-            Extension::Aeth(aeth) => self.emit_with(&plain.bth, aeth.bytes(), ident, payload_len, out),
+            Extension::Reth(reth) => self.emit_with(bth, reth.bytes(), ident, payload_len, out),
+            Extension::Atomic(eth) => self.emit_with(bth, eth.bytes(), ident, payload_len, out),
+            Extension::Aeth(aeth) => self.emit_with(bth, aeth.bytes(), ident, payload_len, out),
             Extension::AtomicAck(aeth, ack) => {
                 let mut both = [0; 12];
                 let mut rest = both.as_mut_slice();
                 put(&mut rest, aeth.bytes());
                 put(&mut rest, ack.original.to_be_bytes());
-                self.emit_with(&plain.bth, both, ident, payload_len, out)
+                self.emit_with(bth, both, ident, payload_len, out)
             }
         }
     }
@@ -219,8 +260,7 @@ impl<'a> PlainFrame<'a> {
         let (h, ib) = head.split_first_chunk::<IPV4_LEN>()?;
         let extension_len = extension_len(ib[UDP_LEN])?;
         let total = u16::from_be_bytes([h[2], h[3]]);
-        let fragment = [h[6] & 0x3F, h[7]];
-        if h[0] != 0x45 || is_marked(h[1]) || fragment != [0; 2] || h[9] != PROTOCOL_UDP || !is_summed(h) {
+        if !V4_FORM.fits(h.first_chunk()?) || is_marked(h[1]) || h[9] != PROTOCOL_UDP || !is_summed(h) {
             return None;
         }
         let packet = ip.get(..total as usize)?;
@@ -250,12 +290,13 @@ impl<'a> PlainFrame<'a> {
         packet: &'a [u8],
         version: IpVersion,
     ) -> Option<Self> {
-        let port = u16::from_be_bytes([h[2], h[3]]);
         let len = u16::from_be_bytes([h[4], h[5]]);
         let flags = h[UDP_LEN + 1];
-        // Of the partition, but not whether its members are full ones.
-        let pkey = [h[UDP_LEN + 2] & 0x7F, h[UDP_LEN + 3]];
-        if port != ROCE_UDP_PORT || len != udp_len || flags & 0x0F != 0 || pkey != [0x7F, 0xFF] {
+        let (_, form) = h.split_first_chunk::<4>()?;
+        if [h[2], h[3]] != ROCE_UDP_PORT.to_be_bytes()
+            || len != udp_len
+            || !BTH_FORM.fits(form.first_chunk()?)
+        {
             return None;
         }
         let opcode = h[UDP_LEN];
@@ -297,6 +338,46 @@ impl<'a> PlainFrame<'a> {
             ack_req: self.last >> 31 != 0,
             solicited: self.solicited,
             reth,
+        })
+    }
+
+    /// The headers of a READ request or atomic, or of the only packet that answers one, with MigReq and partition as they
+    /// usually are; `None` of all others.
+    #[inline(always)] // as above
+    pub fn fetch(&self) -> Option<Plain> {
+        let (operation, extension) = match self.opcode {
+            READ => (
+                Operation::ReadRequest,
+                Extension::Reth(Reth::read(self.extension()?)),
+            ),
+            READ_RESPONSE => (
+                Operation::ReadResponseOnly,
+                Extension::Aeth(Aeth::read(self.extension()?)),
+            ),
+            CMP_SWP => (
+                Operation::CompareSwap,
+                Extension::Atomic(AtomicEth::read(self.extension()?)),
+            ),
+            FETCH_ADD => (
+                Operation::FetchAdd,
+                Extension::Atomic(AtomicEth::read(self.extension()?)),
+            ),
+            ATOMIC_ACK => {
+                let both: &[u8; 12] = self.extension()?;
+                let (aeth, original) = (both.first_chunk()?, both.last_chunk()?);
+                (
+                    Operation::AtomicAcknowledge,
+                    Extension::AtomicAck(Aeth::read(aeth), AtomicAckEth::read(original)),
+                )
+            }
+            _ => return None,
+        };
+        Some(Plain {
+            operation,
+            dest_qpn: self.dest_qpn,
+            psn: Psn::new(self.last),
+            ack_req: self.last >> 31 != 0,
+            extension,
         })
     }
 
@@ -362,6 +443,33 @@ impl<'a> PlainFrame<'a> {
         self.packet.split_last_chunk().is_some_and(sum)
     }
 }
+
+/// What eight bytes have to be, as far as it is not up to the packet: looked at together.
+struct Form {
+    /// The bits that are fixed, and what they are.
+    mask: u64,
+    value: u64,
+}
+
+impl Form {
+    const fn new(mask: [u8; 8], value: [u8; 8]) -> Self {
+        Form {
+            mask: u64::from_ne_bytes(mask),
+            value: u64::from_ne_bytes(value),
+        }
+    }
+
+    #[inline(always)]
+    const fn fits(&self, bytes: &[u8; 8]) -> bool {
+        u64::from_ne_bytes(*bytes) & self.mask == self.value
+    }
+}
+
+/// The start of an IPv4 header: version 4, no options, and neither a fragment nor one with more to come.
+const V4_FORM: Form = Form::new([0xFF, 0, 0, 0, 0, 0, 0x3F, 0xFF], [0x45, 0, 0, 0, 0, 0, 0, 0]);
+
+/// From the length of UDP to the partition: of version 0, and of the partition that all are in, as a full member or not.
+const BTH_FORM: Form = Form::new([0, 0, 0, 0, 0, 0x0F, 0x7F, 0xFF], [0, 0, 0, 0, 0, 0, 0x7F, 0xFF]);
 
 const SEND: u8 = Opcode::new(Transport::Rc, Operation::SendOnly).to_u8();
 const WRITE: u8 = Opcode::new(Transport::Rc, Operation::WriteOnly).to_u8();

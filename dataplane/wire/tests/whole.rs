@@ -69,6 +69,8 @@ fn is_read_alike(bytes: &[u8]) -> bool {
     };
     assert_eq!(short.headers().as_ref(), Some(long.headers()));
     assert_eq!(short.whole(), Whole::of(long.headers()));
+    let fetch = Plain::of(long.headers()).filter(|plain| plain.operation != Operation::Acknowledge);
+    assert_eq!(short.fetch(), fetch);
     assert_eq!(short.payload().as_ptr_range(), long.payload().as_ptr_range());
     assert_eq!(short.dest_qpn(), long.bth().dest_qpn);
     let sum = verify_icrc(&TableCrc, long.datagram());
@@ -284,7 +286,9 @@ proptest! {
             (O::Acknowledge, Extension::Aeth(aeth)),
         ][which];
         let opcode = Opcode::new(Transport::Rc, operation);
-        let plain = Plain { bth: Bth::new(opcode, 17, Psn::new(psn)), extension };
+        let ack_req = which == 0;
+        let plain = Plain { operation, dest_qpn: 17, psn: Psn::new(psn), ack_req, extension };
+        prop_assert_eq!(Plain::of(&plain.headers()), Some(plain));
         let len = if opcode.has_payload() { len } else { 0 };
         let (mut short, mut long) = ([0xEE; 256], [0xEE; 256]);
         let n = template.emit_plain(&plain, ident, len, &mut short).unwrap();

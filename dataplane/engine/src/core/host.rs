@@ -279,8 +279,14 @@ impl Host for QpHost<'_> {
     #[inline]
     fn scatter_send(&mut self, wr: &SendWr, offset: u32, payload: Gathered<'_>) -> Result<(), KeyError> {
         let (mrs, len) = (&self.env.mrs, payload.len as u32);
-        let mut targets = Segments::new();
         let to = (self.id.pd, Access::LOCAL_WRITE);
+        if let Some(target) = self.sq.segment(mrs, to, wr.data, offset, len) {
+            let before = self.env.stages.enter(Stage::Copy);
+            payload.copy_to(&[target]);
+            self.env.stages.enter(before);
+            return Ok(());
+        }
+        let mut targets = Segments::new();
         self.sq.segments(mrs, to, wr.data, offset, len, &mut targets)?;
         let before = self.env.stages.enter(Stage::Copy);
         payload.copy_to(&targets);

@@ -388,6 +388,12 @@ impl Qp {
         (&mut rec.rc, host, &mut self.records)
     }
 
+    /// Whether it has something to do that no doorbell tells of.
+    #[inline]
+    pub(super) fn has_work(&self) -> bool {
+        self.rec.rc.has_work() || self.rec.bad.set
+    }
+
     /// Begins to load what of it [`Qp::prefetch_record`] needs.
     #[inline]
     pub(super) fn prefetch(&self) {

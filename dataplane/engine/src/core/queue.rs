@@ -198,6 +198,22 @@ fn total_length<'a>(wqe: &Wqe, unit: impl Fn(u32) -> &'a Unit) -> Option<u32> {
     (total <= 1 << 31).then_some(total as u32)
 }
 
+/// Resolves the bytes `offset..offset + len` of an entry; `None` where they are not all of it, or may not be used.
+#[inline]
+fn part_of(
+    entry: &Sge,
+    mrs: &MrTable,
+    (pd, access): (u32, Access),
+    offset: u32,
+    len: u32,
+) -> Option<RemoteRange> {
+    if offset.checked_add(len)? > entry.length {
+        return None;
+    }
+    let addr = entry.addr.checked_add(u64::from(offset))?;
+    mrs.resolve(entry.lkey, pd, addr, u64::from(len), access).ok()
+}
+
 /// Resolves the bytes `offset..offset + len` of a list of `count` entries, and adds them to `segments`.
 #[inline]
 fn resolve_sges<'a>(
@@ -373,6 +389,23 @@ impl SendQueue {
     #[inline]
     pub fn head(&self, data: u32) -> &Wqe {
         self.unit(data, 0).head()
+    }
+
+    /// Resolves the bytes `offset..offset + len` of the work request whose first unit is `data`, if they are one part of its
+    /// only entry.
+    #[inline]
+    pub fn segment(
+        &self,
+        mrs: &MrTable,
+        (pd, access): (u32, Access),
+        data: u32,
+        offset: u32,
+        len: u32,
+    ) -> Option<RemoteRange> {
+        let wqe = self.head(data);
+        let single = wqe.num_sge == 1 && wqe.flags & wqe_flags::INLINE == 0;
+        let entry = single.then_some(&wqe.sges[0])?;
+        part_of(entry, mrs, (pd, access), offset, len)
     }
 
     /// Adds the bytes `offset..offset + len` of the work request whose first unit is `data` to `segments`, which is empty.
@@ -583,13 +616,8 @@ impl RecvQueue {
         offset: u32,
         len: u32,
     ) -> Option<RemoteRange> {
-        let sge = single_entry(current[0].head())?;
-        if offset.checked_add(len)? > sge.length {
-            return None;
-        }
-        let addr = sge.addr.checked_add(u64::from(offset))?;
-        mrs.resolve(sge.lkey, pd, addr, u64::from(len), Access::LOCAL_WRITE)
-            .ok()
+        let entry = single_entry(current[0].head())?;
+        part_of(entry, mrs, (pd, Access::LOCAL_WRITE), offset, len)
     }
 
     /// Adds the bytes `offset..offset + len` of the WQE in progress to `segments`, which is empty.

@@ -2,16 +2,19 @@
 use std::ptr::NonNull;
 
 use arrayvec::ArrayVec;
-use rnic_transport::{Ctx, QpType, Received};
+use rnic_transport::{Ctx, Payload, QpType, Received};
 use rnic_wire::{
-    self as wire, Datagram, Ecn, Kind, PlainFrame, Qpn, Transport, Whole, classify, verify_icrc, verify_plain,
+    self as wire, Datagram, Ecn, Extension, Kind, PlainFrame, Qpn, Transport, Whole, classify, verify_icrc,
+    verify_plain,
 };
 
 use super::{
     host::{Env, Gathered},
+    port::PortPart,
     qp::Qp,
     run::Core,
     shared::{Handoff, RESERVED},
+    short::answer,
     stages::Stage,
 };
 use crate::{
@@ -216,16 +219,20 @@ impl Core {
                 receive_whole(&mut self.env, qp, &whole, packet.payload())
             }
             Some(whole) => receive_send(&mut self.env, qp, &whole, packet.payload()),
-            None => receive_plain(&mut self.env, qp, packet),
+            None => receive_plain(&mut self.env, &mut self.ports, qp, packet),
         };
         let Some(outcome) = outcome else {
             return false;
         };
         self.env.counters.rx_roce += 1;
-        // No deadline moves by a message: of an active QP without events there is nothing to be done afterwards.
-        let message = packet.whole().is_some();
-        if message && outcome == Received::Accepted && qp.active && qp.rec.pending.kinds == 0 {
+        if outcome == Received::Accepted && qp.rec.pending.kinds == 0 && (qp.active || !qp.has_work()) {
             qp.rec.counters.received_packets += 1;
+            // No deadline moves by a message.
+            if packet.whole().is_none()
+                && let Some(deadline) = qp.deadline()
+            {
+                self.timers.arm(slot, deadline);
+            }
         } else if let Some(mut qp) = self.qps[slot as usize].take() {
             self.received(slot, &mut qp, outcome);
             self.qps[slot as usize] = Some(qp);
@@ -433,12 +440,38 @@ fn receive_send(env: &mut Env, qp: &mut Qp, whole: &Whole, payload: &[u8]) -> Op
     receive_whole(env, qp, whole, payload)
 }
 
-/// The same of any other plain packet, which nothing but its headers makes short.
+/// The same of any other plain packet.
 #[inline(never)]
-fn receive_plain(env: &mut Env, qp: &mut Qp, packet: &PlainFrame<'_>) -> Option<Received> {
-    let headers = packet.headers()?;
+fn receive_plain(
+    env: &mut Env,
+    ports: &mut [Box<PortPart>],
+    qp: &mut Qp,
+    packet: &PlainFrame<'_>,
+) -> Option<Received> {
     let payload = [range_of(packet.payload())];
-    Some(qp.with(env, |rc, ctx| rc.receive(ctx, &headers, Gathered::new(&payload))))
+    let payload = Gathered::new(&payload);
+    let taken = packet.fetch().and_then(|plain| match &plain.extension {
+        Extension::Reth(_) | Extension::Atomic(_) if payload.is_empty() => answer(env, ports, qp, &plain),
+        _ => {
+            let now = env.now;
+            let (rc, mut host, sq) = qp.parts(env);
+            let host = &mut host;
+            rc.receive_fetched(&mut Ctx { host, sq, now }, &plain, payload)
+        }
+    });
+    taken.or_else(|| receive_headers(env, qp, packet, payload))
+}
+
+/// The same of one of which nothing but its headers is short.
+#[inline(never)]
+fn receive_headers(
+    env: &mut Env,
+    qp: &mut Qp,
+    packet: &PlainFrame<'_>,
+    payload: Gathered<'_>,
+) -> Option<Received> {
+    let headers = packet.headers()?;
+    Some(qp.with(env, |rc, ctx| rc.receive(ctx, &headers, payload)))
 }
 
 /// The destination QPN of a frame if it is untagged RoCE over IPv4 without options or over IPv6, as nearly all are. Good

@@ -154,7 +154,7 @@ impl Core {
             qp.listed = true;
             self.eventful.push_back(slot);
         }
-        if !qp.active && (qp.rec.rc.has_work() || qp.rec.bad.set) {
+        if !qp.active && qp.has_work() {
             qp.idle_passes = 0;
             qp.active = true;
             self.active.push_back(slot);

@@ -4,10 +4,12 @@
 use std::ptr::NonNull;
 
 use rnic_abi::{Wqe, wqe_flags};
-use rnic_transport::{Access, SendFlags, SendWr, Source, Stretch, Time, WrOpcode};
-use rnic_wire::Plain;
+use rnic_transport::{Access, Ctx, Received, SendFlags, SendWr, Source, Stretch, Time, WrOpcode};
+use rnic_wire::{Extension, Plain};
 
 use super::{
+    host::Env,
+    port::PortPart,
     qp::Qp,
     queue::{Accepted, Segments, SendQueue},
     records::QpRecord,
@@ -188,6 +190,65 @@ impl Core {
         }
         len as usize
     }
+}
+
+/// Answers a READ or atomic at once, if nothing has to be said before and there is room at the port; else `None`, and nothing
+/// has happened.
+#[inline]
+pub(super) fn answer(
+    env: &mut Env,
+    ports: &mut [Box<PortPart>],
+    qp: &mut Qp,
+    plain: &Plain,
+) -> Option<Received> {
+    let port = qp.path.filter(|path| !path.direct)?.port;
+    let part = &mut ports[usize::from(port)];
+    if qp.template.is_none() || !part.ready(env) {
+        return None;
+    }
+    let Plain { psn, operation, .. } = *plain;
+    let mut payload = None;
+    let response = match &plain.extension {
+        Extension::Reth(reth) => {
+            let response = qp.rec.rc.answer_read(psn, reth)?;
+            let by = By {
+                pd: qp.rec.id.pd,
+                qpn: qp.rec.id.qpn,
+            };
+            if reth.dma_len > 0 {
+                let (len, right) = (reth.dma_len.into(), Access::REMOTE_READ);
+                payload = Some(env.mrs.resolve_remote(reth.rkey, by, reth.va, len, right).ok()?);
+            }
+            qp.rec.rc.fetch_answered();
+            response
+        }
+        Extension::Atomic(eth) => {
+            let now = env.now;
+            let (rc, mut host, sq) = qp.parts(env);
+            let host = &mut host;
+            rc.answer_atomic(&mut Ctx { host, sq, now }, operation, psn, eth)?
+        }
+        _ => return None,
+    };
+    let Qp {
+        rec,
+        template: Some(template),
+        ..
+    } = qp
+    else {
+        return None;
+    };
+    rec.ident = rec.ident.wrapping_add(1);
+    let ident = rec.ident;
+    let before = env.stages.enter(Stage::Copy);
+    let queued = part.queue_with(template.ip_start(), |frame| {
+        build_plain(frame, template, &response, ident, payload.as_slice(), &env.crc)
+    });
+    env.stages.enter(before);
+    env.counters.tx_roce += u64::from(queued);
+    // Not to happen, of frames that are as long as the port's MTU: to its peer it is lost like any other.
+    env.counters.gather_errors += u64::from(!queued);
+    Some(Received::Accepted)
 }
 
 /// Operation and payload of a WQE that is a SEND or WRITE of one unit, one entry or inline data, and nothing out of the
