@@ -1,8 +1,8 @@
 //! A host made of vectors, which writes down everything it is made to do.
 
 use rnic_transport::{
-    Access, AtomicOp, Bind, Completion, CompletionFlags, CqFull, Event, Flush, Host, KeyError, Queue,
-    RecvError, RecvWqe, SendWr, WcOpcode, WcStatus,
+    Access, AtomicOp, Bind, Cause, Check, Completion, CompletionFlags, CqFull, Event, Flush, Host, KeyError,
+    Queue, RecvError, RecvWqe, SendWr, WcOpcode, WcStatus,
 };
 use std::collections::VecDeque;
 
@@ -300,6 +300,12 @@ pub(crate) fn apply(op: AtomicOp, original: u64) -> u64 {
     }
 }
 
+impl SimHost {
+    fn has_cq_room(&self) -> bool {
+        self.cq_capacity == 0 || self.completions.len() < self.cq_capacity
+    }
+}
+
 impl Host for SimHost {
     type Payload<'a> = &'a [u8];
 
@@ -375,6 +381,38 @@ impl Host for SimHost {
             Some(at) => self.srqs[at].queue.pop_front(),
             None => self.recv_queue.pop_front(),
         })
+    }
+
+    fn receive_message(&mut self, payload: &[u8], solicited: bool, src_qpn: u32) -> bool {
+        let usual = !self.forged_recv && self.named.is_none() && self.has_cq_room();
+        let next = self.recv_queue.front().filter(|_| usual).copied();
+        let fits =
+            |wqe: &RecvWqe| payload.len() <= wqe.capacity as usize && !self.bad_recv.contains(&wqe.data);
+        let Some(wqe) = next.filter(fits) else {
+            return false;
+        };
+        self.recv_queue.pop_front();
+        if !payload.is_empty() {
+            self.scatter_recv(&wqe, 0, payload)
+                .expect("the buffer was looked at");
+        }
+        let flags = if solicited {
+            CompletionFlags::SOLICITED
+        } else {
+            CompletionFlags::NONE
+        };
+        let completion = Completion {
+            wr_id: wqe.wr_id,
+            status: WcStatus::Success,
+            opcode: WcOpcode::Recv,
+            queue: Queue::Recv,
+            flags,
+            src_qpn,
+            byte_len: payload.len() as u32,
+            imm_or_rkey: 0,
+            cause: Cause::of(Check::None),
+        };
+        self.complete(&completion).is_ok()
     }
 
     fn scatter_recv(&mut self, wqe: &RecvWqe, offset: u32, payload: &[u8]) -> Result<(), KeyError> {
@@ -476,7 +514,7 @@ impl Host for SimHost {
     }
 
     fn complete(&mut self, completion: &Completion) -> Result<(), CqFull> {
-        if self.cq_capacity != 0 && self.completions.len() >= self.cq_capacity {
+        if !self.has_cq_room() {
             return Err(CqFull);
         }
         if completion.queue == Queue::Recv && completion.status == WcStatus::Success {

@@ -154,6 +154,12 @@ pub trait Host {
     /// Takes the next receive WQE, copied and validated; `None` when the queue is empty.
     fn take_recv(&mut self) -> Result<Option<RecvWqe>, RecvError>;
 
+    /// Takes the next receive WQE, places all of a message of one packet in its buffers, and completes it (as
+    /// [`WcOpcode::Recv`], with [`CompletionFlags::SOLICITED`] where it is solicited, from QP `src_qpn`): what
+    /// [`Host::take_recv`], [`Host::scatter_recv`] and [`Host::complete`] do, where nothing about any of them is out of the
+    /// ordinary. `false`: it is, and nothing has happened.
+    fn receive_message(&mut self, payload: Self::Payload<'_>, solicited: bool, src_qpn: u32) -> bool;
+
     /// Places payload of a SEND into a receive WQE's buffers at `offset`. The range lies within
     /// `wqe.capacity`.
     fn scatter_recv(

@@ -77,6 +77,21 @@ impl RcQp {
         whole: &Whole,
         payload: H::Payload<'_>,
     ) -> Received {
+        if !self.resp.has_wqe && ctx.host.receive_message(payload, whole.solicited, self.dest_qpn) {
+            self.resp.received = payload.len() as u32;
+            self.taken(true, whole.ack_req, MessageKind::Send);
+            return Received::Accepted;
+        }
+        self.whole_send_in_steps(ctx, whole, payload)
+    }
+
+    #[inline(never)]
+    fn whole_send_in_steps<H: Host>(
+        &mut self,
+        ctx: &mut Ctx<'_, H>,
+        whole: &Whole,
+        payload: H::Payload<'_>,
+    ) -> Received {
         match self.receive_message(ctx, whole, payload) {
             Ok(Outcome::Done) => Received::Accepted,
             Ok(Outcome::NoReceiveWqe) => self.not_ready(),

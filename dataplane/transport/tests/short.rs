@@ -165,8 +165,7 @@ fn play(steps: &[Step], short: bool, selective: bool, window: u32) -> (Vec<Strin
         // What was posted goes out at once, as it does the short way.
         said.push(format!("{:?}", a.transmit_all()));
         // Whose turn is next, and what stands in places that are not in use, may differ.
-        let record = format!("{:?} {:?}", a.qp, a.sq)
-            .replace("turn_request: true", "turn_request: false")
+        let record = format!("{} {:?}", record(&a.qp), a.sq)
             .replace("told: true", "told: false")
             .replace("sent: 1,", "sent: 0,");
         said.push(record);

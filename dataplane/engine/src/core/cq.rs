@@ -211,6 +211,12 @@ impl CompletionQueue {
         self.rec.next
     }
 
+    /// Whether the next completion finds room.
+    #[inline]
+    pub fn has_room(&mut self) -> bool {
+        !self.rec.broken && has_room(&mut self.rec, &self.ring.head)
+    }
+
     /// Places and publishes a completion; `false` when there is no room, now and for ever after.
     #[inline]
     pub fn push(&mut self, cqe: &Cqe, solicited: bool) -> bool {
@@ -222,7 +228,8 @@ impl CompletionQueue {
         }
         let at = self.ring.entries + (rec.next & (rec.place.depth() - 1)) as usize * size_of::<Cqe>();
         // Cannot fail: the slice was checked when the queue was made.
-        self.mem.write(at, cqe);
+        self.mem
+            .write_words::<{ size_of::<Cqe>() / 8 }>(at, zerocopy::transmute!(*cqe));
         rec.next = rec.next.wrapping_add(1);
         protocol::publish(&self.ring.tail, rec.next);
         rec.fresh = true;

@@ -12,8 +12,8 @@ use rnic_abi::{Cqe, cqe_flags, event_kind};
 use rnic_qsbr::{Epoch, Qsbr};
 use rnic_simd::Crc;
 use rnic_transport::{
-    Access, AtomicOp, Bind, Cause, Completion, CompletionFlags, CqFull, Event, EventKind, Flush, Host,
-    KeyError, Payload, Queue, RecvError, RecvWqe, SendWr, Time, WcStatus,
+    Access, AtomicOp, Bind, Cause, Check, Completion, CompletionFlags, CqFull, Event, EventKind, Flush, Host,
+    KeyError, Payload, Queue, RecvError, RecvWqe, SendWr, Time, WcOpcode, WcStatus,
 };
 use rnic_wire::SELECTIVE_ACK_LEN;
 
@@ -254,6 +254,55 @@ impl Host for QpHost<'_> {
             Err(QueueError::Malformed { wr_id }) => Err(RecvError { wr_id: Some(wr_id) }),
             Err(QueueError::Forged) => Err(RecvError { wr_id: None }),
         }
+    }
+
+    #[inline]
+    fn receive_message(&mut self, payload: Gathered<'_>, solicited: bool, src_qpn: u32) -> bool {
+        let (Some(rq), None) = (self.rq, &self.xrc) else {
+            return false;
+        };
+        let Some((wr_id, entry)) = rq.peek_single(self.recv_cursor) else {
+            return false;
+        };
+        let (len, number) = (payload.len, self.id.recv_cq);
+        let Some(cq) = self.env.cqs.get_mut(number as usize).and_then(Option::as_mut) else {
+            return false;
+        };
+        if len > entry.length as usize || !cq.has_room() {
+            return false;
+        }
+        if len > 0 {
+            let (mrs, pd) = (&self.env.mrs, self.id.recv_pd);
+            let Ok(target) = mrs.resolve(entry.lkey, pd, entry.addr, len as u64, Access::LOCAL_WRITE) else {
+                return false;
+            };
+            let before = self.env.stages.enter(Stage::Copy);
+            payload.copy_to(&[target]);
+            self.env.stages.enter(before);
+        }
+        rq.take_single(self.recv_cursor);
+        if !cq.listed {
+            cq.listed = true;
+            self.env.touched.push(number);
+        }
+        // Known before the completion is there: see the order of stores at `QpRecord`.
+        self.placed.recv = cq.position();
+        let flags = if solicited { cqe_flags::SOLICITED } else { 0 };
+        let cqe = Cqe {
+            wr_id,
+            handle: self.id.handle,
+            qpn: self.id.qpn,
+            byte_len: len as u32,
+            imm_or_rkey: 0,
+            src_qpn,
+            status: WcStatus::Success as u8,
+            opcode: WcOpcode::Recv as u8,
+            flags: flags | cqe_flags::RECV,
+            cause: abi_cause(&Cause::of(Check::None)),
+            timestamp: self.env.now.0,
+            reserved: [0; 16],
+        };
+        cq.push(&cqe, solicited)
     }
 
     #[inline]

@@ -127,11 +127,16 @@ impl Ring {
 
     #[inline]
     fn copy_unit(&self, index: u32, into: &mut Unit) {
-        let at = self.entries + (index & (self.depth - 1)) as usize * WQE_UNIT;
         // Cannot fail: the slice was checked when the ring was made.
-        if let Some(words) = self.mem.read_words::<{ WQE_UNIT / 8 }>(at) {
+        if let Some(words) = self.words(index) {
             into.0 = zerocopy::transmute!(words);
         }
+    }
+
+    #[inline]
+    fn words(&self, index: u32) -> Option<[u64; WQE_UNIT / 8]> {
+        let at = self.entries + (index & (self.depth - 1)) as usize * WQE_UNIT;
+        self.mem.read_words(at)
     }
 
     /// Forgets what was posted.
@@ -560,6 +565,23 @@ impl RecvQueue {
                 })
             })
             .ok_or(QueueError::Malformed { wr_id: wqe.wr_id })
+    }
+
+    /// The `wr_id` and the only entry of the next WQE, if that is all there is to it: read once, and left where it is.
+    #[inline]
+    pub fn peek_single(&self, cursor: &Cursor) -> Option<(u64, Sge)> {
+        if self.ring.available(cursor).ok()? == 0 {
+            return None;
+        }
+        let wqe: Wqe = zerocopy::transmute!(self.ring.words(cursor.next)?);
+        let entry = single_entry(&wqe).filter(|entry| entry.length <= 1 << 31)?;
+        Some((wqe.wr_id, *entry))
+    }
+
+    /// Takes the WQE that was looked at last.
+    #[inline]
+    pub fn take_single(&self, cursor: &mut Cursor) {
+        self.ring.take(cursor, 1);
     }
 
     /// Copies the next WQE to `current`; one is in progress at a time.

@@ -222,6 +222,24 @@ impl ClientMem {
         }))
     }
 
+    /// Writes `N` aligned words, each as it is known: what was built in registers need not be put together first. `false` when
+    /// they leave the mapping, or are not aligned.
+    #[inline]
+    pub fn write_words<const N: usize>(&self, offset: usize, words: [u64; N]) -> bool {
+        let Some(to) = self.range(offset as u64, 8 * N as u64) else {
+            return false;
+        };
+        let to = to.cast::<AtomicU64>();
+        if !to.is_aligned() {
+            return false;
+        }
+        for (i, word) in words.into_iter().enumerate() {
+            // SAFETY: `N` aligned words from `offset` are mapped (checked above); an atomic tolerates readers and writers.
+            unsafe { to.add(i).as_ref() }.store(word, Ordering::Relaxed);
+        }
+        true
+    }
+
     /// Copies a plain record in; `false` when it leaves the mapping.
     #[inline]
     pub fn write<T: IntoBytes + Immutable>(&self, offset: usize, value: &T) -> bool {

@@ -1,7 +1,7 @@
 //! Copies of payload, most of which is a few bytes.
 use std::ptr;
 
-/// Copies `len` bytes, as `ptr::copy` does; up to 32 without a call.
+/// Copies `len` bytes, as `ptr::copy` does; up to 64 without a call.
 ///
 /// # Safety
 /// Both are mapped for `len` bytes. They may overlap, and others may write to either: whatever bytes are copied then.
@@ -25,6 +25,7 @@ pub unsafe fn copy_bytes(src: *const u8, dst: *mut u8, len: usize) {
     }
     match len {
         0 => {}
+        33..=64 => two_of!([u64; 4]),
         16..=32 => two_of!(u128),
         8..16 => two_of!(u64),
         4..8 => two_of!(u32),
