@@ -2,8 +2,8 @@
 
 use crate::memory::{Effect, SimHost};
 use rnic_transport::{
-    Access, AtomicOp, Ctx, Emit, EventKind, GRH_AREA, ModifyError, PostError, QpAttr, QpAttrMask, QpState,
-    QpType, RcQp, Received, SendFlags, SendWr, Source, Stretch, Time, WrOpcode,
+    Access, AtomicOp, Cold, Ctx, Emit, EventKind, GRH_AREA, ModifyError, PostError, QpAttr, QpAttrMask,
+    QpState, QpType, RcQp, Received, SendFlags, SendWr, Source, Stretch, Time, WrOpcode,
 };
 use rnic_wire::{Extension, Headers, Mtu, Plain, Psn, Syndrome, Whole};
 use std::collections::{BTreeMap, VecDeque};
@@ -73,6 +73,8 @@ pub struct Node {
     pub host: SimHost,
     /// The send ring.
     pub sq: Vec<SendWr>,
+    /// What the responder keeps of READs and atomics.
+    pub cold: Cold,
     /// Virtual time; the caller moves it.
     pub now: Time,
     /// Packets that are a whole message are taken the short way first.
@@ -93,6 +95,7 @@ impl Node {
             qp,
             host: SimHost::default(),
             sq: vec![SendWr::default(); ring_len],
+            cold: Cold::EMPTY,
             now: Time(0),
             short: false,
             early: BTreeMap::new(),
@@ -110,10 +113,11 @@ impl Node {
         let mut ctx = Ctx {
             host: &mut self.host,
             sq: &mut self.sq,
+            cold: &mut self.cold,
             now: self.now,
         };
         let result = f(&mut self.qp, &mut ctx);
-        if let Err(error) = self.qp.check(&self.sq) {
+        if let Err(error) = self.qp.check(&self.sq, &self.cold) {
             panic!("{error}: {:?}", self.qp);
         }
         result
@@ -378,12 +382,12 @@ impl Node {
 
     /// The next packet, if it is a response that nothing has to be asked about.
     fn transmit_response(&mut self) -> Option<Packet> {
-        let (plain, source) = self.with(|qp, _| qp.response_ahead())?;
+        let (plain, source) = self.with(|qp, ctx| qp.response_ahead(ctx.cold))?;
         let payload = match source {
             Source::Remote { rkey, addr, len, .. } => self.host.read_remote(rkey, addr, len).ok()?,
             _ => Vec::new(),
         };
-        self.with(|qp, _| qp.response_sent());
+        self.with(|qp, ctx| qp.response_sent(ctx.cold));
         Some(Packet::new(&plain.headers(), payload))
     }
 
@@ -416,7 +420,7 @@ impl Node {
                 data, offset, len, ..
             } => self.host.gather(data, offset, len),
             Source::Remote { rkey, addr, len, .. } => self.host.read_remote(rkey, addr, len),
-            Source::Missing => Ok(self.qp.selective_ack().to_vec()),
+            Source::Missing => Ok(self.qp.selective_ack(&self.cold).to_vec()),
         };
         match payload {
             Ok(payload) => Some(Packet::new(&emit.headers, payload)),

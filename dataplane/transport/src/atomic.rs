@@ -1,6 +1,7 @@
 //! Atomics: the request, its execution, and the results kept for duplicates (9.4.5, 9.7.5.1.4).
 
 use crate::attr::MAX_RD_ATOMIC;
+use crate::cold::Cold;
 use crate::host::Host;
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, DropReason, Emit, RcQp, Received};
@@ -45,13 +46,12 @@ impl AtomicOp {
 }
 
 record! {
-    /// The results of the last atomics executed (and that FLUSHes and ATOMIC WRITEs were), so that a duplicate is answered and not executed again.
+    /// Where in [`Cold`] the results of the last atomics executed lie (and that FLUSHes and ATOMIC WRITEs were), so that a
+    /// duplicate is answered and not executed again.
     ///
     /// As many as a requester may have outstanding, READs included: whatever it may still ask for is here.
     #[derive(Copy, Clone, Debug)]
     pub(crate) struct AtomicResults {
-        originals: [u64; MAX_RD_ATOMIC as usize],
-        psns: [Psn; MAX_RD_ATOMIC as usize],
         /// Where the next one goes; before it lie the older ones.
         next: u8,
         len: u8,
@@ -63,8 +63,6 @@ record! {
 impl AtomicResults {
     pub const fn new() -> Self {
         AtomicResults {
-            originals: [0; MAX_RD_ATOMIC as usize],
-            psns: [Psn::ZERO; MAX_RD_ATOMIC as usize],
             next: 0,
             len: 0,
             bare: 0,
@@ -72,48 +70,43 @@ impl AtomicResults {
     }
 
     /// Notes that a FLUSH or ATOMIC WRITE was executed.
-    pub fn keep_bare(&mut self, psn: Psn) {
+    pub fn keep_bare(&mut self, cold: &mut Cold, psn: Psn) {
         let bit = 1 << self.next;
-        self.keep(psn, 0);
+        self.keep(cold, psn, 0);
         self.bare |= bit;
     }
 
     /// Whether the latest request at a PSN was a FLUSH or ATOMIC WRITE.
-    pub fn has_bare(&self, psn: Psn) -> bool {
-        self.at(psn).is_some_and(|at| self.bare >> at & 1 != 0)
+    pub fn has_bare(&self, cold: &Cold, psn: Psn) -> bool {
+        self.at(cold, psn).is_some_and(|at| self.bare >> at & 1 != 0)
     }
 
     #[inline]
-    pub fn keep(&mut self, psn: Psn, original: u64) {
+    pub fn keep(&mut self, cold: &mut Cold, psn: Psn, original: u64) {
         let at = usize::from(self.next);
         self.bare &= !(1 << at);
-        (self.originals[at], self.psns[at]) = (original, psn);
+        (cold.originals[at], cold.psns[at]) = (original, psn);
         self.next = (self.next + 1) % MAX_RD_ATOMIC;
         self.len = (self.len + 1).min(MAX_RD_ATOMIC);
     }
 
     /// The latest result of an atomic at a PSN.
-    fn find(&self, psn: Psn) -> Option<u64> {
-        self.at(psn)
+    fn find(&self, cold: &Cold, psn: Psn) -> Option<u64> {
+        self.at(cold, psn)
             .filter(|at| self.bare >> at & 1 == 0)
-            .map(|at| self.originals[at])
+            .map(|at| cold.originals[at])
     }
 
     /// Where the latest at a PSN lies.
-    fn at(&self, psn: Psn) -> Option<usize> {
+    fn at(&self, cold: &Cold, psn: Psn) -> Option<usize> {
         (1..=self.len)
             .map(|back| usize::from((self.next + MAX_RD_ATOMIC - back) % MAX_RD_ATOMIC))
-            .find(|at| self.psns[*at] == psn)
+            .find(|at| cold.psns[*at] == psn)
     }
 
     /// Results kept, as the record says, and where the next one goes.
     pub fn cursors(&self) -> (u8, u8) {
         (self.len, self.next)
-    }
-
-    /// PSNs of all, those not in use included.
-    pub fn psns(&self) -> &[Psn] {
-        &self.psns
     }
 }
 
@@ -162,7 +155,7 @@ impl RcQp {
         headers: &Headers,
         len: usize,
     ) -> Result<(), Refusal> {
-        self.may_respond(Access::REMOTE_ATOMIC)?;
+        self.may_respond(ctx.cold, Access::REMOTE_ATOMIC)?;
         let eth = match headers.atomic {
             Some(eth) if len == 0 => eth,
             _ => return Err(Refusal::invalid(Check::Length)),
@@ -173,8 +166,8 @@ impl RcQp {
         let op = AtomicOp::of(headers.bth.opcode.operation, &eth);
         let original = ctx.host.atomic(eth.rkey, eth.va, op).map_err(Refusal::access)?;
         let psn = self.resp.expected();
-        self.resp.atomics.keep(psn, original);
-        self.respond_from(psn, 1, |msn| ResponseJob::atomic(psn, original, msn));
+        self.resp.atomics.keep(ctx.cold, psn, original);
+        self.respond_from(ctx.cold, psn, 1, |msn| ResponseJob::atomic(psn, original, msn));
         Ok(())
     }
 
@@ -188,7 +181,8 @@ impl RcQp {
     ) -> Received {
         const REFUSED: Received = Received::Dropped(DropReason::ReplayRefused);
         let psn = headers.bth.psn;
-        let (Some(eth), Some(mut original), 0) = (headers.atomic, self.resp.atomics.find(psn), len) else {
+        let (Some(eth), Some(mut original), 0) = (headers.atomic, self.resp.atomics.find(ctx.cold, psn), len)
+        else {
             return REFUSED;
         };
         if self.mutated(Mutation::ReexecuteDuplicateAtomic) {
@@ -199,7 +193,7 @@ impl RcQp {
             again: true,
             ..ResponseJob::atomic(psn, original, self.resp.msn())
         };
-        if self.resp.responses.replay(job) {
+        if self.resp.responses.replay(&mut ctx.cold.jobs, job) {
             Received::Duplicate
         } else {
             REFUSED

@@ -3,6 +3,7 @@
 //! and not executed again, as of an atomic.
 
 use crate::atomic::ATOMIC_LEN;
+use crate::cold::Cold;
 use crate::host::{Host, Payload};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, DropReason, Emit, RcQp, Received, Source};
@@ -63,7 +64,7 @@ impl RcQp {
         headers: &Headers,
         payload: H::Payload<'_>,
     ) -> Result<(), Refusal> {
-        self.may_respond(Access::REMOTE_WRITE)?;
+        self.may_respond(ctx.cold, Access::REMOTE_WRITE)?;
         let reth = match headers.reth {
             Some(reth) if reth.dma_len == ATOMIC_LEN && payload.len() == ATOMIC_LEN as usize => reth,
             _ => return Err(Refusal::invalid(Check::Length)),
@@ -74,7 +75,7 @@ impl RcQp {
         ctx.host
             .atomic_write(reth.rkey, reth.va, payload)
             .map_err(Refusal::access)?;
-        self.answer_bare();
+        self.answer_bare(ctx.cold);
         Ok(())
     }
 
@@ -89,20 +90,20 @@ impl RcQp {
             (Some(reth), Some(flush)) if len == 0 => (reth, flush),
             _ => return Err(Refusal::invalid(Check::Length)),
         };
-        self.may_respond(flush.placement)?;
+        self.may_respond(ctx.cold, flush.placement)?;
         if !self.mutated(Mutation::FlushNothing) {
             ctx.host
                 .flush(reth.rkey, reth.va, reth.dma_len, flush)
                 .map_err(Refusal::access)?;
         }
-        self.answer_bare();
+        self.answer_bare(ctx.cold);
         Ok(())
     }
 
-    fn answer_bare(&mut self) {
+    fn answer_bare(&mut self, cold: &mut Cold) {
         let psn = self.resp.expected();
-        self.resp.atomics.keep_bare(psn);
-        self.respond_from(psn, 1, |msn| bare_job(psn, msn));
+        self.resp.atomics.keep_bare(cold, psn);
+        self.respond_from(cold, psn, 1, |msn| bare_job(psn, msn));
     }
 
     /// A FLUSH or ATOMIC WRITE seen before: answered again. One that is no longer kept was acknowledged long ago.
@@ -114,7 +115,7 @@ impl RcQp {
     ) -> Received {
         const REFUSED: Received = Received::Dropped(DropReason::ReplayRefused);
         let psn = headers.bth.psn;
-        if !self.resp.atomics.has_bare(psn) {
+        if !self.resp.atomics.has_bare(ctx.cold, psn) {
             return REFUSED;
         }
         if let Some(reth) = headers.reth
@@ -127,7 +128,7 @@ impl RcQp {
             again: true,
             ..bare_job(psn, self.resp.msn())
         };
-        if self.resp.responses.replay(job) {
+        if self.resp.responses.replay(&mut ctx.cold.jobs, job) {
             Received::Duplicate
         } else {
             REFUSED

@@ -37,7 +37,7 @@ impl RcQp {
         }
         let op = AtomicOp::of(operation, eth);
         let original = ctx.host.atomic(eth.rkey, eth.va, op).ok()?;
-        self.resp.atomics.keep(psn, original);
+        self.resp.atomics.keep(ctx.cold, psn, original);
         let extension = |aeth| Extension::AtomicAck(aeth, AtomicAckEth { original });
         let plain = self.answer_to(Operation::AtomicAcknowledge, psn, extension);
         self.fetch_answered();

@@ -4,6 +4,7 @@ use core::mem::offset_of;
 use core::ops::Range;
 
 use crate::attr::Attrs;
+use crate::cold::Cold;
 use crate::congestion::{Flow, Pace};
 use crate::host::{Completion, Host, KeyError};
 use crate::record::record;
@@ -25,6 +26,8 @@ pub struct Ctx<'a, H: Host> {
     pub host: &'a mut H,
     /// Storage of the QP's send ring; the same power-of-two number of records at every call.
     pub sq: &'a mut [SendWr],
+    /// What is seldom needed; the same at every call.
+    pub cold: &'a mut Cold,
     /// Now.
     pub now: Time,
 }
@@ -257,24 +260,25 @@ record! {
         /// Congestion control, as far as every packet asks for it.
         pub(crate) pace: Pace,
         pub(crate) dest_qpn: u32,
-        pub(crate) req: Requester,
-        pub(crate) resp: Responder,
         pub(crate) attrs: Attrs,
         pub(crate) limits: Limits,
+        /// Deliberate fault of tests, by number; zero is none.
+        pub(crate) mutation: u8,
+        // What follows begins with what every packet needs, and ends with what few do.
+        pub(crate) req: Requester,
+        pub(crate) resp: Responder,
+        pub(crate) flow: Flow,
         pub(crate) qpn: u32,
         /// XRC domain of an XRC target QP.
         pub(crate) xrcd: u32,
-        pub(crate) flow: Flow,
-        /// Deliberate fault of tests, by number; zero is none.
-        pub(crate) mutation: u8,
     }
 }
 
 impl RcQp {
     /// Bytes of the record that every packet needs.
     pub const HOT: [Range<usize>; 2] = [
-        0..offset_of!(RcQp, resp) + offset_of!(Responder, responses) + 64,
-        offset_of!(RcQp, attrs)..offset_of!(RcQp, flow),
+        0..offset_of!(RcQp, req) + Requester::HOT,
+        offset_of!(RcQp, resp)..offset_of!(RcQp, resp) + Responder::HOT,
     ];
 
     /// An RC QP in RESET.
@@ -367,6 +371,14 @@ impl RcQp {
     #[inline]
     pub const fn sq_next(&self) -> u32 {
         self.req.tail
+    }
+
+    /// Whether anything of [`Cold`] is in use.
+    pub fn uses_cold(&self) -> bool {
+        !self.resp.responses.is_empty()
+            || self.resp.atomics.cursors().0 > 0
+            || self.resp.early.is_gap()
+            || self.req.resend.is_beyond()
     }
 
     /// The receive WQE of the message under way.

@@ -2,6 +2,7 @@
 
 use crate::atomic::ATOMIC_LEN;
 use crate::attr::{Attrs, MAX_RD_ATOMIC};
+use crate::cold::Cold;
 use crate::qp::{Limits, MAX_MESSAGE, MAX_WINDOW, RcQp};
 use crate::record::BadField;
 use crate::requester::Requester;
@@ -19,14 +20,14 @@ fn psn(field: &'static str, psn: Psn) -> Checked {
 }
 
 impl RcQp {
-    /// Checks a record that was read back, with the send ring it belongs to (as [`crate::Ctx::sq`]).
+    /// Checks a record that was read back, with the send ring (as [`crate::Ctx::sq`]) and the [`Cold`] that belong to it.
     ///
     /// A QP that passes can be driven on: no call panics, overflows or loops without bound. It passes at any
     /// moment between two calls of a QP that was never anywhere else.
     ///
     /// # Errors
     /// The first field that contradicts the others, and what it would have to be.
-    pub fn check(&self, ring: &[SendWr]) -> Result<(), BadField> {
+    pub fn check(&self, ring: &[SendWr], cold: &Cold) -> Result<(), BadField> {
         let sized = ring.len().is_power_of_two() && ring.len() <= 1 << 31;
         BadField::unless(sized, "ring length", ring.len() as u64, "a power of two")?;
         #[cfg(not(feature = "mutations"))]
@@ -53,12 +54,14 @@ impl RcQp {
         let may = !selective || self.qp_type == QpType::Rc;
         BadField::unless(may, "attrs.selective", selective, "set on RC alone")?;
         if self.state.receives() {
-            self.resp.early.check(selective, self.resp.message)?;
+            self.resp.early.check(&cold.early, selective, self.resp.message)?;
         }
         if self.state.sends() {
-            self.req.resend.check(selective, self.req.una, self.req.max)?;
+            self.req
+                .resend
+                .check(&cold.arrived, selective, self.req.una, self.req.max)?;
         }
-        self.resp.check(self.state, self.attrs.mtu)?;
+        self.resp.check(self.state, self.attrs.mtu, cold)?;
         self.req.check(self.state, &self.attrs, ring)
     }
 }
@@ -107,7 +110,7 @@ impl Attrs {
 }
 
 impl Responder {
-    fn check(&self, state: QpState, mtu: Mtu) -> Checked {
+    fn check(&self, state: QpState, mtu: Mtu, cold: &Cold) -> Checked {
         psn("resp.epsn", self.epsn)?;
         psn("resp.taken", self.taken)?;
         let receiving = self.message == MessageKind::Send && state.receives();
@@ -121,7 +124,7 @@ impl Responder {
         if let Answer::Nak { psn: at, .. } = self.answer {
             psn("resp.answer.psn", at)?;
         }
-        let Some(jobs) = self.responses.jobs() else {
+        let Some(jobs) = self.responses.jobs(&cold.jobs) else {
             let len = self.responses.len();
             return BadField::unless(false, "resp.responses.len", len, "at most 16");
         };
@@ -155,8 +158,10 @@ impl Responder {
         let (len, next) = self.atomics.cursors();
         BadField::unless(len <= MAX_RD_ATOMIC, "resp.atomics.len", len, "at most 16")?;
         BadField::unless(next < MAX_RD_ATOMIC, "resp.atomics.next", next, "below 16")?;
-        for at in self.atomics.psns() {
-            psn("resp.atomics.psns", *at)?;
+        if len > 0 {
+            for at in &cold.psns {
+                psn("resp.atomics.psns", *at)?;
+            }
         }
         Ok(())
     }

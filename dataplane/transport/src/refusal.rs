@@ -109,7 +109,7 @@ impl RcQp {
         let refusal = Refusal::access(err);
         if again && self.state.receives() {
             // The requester may have had its data long ago, and be free to have the key invalidated since.
-            self.resp.responses.abandon(psn);
+            self.resp.responses.abandon(&ctx.cold.jobs, psn);
             return self.nak_again(psn, refusal.nak);
         }
         self.resp.responses.clear();

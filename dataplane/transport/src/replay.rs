@@ -1,7 +1,7 @@
 //! READs and atomics at the responder: the queue of those to be answered, and duplicates of any request
 //! (9.7.5.1.3, 9.7.5.1.5).
 
-use crate::attr::MAX_RD_ATOMIC;
+use crate::cold::Jobs;
 use crate::host::{Host, Payload};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, DropReason, MAX_MESSAGE, MAX_WINDOW, RcQp, Received};
@@ -10,7 +10,7 @@ use crate::responder::Answer;
 use crate::types::{Access, Cause, Check, CompletionFlags, QpState, Queue, WcOpcode, WcStatus};
 use crate::xrc::named_srq;
 use crate::{Completion, RecvWqe};
-use core::{fmt, ops::Range};
+use core::ops::Range;
 use rnic_wire::{Headers, NakCode, Operation, Psn, Reth, Syndrome};
 
 record! {
@@ -41,7 +41,7 @@ record! {
 }
 
 impl ResponseJob {
-    const EMPTY: ResponseJob = ResponseJob {
+    pub const EMPTY: ResponseJob = ResponseJob {
         addr_or_original: 0,
         rkey: 0,
         len: 0,
@@ -86,29 +86,23 @@ impl ResponseJob {
 }
 
 record! {
-    /// READs and atomics to be answered, in PSN order; the first is being answered.
-    #[derive(Copy, Clone)]
+    /// Where in [`Cold`] the READs and atomics lie that are to be answered, in PSN order; the first is being answered.
+    #[derive(Copy, Clone, Debug)]
     pub(crate) struct ResponseQueue {
-        jobs: [ResponseJob; MAX_RD_ATOMIC as usize],
         /// Where the first lies; the others follow.
         begin: u8,
         len: u8,
-    }
-}
-
-impl fmt::Debug for ResponseQueue {
-    /// What places hold that are not in use is of no meaning.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.jobs().unwrap_or(&[])).finish()
+        /// The first is a READ.
+        begins_with_read: bool,
     }
 }
 
 impl ResponseQueue {
     pub const fn new() -> Self {
         ResponseQueue {
-            jobs: [ResponseJob::EMPTY; MAX_RD_ATOMIC as usize],
             begin: 0,
             len: 0,
+            begins_with_read: false,
         }
     }
 
@@ -118,25 +112,28 @@ impl ResponseQueue {
     }
 
     pub fn clear(&mut self) {
-        (self.begin, self.len) = (0, 0);
+        *self = ResponseQueue::new();
     }
 
     /// Whether a READ is being answered, or is next.
     #[inline]
     pub fn begins_with_read(&self) -> bool {
-        self.live().first().is_some_and(|job| !job.atomic)
+        self.begins_with_read
+    }
+
+    fn look_at_first(&mut self, jobs: &Jobs) {
+        self.begins_with_read = self.live(jobs).first().is_some_and(|job| !job.atomic);
     }
 
     /// Those asked for once, which the requester may count as outstanding.
-    pub fn first_time(&self) -> u8 {
-        self.live().iter().filter(|job| !job.again).count() as u8
+    pub fn first_time(&self, jobs: &Jobs) -> u8 {
+        self.live(jobs).iter().filter(|job| !job.again).count() as u8
     }
 
     /// The one being answered.
     #[inline]
-    pub fn current(&mut self) -> Option<&mut ResponseJob> {
-        let live = self.range();
-        self.jobs[live].first_mut()
+    pub fn current<'a>(&self, jobs: &'a mut Jobs) -> Option<&'a mut ResponseJob> {
+        jobs[self.range()].first_mut()
     }
 
     /// How many wait, as the record says.
@@ -146,8 +143,8 @@ impl ResponseQueue {
     }
 
     /// The same; `None` when the record holds more than there is room for.
-    pub fn jobs(&self) -> Option<&[ResponseJob]> {
-        self.jobs.get(self.range())
+    pub fn jobs<'a>(&self, jobs: &'a Jobs) -> Option<&'a [ResponseJob]> {
+        jobs.get(self.range())
     }
 
     #[inline]
@@ -156,64 +153,71 @@ impl ResponseQueue {
     }
 
     #[inline]
-    fn live(&self) -> &[ResponseJob] {
-        &self.jobs[self.range()]
+    fn live<'a>(&self, jobs: &'a Jobs) -> &'a [ResponseJob] {
+        &jobs[self.range()]
     }
 
     /// Makes room behind the last one, if there is any at all.
-    fn close_up(&mut self) {
-        let live = self.range();
-        self.jobs.copy_within(live, 0);
+    fn close_up(&mut self, jobs: &mut Jobs) {
+        jobs.copy_within(self.range(), 0);
         self.begin = 0;
     }
 
     /// Appends a new one. When duplicates fill the queue, one of them gives way: whoever still wants it
     /// asks again.
-    pub fn push(&mut self, job: ResponseJob) {
-        if usize::from(self.len) == self.jobs.len() {
-            let Some(stale) = self.live().iter().position(|job| job.again) else {
+    pub fn push(&mut self, jobs: &mut Jobs, job: ResponseJob) {
+        if usize::from(self.len) == jobs.len() {
+            let Some(stale) = self.live(jobs).iter().position(|job| job.again) else {
                 return;
             };
-            self.remove(stale);
+            self.remove(jobs, stale);
         }
-        if self.range().end == self.jobs.len() {
-            self.close_up();
+        if self.range().end == jobs.len() {
+            self.close_up(jobs);
         }
-        self.jobs[self.range().end] = job;
+        jobs[self.range().end] = job;
         self.len += 1;
+        self.look_at_first(jobs);
     }
 
     #[inline]
-    pub fn pop(&mut self) {
+    pub fn pop(&mut self, jobs: &Jobs) {
         self.begin += 1;
         self.len -= 1;
         if self.len == 0 {
             self.begin = 0;
         }
+        self.look_at_first(jobs);
     }
 
     /// Gives up the one being answered if `psn` is that of a response to it.
-    pub fn abandon(&mut self, psn: Psn) {
-        let answered = |job: &&mut ResponseJob| !psn.is_before(job.first) && psn.is_before(job.end());
-        if self.current().filter(answered).is_some() {
-            self.pop();
+    pub fn abandon(&mut self, jobs: &Jobs, psn: Psn) {
+        let answered = |job: &&ResponseJob| !psn.is_before(job.first) && psn.is_before(job.end());
+        if self.live(jobs).first().filter(answered).is_some() {
+            self.pop(jobs);
         }
     }
 
-    fn remove(&mut self, at: usize) {
-        self.close_up();
+    fn remove(&mut self, jobs: &mut Jobs, at: usize) {
+        self.close_up(jobs);
         let len = usize::from(self.len);
-        self.jobs.copy_within(at + 1..len, at);
+        jobs.copy_within(at + 1..len, at);
         self.len -= 1;
     }
 
     /// Puts a repeated one where its PSN belongs; `false` when it contradicts what was asked or finds no
     /// room.
-    pub fn replay(&mut self, job: ResponseJob) -> bool {
-        self.close_up();
+    pub fn replay(&mut self, jobs: &mut Jobs, job: ResponseJob) -> bool {
+        let taken = self.put_in_place(jobs, job);
+        self.look_at_first(jobs);
+        taken
+    }
+
+    fn put_in_place(&mut self, jobs: &mut Jobs, job: ResponseJob) -> bool {
+        self.close_up(jobs);
         let len = usize::from(self.len);
         let overlaps = |old: &ResponseJob| job.first.is_before(old.end()) && old.first.is_before(job.end());
-        if let Some(old) = self.jobs[..len].iter_mut().find(|old| overlaps(old)) {
+        if let Some(old) = jobs[..len].iter_mut().find(|old| overlaps(old)) {
             // Still being answered: it starts anew where the requester wants it, and must end where it did.
             let fits = job.end() == old.end() && job.atomic == old.atomic;
             if fits {
@@ -226,26 +230,26 @@ impl ResponseQueue {
             }
             return fits;
         }
-        if len == self.jobs.len() {
+        if len == jobs.len() {
             return false;
         }
         let at = self
-            .live()
+            .live(jobs)
             .iter()
             .position(|old| job.first.is_before(old.first))
             .unwrap_or(len);
         // What follows is not finished, so its MSN must not be told yet, unless it was told already.
-        let msn = match self.live().get(at) {
+        let msn = match self.live(jobs).get(at) {
             Some(next) if next.again || next.told => next.msn,
             Some(next) => next.msn.wrapping_sub(1) & 0x00FF_FFFF,
             None => job.msn,
         };
         if at == 0 && len > 0 {
             // The answer interrupted here starts anew: the requester went back beyond it.
-            self.jobs[0].sent = 0;
+            jobs[0].sent = 0;
         }
-        self.jobs.copy_within(at..len, at + 1);
-        self.jobs[at] = ResponseJob { msn, ..job };
+        jobs.copy_within(at..len, at + 1);
+        jobs[at] = ResponseJob { msn, ..job };
         self.len += 1;
         true
     }
@@ -314,7 +318,7 @@ impl RcQp {
             again: true,
             ..ResponseJob::read(&reth, named_srq(headers), psn, packets, self.resp.msn())
         };
-        if self.resp.responses.replay(job) {
+        if self.resp.responses.replay(&mut ctx.cold.jobs, job) {
             Received::Duplicate
         } else {
             REFUSED

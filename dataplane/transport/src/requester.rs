@@ -9,6 +9,7 @@ use crate::record::record;
 use crate::selective::Resend;
 use crate::types::{Cause, Check, QpState, Time, WcStatus};
 use crate::work::{Bind, SendFlags, SendWr, WrOpcode};
+use core::mem::offset_of;
 use rnic_wire::{Operation, Psn, Reth};
 
 record! {
@@ -63,6 +64,9 @@ record! {
 }
 
 impl Requester {
+    /// Bytes at the start of the record that every packet needs.
+    pub const HOT: usize = offset_of!(Requester, resend) + size_of::<Time>();
+
     pub const fn new() -> Self {
         Requester {
             head: 0,

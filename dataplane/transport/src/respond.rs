@@ -1,5 +1,6 @@
 //! What the responder sends: READ responses and atomic ACKs, then the acknowledgement due (9.7.5.1).
 
+use crate::cold::Cold;
 use crate::host::Host;
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, Emit, RcQp, Source};
@@ -19,7 +20,7 @@ impl RcQp {
         if self.resp.responses.is_empty() || overtakes {
             self.poll_answer(emit)
         } else {
-            self.poll_job(emit)
+            self.poll_job(ctx.cold, emit)
         }
     }
 
@@ -42,14 +43,14 @@ impl RcQp {
         true
     }
 
-    fn poll_job(&mut self, emit: &mut Emit) -> bool {
+    fn poll_job(&mut self, cold: &mut Cold, emit: &mut Emit) -> bool {
         let mtu = self.attrs.mtu;
-        let Some(job) = self.resp.responses.current() else {
+        let Some(job) = self.resp.responses.current(&mut cold.jobs) else {
             return false;
         };
         if job.atomic {
             let job = *job;
-            self.resp.responses.pop();
+            self.resp.responses.pop(&cold.jobs);
             self.atomic_ack(&job, emit);
             return true;
         }
@@ -71,7 +72,7 @@ impl RcQp {
             },
         };
         if last {
-            self.resp.responses.pop();
+            self.resp.responses.pop(&cold.jobs);
         }
         let operation = match (first, last) {
             (true, true) => Operation::ReadResponseOnly,

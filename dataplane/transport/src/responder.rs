@@ -1,6 +1,7 @@
 //! The responder: requests in, effects and one pending acknowledgement out (9.7.4, 9.7.5.2, 9.9.3).
 
 use crate::atomic::AtomicResults;
+use crate::cold::Cold;
 use crate::host::{Completion, Host, Payload};
 use crate::mutation::Mutation;
 use crate::qp::{Ctx, DropReason, MAX_MESSAGE, MAX_WINDOW, RcQp, Received};
@@ -13,6 +14,7 @@ use crate::types::{
 };
 use crate::work::RecvWqe;
 use crate::xrc::named_srq;
+use core::mem::offset_of;
 use rnic_wire::{Headers, MessageKind, NakCode, Operation, Psn, Syndrome};
 use zerocopy::{Immutable, KnownLayout, TryFromBytes};
 
@@ -70,15 +72,18 @@ record! {
         /// The key.
         invalidated_key: u32,
         pub(crate) wqe: RecvWqe,
-        /// What has arrived before its turn.
-        pub(crate) early: Early,
         /// READs accepted whose responses are still to be sent, and atomics whose results are.
         pub(crate) responses: ResponseQueue,
         pub(crate) atomics: AtomicResults,
+        /// What has arrived before its turn.
+        pub(crate) early: Early,
     }
 }
 
 impl Responder {
+    /// Bytes at the start of the record that every packet needs.
+    pub const HOT: usize = offset_of!(Responder, early) + size_of::<u64>();
+
     pub const fn new() -> Self {
         Responder {
             epsn: Psn::ZERO,
@@ -200,7 +205,7 @@ impl RcQp {
         match self.execute(ctx, headers, payload) {
             Ok(Outcome::Done) => {
                 if self.resp.early.is_gap() {
-                    self.close_up(psn);
+                    self.close_up(&mut ctx.cold.early, psn);
                 }
                 Received::Accepted
             }
@@ -478,7 +483,7 @@ impl RcQp {
     }
 
     fn read_request_in<H: Host>(&mut self, ctx: &mut Ctx<'_, H>, headers: &Headers, len: usize) -> Step {
-        self.may_respond(Access::REMOTE_READ)?;
+        self.may_respond(ctx.cold, Access::REMOTE_READ)?;
         let Some(reth) = headers.reth else {
             return Err(Refusal::invalid(Check::Length));
         };
@@ -492,20 +497,20 @@ impl RcQp {
                 .map_err(Refusal::access)?;
         }
         let first = self.resp.epsn;
-        self.respond_from(first, packets, |msn| {
+        self.respond_from(ctx.cold, first, packets, |msn| {
             ResponseJob::read(&reth, named_srq(headers), first, packets, msn)
         });
         Ok(Outcome::Done)
     }
 
     /// Checks that a READ, atomic, FLUSH or ATOMIC WRITE may come now, that the QP grants it, and that there is room to answer it.
-    pub(crate) fn may_respond(&self, access: Access) -> Result<(), Refusal> {
+    pub(crate) fn may_respond(&self, cold: &Cold, access: Access) -> Result<(), Refusal> {
         let check = if self.resp.message != MessageKind::None {
             Check::OpcodeSequence
         } else if !self.attrs.access.contains(access) {
             Check::QpAccess
         } else if self.resp.responses.len() >= self.attrs.max_dest_rd_atomic
-            && self.resp.responses.first_time() >= self.attrs.max_dest_rd_atomic
+            && self.resp.responses.first_time(&cold.jobs) >= self.attrs.max_dest_rd_atomic
         {
             Check::RdAtomicResources
         } else {
@@ -515,11 +520,17 @@ impl RcQp {
     }
 
     /// A READ or atomic is accepted: its responses take `packets` PSNs from the expected one, `first`.
-    pub(crate) fn respond_from(&mut self, first: Psn, packets: u32, job: impl FnOnce(u32) -> ResponseJob) {
+    pub(crate) fn respond_from(
+        &mut self,
+        cold: &mut Cold,
+        first: Psn,
+        packets: u32,
+        job: impl FnOnce(u32) -> ResponseJob,
+    ) {
         let resp = &mut self.resp;
         resp.epsn = first + packets;
         resp.msn = next_msn(resp.msn);
-        resp.responses.push(job(resp.msn));
+        resp.responses.push(&mut cold.jobs, job(resp.msn));
         // They acknowledge everything before them.
         resp.answer = Answer::Nothing;
     }
@@ -541,7 +552,7 @@ impl RcQp {
         self.complete_recv(ctx, WcOpcode::Recv, CompletionFlags::WITH_INV, key, solicited);
         self.taken(true, ack_req, MessageKind::Send);
         if self.resp.early.is_gap() {
-            self.close_up(psn);
+            self.close_up(&mut ctx.cold.early, psn);
         }
         if dropped && self.state.receives() {
             // It acknowledges everything before it as well.

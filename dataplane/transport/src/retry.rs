@@ -64,7 +64,7 @@ impl RcQp {
         }
         let reset = !self.mutated(Mutation::RetryNeverResets);
         if self.attrs.selective {
-            self.follow(ctx.now);
+            self.follow(ctx.cold, ctx.now);
         }
         let req = &mut self.req;
         if reset {

@@ -8,6 +8,7 @@
 //! *Requester*: the cursor of go-back-N goes back as ever, but over what the peer has, and only as far as something is
 //! missing. What is lost again shows when packets sent later arrive, or by a probe, some round trips later.
 
+use crate::cold::Cold;
 use crate::congestion::Signal;
 use crate::host::{Host, Payload};
 use crate::mutation::Mutation;
@@ -37,12 +38,27 @@ record! {
         seen: u16,
         /// Messages that follow the one under way, without gap. All have the key of that one.
         messages: u16,
-        /// Their lengths and addresses.
+    }
+}
+
+record! {
+    /// The rest of it, of no meaning while nothing is missing.
+    #[derive(Copy, Clone, Debug)]
+    pub(crate) struct Placed {
+        /// Lengths and addresses of the messages that follow.
         lens: [u32; MESSAGES],
         addrs: [u64; MESSAGES],
         /// Distances that have arrived, less one: the expected PSN itself is what is missing.
         received: PsnSet,
     }
+}
+
+impl Placed {
+    pub const NOTHING: Placed = Placed {
+        received: PsnSet::EMPTY,
+        addrs: [0; MESSAGES],
+        lens: [0; MESSAGES],
+    };
 }
 
 /// What became of a packet before its turn.
@@ -55,13 +71,7 @@ enum Taken {
 
 impl Early {
     pub const fn new() -> Self {
-        Early {
-            received: PsnSet::EMPTY,
-            addrs: [0; MESSAGES],
-            lens: [0; MESSAGES],
-            messages: 0,
-            seen: 0,
-        }
+        Early { messages: 0, seen: 0 }
     }
 
     /// Whether something is missing.
@@ -71,24 +81,24 @@ impl Early {
     }
 
     /// The messages known behind the one under way.
-    fn known(&self) -> impl Iterator<Item = (u64, u32)> {
-        let all = self.addrs.into_iter().zip(self.lens);
+    fn known(&self, placed: &Placed) -> impl Iterator<Item = (u64, u32)> {
+        let all = placed.addrs.into_iter().zip(placed.lens);
         all.take(usize::from(self.messages))
     }
 
     /// Takes the first of them.
-    fn next_message(&mut self) -> Option<(u64, u32)> {
-        let next = self.known().next()?;
-        self.addrs.copy_within(1.., 0);
-        self.lens.copy_within(1.., 0);
+    fn next_message(&mut self, placed: &mut Placed) -> Option<(u64, u32)> {
+        let next = self.known(placed).next()?;
+        placed.addrs.copy_within(1.., 0);
+        placed.lens.copy_within(1.., 0);
         self.messages -= 1;
         Some(next)
     }
 
     /// Appends one; `false` without room.
-    fn learn(&mut self, addr: u64, len: u32) -> bool {
+    fn learn(&mut self, placed: &mut Placed, addr: u64, len: u32) -> bool {
         let at = usize::from(self.messages);
-        let (Some(to), Some(of)) = (self.addrs.get_mut(at), self.lens.get_mut(at)) else {
+        let (Some(to), Some(of)) = (placed.addrs.get_mut(at), placed.lens.get_mut(at)) else {
             return false;
         };
         (*to, *of) = (addr, len);
@@ -96,7 +106,7 @@ impl Early {
         true
     }
 
-    pub fn check(&self, selective: bool, message: MessageKind) -> Result<(), BadField> {
+    pub fn check(&self, placed: &Placed, selective: bool, message: MessageKind) -> Result<(), BadField> {
         let seen = u32::from(self.seen);
         let most = if selective { PsnSet::REACH } else { 0 };
         BadField::unless(
@@ -105,18 +115,27 @@ impl Early {
             seen,
             "0 to 256, and 0 unless agreed on",
         )?;
-        let within = self.received.is_below(seen);
+        if seen == 0 {
+            let none = self.messages == 0;
+            return BadField::unless(
+                none,
+                "resp.early.messages",
+                self.messages,
+                "0 when nothing is missing",
+            );
+        }
+        let within = placed.received.is_below(seen);
         BadField::unless(within, "resp.early.received", !within, "below what was seen")?;
         let few = usize::from(self.messages) <= MESSAGES;
         BadField::unless(few, "resp.early.messages", self.messages, "at most 4")?;
-        let empty = self.received.is_empty() && self.messages == 0;
+        let empty = placed.received.is_empty() && self.messages == 0;
         BadField::unless(
             empty || message == MessageKind::Write,
             "resp.early.messages",
             self.messages,
             "behind a WRITE",
         )?;
-        let short = self.known().all(|(_, len)| len <= MAX_MESSAGE);
+        let short = self.known(placed).all(|(_, len)| len <= MAX_MESSAGE);
         BadField::unless(short, "resp.early.lens", !short, "at most 2^31 bytes")
     }
 }
@@ -127,9 +146,7 @@ record! {
     pub(crate) struct Resend {
         /// The next probe. Looked at by every [`RcQp::poll_timeout`].
         pub probe_at: Time,
-        /// How far from the oldest PSN not acknowledged those are that have arrived.
-        received: PsnSet,
-        /// The oldest PSN not acknowledged, as far as `received` knows.
+        /// The oldest PSN not acknowledged, as far as [`Cold::arrived`] knows.
         base: Psn,
         /// What is missing before this was sent again, or is about to be: a cursor that was put back goes no further.
         scan: Psn,
@@ -142,6 +159,8 @@ record! {
         rtt: u32,
         /// Probes since the last progress.
         probes: u8,
+        /// The peer has any of what lies behind the oldest PSN not acknowledged: [`Cold::arrived`] says which.
+        beyond: bool,
         /// `mark` means something.
         resent: bool,
         /// `sample` does.
@@ -152,7 +171,7 @@ record! {
 impl Resend {
     pub const fn new() -> Self {
         Resend {
-            received: PsnSet::EMPTY,
+            beyond: false,
             base: Psn::ZERO,
             scan: Psn::ZERO,
             mark: Psn::ZERO,
@@ -171,6 +190,11 @@ impl Resend {
         (self.base, self.scan) = (psn, psn);
     }
 
+    /// Whether [`Cold::arrived`] is in use.
+    pub fn is_beyond(&self) -> bool {
+        self.beyond
+    }
+
     /// No probes.
     pub fn stop(&mut self) {
         self.probe_at = Time::NEVER;
@@ -178,7 +202,7 @@ impl Resend {
 
     /// The ACK timer came up: what was heard is not relied on any more.
     pub fn forget(&mut self) {
-        self.received = PsnSet::EMPTY;
+        self.beyond = false;
     }
 
     /// Everything before `end` is about to be sent again.
@@ -196,9 +220,9 @@ impl Resend {
         }
     }
 
-    pub fn check(&self, selective: bool, una: Psn, max: Psn) -> Result<(), BadField> {
+    pub fn check(&self, arrived: &PsnSet, selective: bool, una: Psn, max: Psn) -> Result<(), BadField> {
         if !selective {
-            let unused = self.received.is_empty() && self.probe_at == Time::NEVER;
+            let unused = !self.beyond && self.probe_at == Time::NEVER;
             return BadField::unless(unused, "req.resend", !unused, "unused unless agreed on");
         }
         for (field, psn) in [
@@ -213,7 +237,7 @@ impl Resend {
         let window = max.diff(una);
         let inside = (0..=window).contains(&self.scan.diff(una));
         BadField::unless(inside, "req.resend.scan", self.scan.get(), "from una to max")?;
-        let sent = self.received.is_below(window.unsigned_abs());
+        let sent = !self.beyond || arrived.is_below(window.unsigned_abs());
         BadField::unless(sent, "req.resend.received", !sent, "before max")
     }
 }
@@ -233,6 +257,9 @@ impl RcQp {
             return self.out_of_order();
         }
         let seen = u32::from(self.resp.early.seen);
+        if seen == 0 {
+            ctx.cold.early.received = PsnSet::EMPTY;
+        }
         let gap = seen == 0 || ahead > seen + 1;
         let taken = self.take_early(ctx, headers, payload, ahead);
         let resp = &mut self.resp;
@@ -259,7 +286,7 @@ impl RcQp {
         ahead: u32,
     ) -> Taken {
         let resp = &self.resp;
-        if resp.early.received.contains(ahead - 1) {
+        if ctx.cold.early.received.contains(ahead - 1) {
             return Taken::Again;
         }
         let opcode = headers.bth.opcode;
@@ -272,7 +299,7 @@ impl RcQp {
         let mut start = 0;
         let mut end = mtu.packets(resp.write_len.saturating_sub(resp.received));
         let (mut addr, mut len, mut offset) = (resp.write_addr, resp.write_len, resp.received);
-        for (next_addr, next_len) in resp.early.known() {
+        for (next_addr, next_len) in resp.early.known(&ctx.cold.early) {
             if ahead < end {
                 break;
             }
@@ -287,7 +314,8 @@ impl RcQp {
             };
             (start, end) = (ahead, ahead.saturating_add(mtu.packets(reth.dma_len)));
             (addr, len, offset) = (reth.va, reth.dma_len, 0);
-            if len > MAX_MESSAGE || reth.rkey != resp.write_rkey || self.overlaps(addr, len) {
+            if len > MAX_MESSAGE || reth.rkey != resp.write_rkey || self.overlaps(&ctx.cold.early, addr, len)
+            {
                 return Taken::Not;
             }
         }
@@ -316,28 +344,28 @@ impl RcQp {
                 return Taken::Not;
             }
         }
-        if begins && !self.resp.early.learn(addr, len) {
+        if begins && !self.resp.early.learn(&mut ctx.cold.early, addr, len) {
             return Taken::Not;
         }
-        self.resp.early.received.insert(ahead - 1);
+        ctx.cold.early.received.insert(ahead - 1);
         Taken::Placed
     }
 
     /// Whether a WRITE shares memory with one that is not finished and comes before it: what that one still places must not
     /// replace what this one has placed.
-    fn overlaps(&self, addr: u64, len: u32) -> bool {
+    fn overlaps(&self, placed: &Placed, addr: u64, len: u32) -> bool {
         let resp = &self.resp;
         let shares = |(to, of): (u64, u32)| {
             let (apart, back) = (addr.wrapping_sub(to), to.wrapping_sub(addr));
             len > 0 && of > 0 && (apart < u64::from(of) || back < u64::from(len))
         };
         let under_way = core::iter::once((resp.write_addr, resp.write_len));
-        under_way.chain(resp.early.known()).any(shares) && !self.mutated(Mutation::PlaceOverlapping)
+        under_way.chain(resp.early.known(placed)).any(shares) && !self.mutated(Mutation::PlaceOverlapping)
     }
 
     /// The PSN expected has moved on from `before`, while something was missing: passes over what has arrived.
     #[cold]
-    pub(crate) fn close_up(&mut self, before: Psn) {
+    pub(crate) fn close_up(&mut self, placed: &mut Placed, before: Psn) {
         let moved = self.resp.epsn.diff(before).unsigned_abs();
         let early = &mut self.resp.early;
         if moved == 0 {
@@ -349,21 +377,22 @@ impl RcQp {
             return;
         }
         early.seen -= moved as u16;
-        let mut here = early.received.contains(moved - 1);
-        early.received.lower(moved);
+        let mut here = placed.received.contains(moved - 1);
+        placed.received.lower(moved);
         let mut passed = false;
         while here || self.mutated(Mutation::PassOverMissing) && self.resp.early.seen > 0 && !passed {
-            if !self.pass_over() || self.resp.early.seen == 0 {
+            if !self.pass_over(placed) || self.resp.early.seen == 0 {
                 self.resp.early = Early::new();
                 break;
             }
             passed = true;
             let early = &mut self.resp.early;
             early.seen -= 1;
-            here = early.received.contains(0);
-            early.received.lower(1);
+            here = placed.received.contains(0);
+            placed.received.lower(1);
         }
-        if self.resp.message != MessageKind::Write && !self.resp.early.received.is_empty() {
+        if self.resp.message != MessageKind::Write && self.resp.early.is_gap() && !placed.received.is_empty()
+        {
             // What a peer sends that contradicts itself has to come again.
             self.resp.early = Early::new();
         }
@@ -373,11 +402,11 @@ impl RcQp {
     }
 
     /// The PSN expected has arrived before: its turn is now. `false` when it belongs to no WRITE.
-    fn pass_over(&mut self) -> bool {
+    fn pass_over(&mut self, placed: &mut Placed) -> bool {
         let mtu = self.attrs.mtu;
         let resp = &mut self.resp;
         if resp.message == MessageKind::None {
-            let Some((addr, len)) = resp.early.next_message() else {
+            let Some((addr, len)) = resp.early.next_message(placed) else {
                 return false;
             };
             (resp.write_addr, resp.write_len, resp.received) = (addr, len, 0);
@@ -408,11 +437,12 @@ impl RcQp {
     }
 
     /// The payload of the selective acknowledgement that [`RcQp::poll_transmit`] has just returned ([`Source::Missing`]).
-    pub fn selective_ack(&self) -> [u8; SELECTIVE_ACK_LEN] {
-        let Early {
-            mut received, seen, ..
-        } = self.resp.early;
-        let seen = u32::from(seen);
+    pub fn selective_ack(&self, cold: &Cold) -> [u8; SELECTIVE_ACK_LEN] {
+        let seen = u32::from(self.resp.early.seen);
+        let mut received = match self.resp.early.is_gap() {
+            true => cold.early.received,
+            false => PsnSet::EMPTY,
+        };
         if self.mutated(Mutation::AcknowledgeMissing)
             && let Some(missing) = (0..seen).find(|at| !received.contains(*at))
         {
@@ -468,9 +498,12 @@ impl RcQp {
             psn.diff(req.una).unsigned_abs(),
             req.max.diff(req.una).unsigned_abs(),
         );
+        if !req.resend.beyond && !ack.received.is_empty() {
+            (req.resend.beyond, ctx.cold.arrived) = (true, PsnSet::EMPTY);
+        }
         for number in ack.received.iter().map(|number| at + 1 + number) {
             if number < sent {
-                req.resend.received.insert(number);
+                ctx.cold.arrived.insert(number);
             }
         }
         if !reached {
@@ -494,7 +527,8 @@ impl RcQp {
             (resend.scan, resend.resent) = (una, false);
         }
         let from = resend.scan.diff(una).max(0).unsigned_abs();
-        let Some(missing) = (from..end).find(|number| !resend.received.contains(*number)) else {
+        let has = |number| resend.beyond && ctx.cold.arrived.contains(number);
+        let Some(missing) = (from..end).find(|number| !has(*number)) else {
             return;
         };
         if end > from {
@@ -539,7 +573,8 @@ impl RcQp {
             }
             let wr = *ctx.wr(self.req.cur);
             let number = next.diff(self.req.una).max(0).unsigned_abs();
-            let there = self.req.resend.received.contains(number) && !wr.is_rd_atomic();
+            let has = self.req.resend.beyond && ctx.cold.arrived.contains(number);
+            let there = has && !wr.is_rd_atomic();
             if !there || self.mutated(Mutation::ResendReceived) {
                 return;
             }
@@ -579,10 +614,13 @@ impl RcQp {
     }
 
     /// The oldest PSN not acknowledged has changed.
-    pub(crate) fn follow(&mut self, now: Time) {
+    pub(crate) fn follow(&mut self, cold: &mut Cold, now: Time) {
         let (una, max) = (self.req.una, self.req.max);
         let resend = &mut self.req.resend;
-        resend.received.lower(una.diff(resend.base).unsigned_abs());
+        if resend.beyond {
+            cold.arrived.lower(una.diff(resend.base).unsigned_abs());
+            resend.beyond = !cold.arrived.is_empty();
+        }
         resend.base = una;
         resend.resent = false;
         resend.probes = 0;

@@ -2,6 +2,7 @@
 //! waits to be sent, what decides about a packet is the same for all of them, and is asked once.
 
 use crate::atomic::ATOMIC_LEN;
+use crate::cold::Cold;
 use crate::qp::{RcQp, Source};
 use crate::responder::Answer;
 use crate::types::{QpState, QpType, Time};
@@ -155,7 +156,7 @@ impl RcQp {
     /// What the responder would say next, if it is one packet that nothing has to be asked about: the only response to a READ
     /// that was asked for once, with where its payload lies; the result of an atomic; an acknowledgement.
     #[inline]
-    pub fn response_ahead(&mut self) -> Option<(Plain, Source)> {
+    pub fn response_ahead(&mut self, cold: &mut Cold) -> Option<(Plain, Source)> {
         let quiet = self.qp_type == QpType::Rc
             && !self.resp.invalidating
             && !self.pace.is_engaged()
@@ -167,7 +168,7 @@ impl RcQp {
             syndrome: Syndrome::ACK,
             msn,
         };
-        let Some(job) = self.resp.responses.current() else {
+        let Some(job) = self.resp.responses.current(&mut cold.jobs) else {
             let plain = self.resp.answer == Answer::Ack && !self.resp.early.is_gap();
             let (psn, msn) = (self.resp.taken, self.resp.msn());
             return plain.then(|| {
@@ -205,11 +206,11 @@ impl RcQp {
 
     /// What [`RcQp::response_ahead`] was told about is sent.
     #[inline]
-    pub fn response_sent(&mut self) {
+    pub fn response_sent(&mut self, cold: &Cold) {
         if self.resp.responses.is_empty() {
             self.resp.answer = Answer::Nothing;
         } else {
-            self.resp.responses.pop();
+            self.resp.responses.pop(&cold.jobs);
         }
     }
 }

@@ -125,8 +125,10 @@ record! {
         pub opcode: WrOpcode,
         /// Flags.
         pub flags: SendFlags,
+        /// The host's own: `compare_add` and `swap`, for which SEND, WRITE and READ have no use, say where the message lies.
+        pub has_entry: bool,
         /// Zero.
-        pub reserved: u16,
+        pub reserved: u8,
         /// First PSN. The transport's: set when the request is started, ignored when it is posted.
         pub first: Psn,
         /// Last PSN (of the last response, for READ and atomics). The transport's, like `first`.

@@ -51,7 +51,7 @@ fn request(rng: &mut Rng, wr_id: u64, node: &mut Node) -> SendWr {
 fn spoil(rng: &mut Rng, packet: &mut Packet) {
     let headers = &mut packet.headers;
     match rng.below(6) {
-        0 => headers.bth.psn = headers.bth.psn + 1,
+        0 => headers.bth.psn += 1,
         1 => headers.bth.psn = headers.bth.psn.prev(),
         2 => packet.payload.push(0),
         3 => drop(packet.payload.pop()),
@@ -154,7 +154,7 @@ fn what_answers_a_fetch_is_taken_the_short_way_once() {
     );
     twins.both(|node| assert_eq!(node.host.completions.len(), 3));
     let mut early = responses[2].clone();
-    early.headers.bth.psn = early.headers.bth.psn + 1;
+    early.headers.bth.psn += 1;
     assert_eq!(twins.receive(&early), stale);
     assert_eq!(twins.taken, 3);
 }

@@ -16,7 +16,7 @@ use rustix::{
 };
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::mem::large_pages;
+use crate::mem::{large_pages, small_pages};
 
 use super::{ArenaError, ArenaId, LAYOUT_VERSION};
 
@@ -146,6 +146,11 @@ impl Mapping {
             extent: AtomicUsize::new(extent),
             sealed: AtomicBool::new(false),
         })
+    }
+
+    /// Takes memory for what is touched, and no more.
+    pub fn prefer_small_pages(&self) {
+        small_pages(self.base.as_ptr().cast(), self.reserved);
     }
 
     /// The file.

@@ -1,7 +1,7 @@
 //! Arenas: where the records lie that are to outlive the process (DESIGN I13).
 //!
 //! An arena is a memfd that no client ever maps: a header, then records of one fixed width ([`SlotArena`],
-//! [`WordTable`], [`CellTable`]) or ranges of several lengths ([`RangeArena`]). Whatever holds a pointer, a `Vec`, an
+//! [`WordTable`], [`CellTable`]; of two parts, [`PairArena`]) or ranges of several lengths ([`RangeArena`]). Whatever holds a pointer, a `Vec`, an
 //! `Arc` or a descriptor is not in an arena; it is a cache, and rebuilt from the records.
 //!
 //! Records are made and freed on the control thread only: an [`ArenaBox`] or an [`ArenaSlice`] owns its place and
@@ -16,6 +16,9 @@ mod cells;
 mod error;
 mod map;
 mod owner;
+#[cfg(test)]
+mod pair_tests;
+mod pairs;
 mod ranges;
 mod slots;
 mod space;
@@ -26,12 +29,13 @@ mod words;
 pub use cells::{AtomicWords, CellTable};
 pub use error::ArenaError;
 pub use owner::{ArenaBox, ArenaSlice};
+pub use pairs::{PairArena, PairBox};
 pub use ranges::RangeArena;
 pub use slots::SlotArena;
 pub use words::WordTable;
 
 /// Version of the layout of arenas and of all records in them. Records of another version are not read.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Which arena a file is.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

@@ -197,6 +197,9 @@ pub struct SlotArena<T> {
 }
 
 impl<T: Record> SlotArena<T> {
+    /// Bytes that a record takes.
+    pub const STRIDE: usize = Slot::<T>::STRIDE;
+
     /// An empty arena for `limit` records. Memory is taken as it is used.
     pub fn create(id: ArenaId, limit: u32) -> Result<Self, ArenaError> {
         let stride = Slot::<T>::STRIDE;

@@ -160,7 +160,7 @@ impl Core {
             Command::Repath { slot, path } => {
                 let qp = self.qps.get_mut(slot as usize).and_then(Option::as_mut);
                 if let Some(qp) = qp
-                    && qp.path.is_some_and(|now| now.over(path.remote_mac) == *path)
+                    && qp.path().is_some_and(|now| now.over(path.remote_mac) == *path)
                 {
                     qp.set_path(*path);
                 }

@@ -13,8 +13,8 @@ impl Core {
         let owner = usize::from(view.owner(dest));
         if owner != self.id || dest == qp.qpn() {
             let ident = qp.next_ident();
-            if let (Some(path), Some(template)) = (&qp.path, &qp.template) {
-                self.deliver_frame(owner, path.port, template, ident, emit, payload);
+            if let (Some(route), Some(template)) = (&qp.route, &qp.template) {
+                self.deliver_frame(owner, route.port, template, ident, emit, payload);
             }
             return;
         }
@@ -49,7 +49,7 @@ impl Core {
             return;
         };
         let (mut emit, mut payload) = (Emit::EMPTY, Segments::new());
-        if qp.path.is_some_and(|path| path.direct)
+        if qp.route.is_some_and(|route| route.direct)
             && qp.with(&mut self.env, |rc, ctx| rc.poll_transmit_into(ctx, &mut emit))
             && self.gather(&mut qp, &emit, &mut payload)
         {
@@ -124,8 +124,5 @@ impl Core {
 /// Whether the address vectors of both name each other, as the addresses in a frame would have to.
 #[inline]
 pub(super) fn are_peers(qp: &Qp, peer: &Qp) -> bool {
-    match (&qp.path, &peer.path) {
-        (Some(a), Some(b)) => a.local_ip == b.remote_ip && a.remote_ip == b.local_ip,
-        _ => false,
-    }
+    qp.rec.path.is_reverse_of(&peer.rec.path)
 }

@@ -329,14 +329,14 @@ impl Host for QpHost<'_> {
     fn scatter_send(&mut self, wr: &SendWr, offset: u32, payload: Gathered<'_>) -> Result<(), KeyError> {
         let (mrs, len) = (&self.env.mrs, payload.len as u32);
         let to = (self.id.pd, Access::LOCAL_WRITE);
-        if let Some(target) = self.sq.segment(mrs, to, wr.data, offset, len) {
+        if let Some(target) = self.sq.segment(mrs, to, wr, offset, len) {
             let before = self.env.stages.enter(Stage::Copy);
             payload.copy_to(&[target]);
             self.env.stages.enter(before);
             return Ok(());
         }
         let mut targets = Segments::new();
-        self.sq.segments(mrs, to, wr.data, offset, len, &mut targets)?;
+        self.sq.segments(mrs, to, wr, offset, len, &mut targets)?;
         let before = self.env.stages.enter(Stage::Copy);
         payload.copy_to(&targets);
         self.env.stages.enter(before);

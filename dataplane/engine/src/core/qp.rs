@@ -3,20 +3,21 @@ use std::sync::Arc;
 
 use rnic_qsbr::Epoch;
 use rnic_transport::{
-    BadField, Cause, Congestion, Ctx, ModifyError, QpAttr, QpAttrMask, QpState, QpType, RcQp, SendWr, Time,
+    BadField, Cause, Cold, Congestion, Ctx, ModifyError, QpAttr, QpAttrMask, QpState, QpType, RcQp, SendWr,
+    Time,
 };
 use rnic_wire::{Ecn, FrameTemplate, Ipv4, Ipv6, Link, MacAddr, Mtu, Net, PlainFrame, VlanTag, VlanTags};
 
 use super::{
     host::{Env, QpHost},
-    queue::{Accepted, InitError, QueueError, RECV_UNITS, RecvQueue, Ring, SendQueue, Unit},
+    queue::{Accepted, InitError, QueueError, RecvQueue, Ring, SendQueue, Unit},
     records::{
-        BadWr, CoreArenas, Cursor, Identity, NO_CLIENT, NO_CQ, NO_SRQ, PathRecord, Pending, Placed,
+        BadWr, CoreArenas, Cursor, Identity, NO_CLIENT, NO_CQ, NO_SRQ, PathRecord, Pending, Placed, QpBox,
         QpCounters, QpRecord,
     },
 };
 use crate::{
-    arena::{ArenaBox, ArenaError, ArenaSlice},
+    arena::{ArenaError, ArenaSlice},
     command::{Path, QpStatus},
     engine::PORT_SLOTS,
     mem::ClientMem,
@@ -91,14 +92,33 @@ pub enum Receives {
     Nowhere,
 }
 
+/// Which way a QP's packets go.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    /// Index of the port.
+    pub port: u16,
+    /// To a QP of this appliance, without frames.
+    pub direct: bool,
+}
+
+impl Route {
+    fn of(path: &Path) -> Self {
+        Route {
+            port: path.port,
+            direct: path.direct,
+        }
+    }
+}
+
 /// A queue pair: its record, and what is rebuilt from it.
 pub struct Qp {
-    pub(super) rec: ArenaBox<QpRecord>,
+    pub(super) rec: QpBox,
     pub(super) records: ArenaSlice<SendWr>,
     pub(super) sq: SendQueue,
     /// None when it draws from SRQs, or receives nothing.
     pub(super) rq: Option<RecvQueue>,
-    pub(super) path: Option<Path>,
+    /// Of its path, what every packet needs; the rest is in its record.
+    pub(super) route: Option<Route>,
     pub(super) template: Option<FrameTemplate>,
     /// Stands in the core's list of QPs with events.
     pub(super) listed: bool,
@@ -172,26 +192,20 @@ impl Qp {
             counters: QpCounters::default(),
             ident: 0,
             path: PathRecord::default(),
-            recv: [Unit::ZERO; RECV_UNITS],
         })?;
         let (sq, rq) = (SendQueue::new(send_ring, units), recv_ring.map(RecvQueue::new));
         Ok(Box::new(Qp::over(rec, records, sq, rq)))
     }
 
     /// The QP of a record.
-    fn over(
-        rec: ArenaBox<QpRecord>,
-        records: ArenaSlice<SendWr>,
-        sq: SendQueue,
-        rq: Option<RecvQueue>,
-    ) -> Self {
+    fn over(rec: QpBox, records: ArenaSlice<SendWr>, sq: SendQueue, rq: Option<RecvQueue>) -> Self {
         let path = rec.path.path();
         Qp {
             records,
             sq,
             rq,
             template: path.as_ref().map(|path| template(path, rec.rc.is_ecn_capable())),
-            path,
+            route: path.as_ref().map(Route::of),
             listed: false,
             active: false,
             idle_passes: 0,
@@ -207,7 +221,7 @@ impl Qp {
     /// # Errors
     /// What of it contradicts itself, its queues or the region.
     pub(crate) fn resume(
-        rec: ArenaBox<QpRecord>,
+        rec: QpBox,
         arenas: &CoreArenas,
         region: Option<&Arc<ClientMem>>,
     ) -> Result<Box<Self>, ArenaError> {
@@ -246,7 +260,7 @@ impl Qp {
 
     /// Checks what its record says against the rest of it.
     fn check(&self) -> Result<(), BadField> {
-        let rec = &*self.rec;
+        let rec = &self.rec;
         BadField::unless(
             rec.id.qpn == rec.rc.qpn(),
             "id.qpn",
@@ -278,7 +292,7 @@ impl Qp {
         for (field, port) in [("path.port", port), ("id.port", rec.id.port)] {
             BadField::unless(usize::from(port) < PORT_SLOTS, field, port, "the index of a port")?;
         }
-        rec.rc.check(&self.records)?;
+        rec.rc.check(&self.records, &rec.beside().cold)?;
         let oldest = rec.rc.sq_oldest();
         for i in 0..self.outstanding() {
             let index = oldest.wrapping_add(i) as usize & (self.records.len() - 1);
@@ -294,13 +308,18 @@ impl Qp {
         let sound = rec
             .rc
             .receiving()
-            .is_none_or(|wqe| RecvQueue::is_sound(&rec.recv, &wqe));
+            .is_none_or(|wqe| RecvQueue::is_sound(&rec.beside().recv, &wqe));
         BadField::unless(sound, "recv", 0u8, "the WQE that the message under way uses")
     }
 
     /// What of it is the same before and after a restart, in words: for tests and for whoever compares two dumps.
     pub(crate) fn describe(&self) -> String {
-        format!("{:?} {:?} {:?}", *self.rec, self.records, self.template)
+        let beside = self.rec.rc.uses_cold().then(|| &self.rec.beside().cold);
+        let wqe = self.rec.rc.receiving().map(|_| &self.rec.beside().recv);
+        format!(
+            "{:?} {:?} {:?} {beside:?} {wqe:?}",
+            *self.rec, self.records, self.template
+        )
     }
 
     /// Memory of the daemon that it takes, in bytes.
@@ -361,22 +380,25 @@ impl Qp {
         f: impl FnOnce(&mut RcQp, &mut Ctx<'_, QpHost<'_>>) -> R,
     ) -> R {
         let now = env.now;
-        let (rc, mut host, sq) = self.parts(env);
+        let (rc, mut host, sq, cold) = self.parts(env);
         let host = &mut host;
-        f(rc, &mut Ctx { host, sq, now })
+        f(rc, &mut Ctx { host, sq, cold, now })
     }
 
-    /// The transport, this QP's queues with the core's environment, and the send ring.
+    /// The transport, this QP's queues with the core's environment, the send ring, and the peer's READs and atomics.
     #[inline(always)] // what is not asked for need not be put together
-    pub(super) fn parts<'a>(&'a mut self, env: &'a mut Env) -> (&'a mut RcQp, QpHost<'a>, &'a mut [SendWr]) {
-        let rec = &mut *self.rec;
+    pub(super) fn parts<'a>(
+        &'a mut self,
+        env: &'a mut Env,
+    ) -> (&'a mut RcQp, QpHost<'a>, &'a mut [SendWr], &'a mut Cold) {
+        let (rec, beside) = self.rec.both();
         let host = QpHost {
             env,
             id: &rec.id,
             sq: &self.sq,
             rq: self.rq.as_ref(),
             xrc: None,
-            recv: &mut rec.recv,
+            recv: &mut beside.recv,
             recv_cursor: &mut rec.rq,
             pending: &mut rec.pending,
             cause: &mut rec.cause,
@@ -385,7 +407,7 @@ impl Qp {
             invalidating: &mut self.invalidating,
             binding: &mut self.binding,
         };
-        (&mut rec.rc, host, &mut self.records)
+        (&mut rec.rc, host, &mut self.records, &mut beside.cold)
     }
 
     /// Whether it has something to do that no doorbell tells of.
@@ -398,6 +420,13 @@ impl Qp {
     #[inline]
     pub(super) fn prefetch(&self) {
         prefetch_lines(std::ptr::from_ref(self).cast(), 0..size_of::<Self>());
+    }
+
+    /// Begins to load what of its record every packet needs, and the indices of its send queue.
+    #[inline]
+    pub(super) fn prefetch_served(&self) {
+        self.prefetch_record();
+        self.sq.prefetch_indices();
     }
 
     /// Begins to load what of its record every packet needs.
@@ -420,6 +449,11 @@ impl Qp {
         }
     }
 
+    /// Its path, once it has one.
+    pub(super) fn path(&self) -> Option<Path> {
+        self.rec.path.path()
+    }
+
     /// Takes a new path.
     pub(super) fn set_path(&mut self, path: Path) {
         self.rec.path = PathRecord::from(&path);
@@ -428,22 +462,22 @@ impl Qp {
             rc.use_congestion_control(!path.direct);
         }
         self.template = Some(template(&path, rc.is_ecn_capable()));
-        self.path = Some(path);
+        self.route = Some(Route::of(&path));
     }
 
     /// Forgets the path; the next one is given with RTR.
     pub(super) fn forget_path(&mut self) {
-        (self.path, self.template) = (None, None);
+        (self.route, self.template) = (None, None);
         self.rec.path = PathRecord::default();
     }
 
     /// Whether a frame that came through `port` is from the peer, and as plain as those that go there.
     #[inline]
     pub(super) fn is_from_peer(&self, port: u16, frame: &PlainFrame<'_>) -> bool {
-        let (Some(path), Some(template)) = (&self.path, &self.template) else {
+        let (Some(route), Some(template)) = (&self.route, &self.template) else {
             return false;
         };
-        path.port == port && frame.answers(template)
+        route.port == port && frame.answers(template)
     }
 
     /// Send work requests in progress.
@@ -568,4 +602,18 @@ pub(super) fn template(path: &Path, ecn: bool) -> FrameTemplate {
         }),
     };
     FrameTemplate::new(link, net, path.udp_source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::records::QpArena, *};
+
+    #[test]
+    fn what_an_idle_qp_takes_beside_its_queues_is_no_more_than_a_kibibyte() {
+        let (record, rest) = (QpArena::STRIDE, size_of::<Qp>());
+        assert!(
+            record + rest <= 1024,
+            "{record} bytes in the arena, {rest} beside it"
+        );
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use arrayvec::ArrayVec;
-use rnic_abi::{MAX_SGE, RING_ENTRIES, RingIndices, Sge, WQE_UNIT, Wqe, XrcUnit, protocol, wqe_flags};
+use rnic_abi::{MAX_SGE, RingIndices, Sge, WQE_UNIT, Wqe, XrcUnit, protocol, wqe_flags};
 use rnic_transport::{Access, KeyError, RecvWqe, SendWr, WrOpcode};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     arena::{ArenaError, ArenaSlice},
-    mem::{ClientMem, MrTable, RemoteRange, SharedU32},
+    mem::{ClientMem, MrTable, RemoteRange, SharedQueue},
 };
 
 /// Parts a payload can be in: one for each SGE, or for each unit of inline data.
@@ -84,71 +84,57 @@ pub enum InitError {
 }
 
 /// The client's ring, as a [`Cursor`] describes it.
-pub struct Ring {
-    mem: Arc<ClientMem>,
-    tail: SharedU32,
-    head: SharedU32,
-    need_kick: SharedU32,
-    entries: usize,
-    depth: u32,
-}
+pub struct Ring(SharedQueue);
 
 impl Ring {
     pub fn new(mem: &Arc<ClientMem>, cursor: &Cursor) -> Result<Self, InitError> {
         let Cursor { offset, depth, .. } = *cursor;
-        let error = || InitError::Slice {
+        let shared = SharedQueue::new(mem, offset, depth);
+        shared.map(Ring).ok_or(InitError::Slice {
             offset,
             depth,
             region: mem.len(),
-        };
-        let size = rnic_abi::work_queue_size(depth) as u64;
-        if !depth.is_power_of_two() || depth > 1 << 24 || mem.range(offset, size).is_none() {
-            return Err(error());
-        }
-        let at = offset as usize;
-        let word = |o| mem.u32(at + o).ok_or_else(error);
-        let (tail, head) = (word(RingIndices::TAIL)?, word(RingIndices::HEAD)?);
-        let need_kick = word(RingIndices::NEED_KICK)?;
-        Ok(Ring {
-            tail,
-            head,
-            need_kick,
-            entries: at + RING_ENTRIES,
-            depth,
-            mem: mem.clone(),
         })
+    }
+
+    #[inline]
+    fn depth(&self) -> u32 {
+        self.0.depth()
     }
 
     /// Units posted and not yet taken.
     #[inline]
     fn available(&self, cursor: &Cursor) -> Result<u32, QueueError> {
-        protocol::available(&self.tail, cursor.next, self.depth).ok_or(QueueError::Forged)
+        protocol::available(&self.0.tail(), cursor.next, self.depth()).ok_or(QueueError::Forged)
     }
 
     #[inline]
     fn copy_unit(&self, index: u32, into: &mut Unit) {
-        // Cannot fail: the slice was checked when the ring was made.
-        if let Some(words) = self.words(index) {
-            into.0 = zerocopy::transmute!(words);
-        }
+        into.0 = zerocopy::transmute!(self.0.unit(index));
     }
 
+    /// The first unit of a WQE.
     #[inline]
-    fn words(&self, index: u32) -> Option<[u64; WQE_UNIT / 8]> {
-        let at = self.entries + (index & (self.depth - 1)) as usize * WQE_UNIT;
-        self.mem.read_words(at)
+    fn wqe(&self, index: u32) -> Wqe {
+        zerocopy::transmute!(self.0.unit(index))
     }
 
     /// Forgets what was posted.
     fn discard(&self, cursor: &mut Cursor) {
-        cursor.next = self.tail.load(Ordering::Acquire);
-        protocol::give_back(&self.head, cursor.next);
+        cursor.next = self.0.tail().load(Ordering::Acquire);
+        protocol::give_back(&self.0.head(), cursor.next);
     }
 
     #[inline]
     fn take(&self, cursor: &mut Cursor, units: u32) {
         cursor.next = cursor.next.wrapping_add(units);
-        protocol::give_back(&self.head, cursor.next);
+        protocol::give_back(&self.0.head(), cursor.next);
+    }
+
+    /// Asks to be kicked and tells whether nothing was posted since.
+    #[inline]
+    fn release(&self, cursor: &Cursor) -> bool {
+        protocol::drop_queue(&self.0.tail(), cursor.next, &self.0.need_kick())
     }
 }
 
@@ -203,6 +189,23 @@ fn total_length<'a>(wqe: &Wqe, unit: impl Fn(u32) -> &'a Unit) -> Option<u32> {
     (total <= 1 << 31).then_some(total as u32)
 }
 
+/// The entry that a work request holds, of whose WQE there is no private copy.
+#[inline]
+fn entry_of(wr: &SendWr) -> Sge {
+    Sge {
+        addr: wr.compare_add,
+        length: wr.length,
+        lkey: wr.swap as u32,
+    }
+}
+
+/// Has a SEND, WRITE or READ hold the only entry of its WQE.
+#[inline]
+pub fn hold_entry(wr: &mut SendWr, entry: &Sge) {
+    (wr.compare_add, wr.swap) = (entry.addr, entry.lkey.into());
+    wr.has_entry = true;
+}
+
 /// Resolves the bytes `offset..offset + len` of an entry; `None` where they are not all of it, or may not be used.
 #[inline]
 fn part_of(
@@ -221,11 +224,11 @@ fn part_of(
 
 /// Resolves the bytes `offset..offset + len` of a list of `count` entries, and adds them to `segments`.
 #[inline]
-fn resolve_sges<'a>(
+fn resolve_sges(
     mrs: &MrTable,
     (pd, access): (u32, Access),
     count: usize,
-    unit: impl Fn(u32) -> &'a Unit,
+    entry: impl Fn(usize) -> Sge,
     mut offset: u32,
     mut len: u32,
     segments: &mut Segments,
@@ -234,7 +237,7 @@ fn resolve_sges<'a>(
         if len == 0 {
             break;
         }
-        let entry = sge(&unit, i);
+        let entry = entry(i);
         if offset >= entry.length {
             offset -= entry.length;
             continue;
@@ -286,7 +289,7 @@ impl SendQueue {
     pub fn new(ring: Option<Ring>, units: ArenaSlice<Unit>) -> Self {
         debug_assert!(
             ring.as_ref()
-                .is_none_or(|ring| units.len() == ring.depth as usize)
+                .is_none_or(|ring| units.len() == ring.depth() as usize)
         );
         SendQueue { ring, units }
     }
@@ -305,15 +308,15 @@ impl SendQueue {
         if available == 0 {
             return Ok(None);
         }
-        let (first, mask) = (cursor.next, ring.depth - 1);
+        let (first, mask) = (cursor.next, ring.depth() - 1);
         let held = oldest.map_or(0, |o| first.wrapping_sub(o));
-        if held >= ring.depth {
+        if held >= ring.depth() {
             return Ok(None);
         }
         // Nobody uses the place of the first unit: fewer than there are, are held.
         ring.copy_unit(first, &mut self.units[(first & mask) as usize]);
-        let count = check_extent(self.head(first), available, ring.depth)?;
-        if held + count > ring.depth {
+        let count = check_extent(self.head(first), available, ring.depth())?;
+        if held + count > ring.depth() {
             return Ok(None);
         }
         for i in 1..count {
@@ -339,16 +342,20 @@ impl SendQueue {
         let Some(ring) = &self.ring else { return 0 };
         let held = oldest.map_or(0, |oldest| cursor.next.wrapping_sub(oldest));
         let available = ring.available(cursor).unwrap_or(0);
-        available.min(ring.depth.saturating_sub(held))
+        available.min(ring.depth().saturating_sub(held))
     }
 
-    /// Copies the first unit of the next WQE, one of those [`SendQueue::posted`] has counted, and leaves the WQE where it is.
+    /// The first unit of the next WQE, one of those [`SendQueue::posted`] has counted: read once, and left where it is.
     #[inline]
-    pub fn peek(&mut self, cursor: &Cursor) {
+    pub fn peek(&self, cursor: &Cursor) -> Option<Wqe> {
+        Some(self.ring.as_ref()?.wqe(cursor.next))
+    }
+
+    /// Makes what was read the private copy of the next WQE, which has one unit.
+    #[inline]
+    pub fn copy_one(&mut self, cursor: &Cursor, wqe: &Wqe) {
         let at = cursor.next as usize & self.units.len().wrapping_sub(1);
-        if let Some(ring) = &self.ring {
-            ring.copy_unit(cursor.next, &mut self.units[at]);
-        }
+        self.units[at] = zerocopy::transmute!(*wqe);
     }
 
     /// Takes the WQE that was looked at last, which has one unit.
@@ -359,17 +366,21 @@ impl SendQueue {
         }
     }
 
-    /// Begins to load the next units of the client's ring, and the places of their copies.
+    /// Begins to load the indices of the client's ring.
+    #[inline]
+    pub fn prefetch_indices(&self) {
+        if let Some(ring) = &self.ring {
+            prefetch_lines(ring.0.indices().as_ptr(), 0..RingIndices::NEED_KICK);
+        }
+    }
+
+    /// Begins to load the next units of the client's ring.
     #[inline]
     pub fn prefetch(&self, cursor: &Cursor) {
         let Some(ring) = &self.ring else { return };
-        let first = (cursor.next & (ring.depth - 1)) as usize;
-        let count = PREFETCHED.min(ring.depth as usize - first);
-        let bytes = first * WQE_UNIT..(first + count) * WQE_UNIT;
-        if let Some(entries) = ring.mem.range(ring.entries as u64, bytes.end as u64) {
-            prefetch_lines(entries.as_ptr(), bytes.clone());
-        }
-        prefetch_lines(self.units.as_ptr().cast(), bytes);
+        let before_end = ring.depth() - (cursor.next & (ring.depth() - 1));
+        let count = PREFETCHED.min(before_end as usize);
+        prefetch_lines(ring.0.place(cursor.next).as_ptr(), 0..count * WQE_UNIT);
     }
 
     /// Units it has, a power of two.
@@ -396,42 +407,49 @@ impl SendQueue {
         self.unit(data, 0).head()
     }
 
-    /// Resolves the bytes `offset..offset + len` of the work request whose first unit is `data`, if they are one part of its
-    /// only entry.
+    /// Resolves the bytes `offset..offset + len` of a work request, if they are one part of its only entry.
     #[inline]
     pub fn segment(
         &self,
         mrs: &MrTable,
         (pd, access): (u32, Access),
-        data: u32,
+        wr: &SendWr,
         offset: u32,
         len: u32,
     ) -> Option<RemoteRange> {
-        let wqe = self.head(data);
+        if wr.has_entry {
+            return part_of(&entry_of(wr), mrs, (pd, access), offset, len);
+        }
+        let wqe = self.head(wr.data);
         let single = wqe.num_sge == 1 && wqe.flags & wqe_flags::INLINE == 0;
         let entry = single.then_some(&wqe.sges[0])?;
         part_of(entry, mrs, (pd, access), offset, len)
     }
 
-    /// Adds the bytes `offset..offset + len` of the work request whose first unit is `data` to `segments`, which is empty.
-    /// After an error it has a part of them.
+    /// Adds the bytes `offset..offset + len` of a work request to `segments`, which is empty. After an error it has a part of them.
     #[inline]
     pub fn segments(
         &self,
         mrs: &MrTable,
         (pd, access): (u32, Access),
-        data: u32,
+        wr: &SendWr,
         offset: u32,
         len: u32,
         segments: &mut Segments,
     ) -> Result<(), KeyError> {
+        let to = (pd, access);
+        if wr.has_entry {
+            let sge = entry_of(wr);
+            return resolve_sges(mrs, to, 1, |_| sge, offset, len, segments);
+        }
+        let data = wr.data;
         let wqe = self.head(data);
         if wqe.flags & wqe_flags::INLINE != 0 {
             return self.inline_segments(data, offset, len, segments);
         }
         let count = usize::from(wqe.num_sge);
-        let unit = |i| self.unit(data, i);
-        resolve_sges(mrs, (pd, access), count, unit, offset, len, segments)
+        let entry = |i| sge(|unit| self.unit(data, unit), i);
+        resolve_sges(mrs, to, count, entry, offset, len, segments)
     }
 
     fn inline_segments(
@@ -466,8 +484,12 @@ impl SendQueue {
 
     /// Whether the private copy of a work request is what was accepted once, as whoever uses it takes for granted.
     pub fn is_sound(&self, cursor: &Cursor, wr: &SendWr) -> bool {
-        let wqe = self.head(wr.data);
         let held = cursor.next.wrapping_sub(wr.data);
+        if wr.has_entry {
+            let fits = matches!(wr.opcode, WrOpcode::Send | WrOpcode::Write | WrOpcode::Read);
+            return fits && (1..=self.depth()).contains(&held) && wr.swap <= u64::from(u32::MAX);
+        }
+        let wqe = self.head(wr.data);
         check_extent(wqe, held, self.depth()).is_ok()
             && held <= self.depth()
             && total_length(wqe, |i| self.unit(wr.data, i)) == Some(wr.length)
@@ -485,14 +507,14 @@ impl SendQueue {
     #[inline]
     pub fn release(&self, cursor: &Cursor) -> bool {
         let ring = self.ring.as_ref();
-        ring.is_none_or(|ring| protocol::drop_queue(&ring.tail, cursor.next, &ring.need_kick))
+        ring.is_none_or(|ring| ring.release(cursor))
     }
 
     /// Takes the queue into the core's own polling.
     #[inline]
     pub fn keep(&self) {
         if let Some(ring) = &self.ring {
-            protocol::keep_queue(&ring.need_kick);
+            protocol::keep_queue(&ring.0.need_kick());
         }
     }
 }
@@ -573,7 +595,7 @@ impl RecvQueue {
         if self.ring.available(cursor).ok()? == 0 {
             return None;
         }
-        let wqe: Wqe = zerocopy::transmute!(self.ring.words(cursor.next)?);
+        let wqe = self.ring.wqe(cursor.next);
         let entry = single_entry(&wqe).filter(|entry| entry.length <= 1 << 31)?;
         Some((wqe.wr_id, *entry))
     }
@@ -606,7 +628,7 @@ impl RecvQueue {
             self.ring.take(cursor, 1);
             return Ok(Some(AcceptedRecv { wr_id, capacity }));
         }
-        let count = check_extent(wqe, available, self.ring.depth)?;
+        let count = check_extent(wqe, available, self.ring.depth())?;
         if count as usize > RECV_UNITS || wqe.flags != 0 || wqe.opcode != 0 {
             self.ring.take(cursor, count);
             return Err(QueueError::Malformed { wr_id });
@@ -653,8 +675,16 @@ impl RecvQueue {
         segments: &mut Segments,
     ) -> Result<(), KeyError> {
         let count = usize::from(current[0].head().num_sge);
-        let unit = |i: u32| &current[i as usize];
-        resolve_sges(mrs, (pd, Access::LOCAL_WRITE), count, unit, offset, len, segments)
+        let entry = |i| sge(|unit| &current[unit as usize], i);
+        resolve_sges(
+            mrs,
+            (pd, Access::LOCAL_WRITE),
+            count,
+            entry,
+            offset,
+            len,
+            segments,
+        )
     }
 
     /// Forgets what was posted (RESET).
@@ -665,6 +695,6 @@ impl RecvQueue {
     /// Asks to be kicked (a QP in error flushes what is posted later) and tells whether nothing is there now.
     #[inline]
     pub fn release(&self, cursor: &Cursor) -> bool {
-        protocol::drop_queue(&self.ring.tail, cursor.next, &self.ring.need_kick)
+        self.ring.release(cursor)
     }
 }

@@ -374,7 +374,7 @@ impl Core {
         if qp.rec.rc.qp_type() == QpType::Ud {
             return self.is_for_port(qp.rec.id.port, datagram, port, direct);
         }
-        let Some(path) = &qp.path else { return false };
+        let Some(path) = qp.path() else { return false };
         let ends = datagram.is_between(&path.remote_ip, &path.local_ip);
         let vlan = path.vlan.map(|tci| tci & 0x0fff).filter(|id| *id != 0);
         ends && (direct || (path.port == port && datagram.vlan_id() == vlan))
@@ -425,10 +425,10 @@ impl Core {
 #[inline(always)] // where it is known to be a WRITE, little of it is left
 fn receive_whole(env: &mut Env, qp: &mut Qp, whole: &Whole, payload: &[u8]) -> Option<Received> {
     let now = env.now;
-    let (rc, mut host, sq) = qp.parts(env);
+    let (rc, mut host, sq, cold) = qp.parts(env);
     let host = &mut host;
     rc.receive_whole(
-        &mut Ctx { host, sq, now },
+        &mut Ctx { host, sq, cold, now },
         whole,
         Gathered::new(&[range_of(payload)]),
     )
@@ -454,9 +454,9 @@ fn receive_plain(
         Extension::Reth(_) | Extension::Atomic(_) if payload.is_empty() => answer(env, ports, qp, &plain),
         _ => {
             let now = env.now;
-            let (rc, mut host, sq) = qp.parts(env);
+            let (rc, mut host, sq, cold) = qp.parts(env);
             let host = &mut host;
-            rc.receive_fetched(&mut Ctx { host, sq, now }, &plain, payload)
+            rc.receive_fetched(&mut Ctx { host, sq, cold, now }, &plain, payload)
         }
     });
     taken.or_else(|| receive_headers(env, qp, packet, payload))

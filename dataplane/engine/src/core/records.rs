@@ -5,11 +5,11 @@
 use std::{io, mem::offset_of, ops::Range, os::fd::OwnedFd};
 
 use rnic_abi::{LINE, event_kind};
-use rnic_transport::{Cause, FieldPath, RcQp, Record, SendFlags, Time, record};
+use rnic_transport::{Cause, Cold, FieldPath, RcQp, Record, SendFlags, Time, record};
 
 use super::queue::{RECV_UNITS, Unit};
 use crate::{
-    arena::{ArenaBox, ArenaError, ArenaId, RangeArena, SlotArena},
+    arena::{ArenaBox, ArenaError, ArenaId, PairArena, PairBox, RangeArena, SlotArena},
     command::Path,
     engine::Limits,
 };
@@ -24,11 +24,11 @@ fn rings(limits: &Limits) -> usize {
 }
 
 /// Files of the arenas of one core.
-pub const CORE_FILES: usize = 4;
+pub const CORE_FILES: usize = 5;
 
 /// The arenas of one core. Owned by the control thread; the core holds owners of records.
 pub struct CoreArenas {
-    pub(crate) qps: SlotArena<QpRecord>,
+    pub(crate) qps: QpArena,
     pub(crate) cqs: SlotArena<CqRecord>,
     pub(crate) srqs: SlotArena<SrqRecord>,
     /// Send records and private WQE copies.
@@ -37,7 +37,7 @@ pub struct CoreArenas {
 
 /// Names of the arenas of a core, in the order in which they are handed over.
 pub(crate) fn ids(core: u32, epoch: u64) -> [ArenaId; CORE_FILES] {
-    ["qps", "cqs", "srqs", "rings"].map(|kind| ArenaId {
+    ["qps", "cold", "cqs", "srqs", "rings"].map(|kind| ArenaId {
         kind,
         owner: core,
         epoch,
@@ -46,7 +46,7 @@ pub(crate) fn ids(core: u32, epoch: u64) -> [ArenaId; CORE_FILES] {
 
 /// What was found in the arenas of one core.
 pub(crate) struct Found {
-    pub qps: Vec<ArenaBox<QpRecord>>,
+    pub qps: Vec<QpBox>,
     pub cqs: Vec<ArenaBox<CqRecord>>,
     pub srqs: Vec<ArenaBox<SrqRecord>>,
 }
@@ -56,11 +56,11 @@ impl CoreArenas {
     pub(crate) fn open(
         core: u32,
         epoch: u64,
-        [qps, cqs, srqs, rings]: [OwnedFd; CORE_FILES],
+        [qps, cold, cqs, srqs, rings]: [OwnedFd; CORE_FILES],
         limits: &Limits,
     ) -> Result<(Self, Found), ArenaError> {
-        let [qp, cq, srq, ring] = ids(core, epoch);
-        let (qps, found_qps) = SlotArena::open(qp, qps, limits.qps)?;
+        let [qp, beside, cq, srq, ring] = ids(core, epoch);
+        let (qps, found_qps) = PairArena::open([qp, beside], [qps, cold], limits.qps)?;
         let (cqs, found_cqs) = SlotArena::open(cq, cqs, limits.cqs)?;
         let (srqs, found_srqs) = SlotArena::open(srq, srqs, limits.srqs)?;
         let rings = RangeArena::open(ring, rings, self::rings(limits))?;
@@ -96,8 +96,10 @@ impl CoreArenas {
 
     /// The files, in the order of [`ids`].
     pub(crate) fn files(&self) -> io::Result<[OwnedFd; CORE_FILES]> {
+        let [qps, cold] = self.qps.files()?;
         Ok([
-            self.qps.fd().try_clone_to_owned()?,
+            qps,
+            cold,
             self.cqs.fd().try_clone_to_owned()?,
             self.srqs.fd().try_clone_to_owned()?,
             self.rings.fd().try_clone_to_owned()?,
@@ -106,9 +108,9 @@ impl CoreArenas {
 
     /// Empty arenas for as many objects as there may be.
     pub(crate) fn create(core: u32, epoch: u64, limits: &Limits) -> Result<Self, ArenaError> {
-        let [qp, cq, srq, ring] = ids(core, epoch);
+        let [qp, beside, cq, srq, ring] = ids(core, epoch);
         Ok(CoreArenas {
-            qps: SlotArena::create(qp, limits.qps)?,
+            qps: PairArena::create([qp, beside], limits.qps)?,
             cqs: SlotArena::create(cq, limits.cqs)?,
             srqs: SlotArena::create(srq, limits.srqs)?,
             rings: RangeArena::create(ring, rings(limits))?,
@@ -223,6 +225,12 @@ impl From<&Path> for PathRecord {
 }
 
 impl PathRecord {
+    /// Whether each names the other, and both are set.
+    #[inline]
+    pub fn is_reverse_of(&self, other: &PathRecord) -> bool {
+        self.set && other.set && self.local_ip == other.remote_ip && self.remote_ip == other.local_ip
+    }
+
     /// The path, if there is one.
     pub fn path(&self) -> Option<Path> {
         self.set.then_some(Path {
@@ -306,25 +314,41 @@ record! {
     pub(crate) struct QpRecord {
         pub rc: RcQp,
         pub id: Identity,
+        /// IPv4 identification of the next frame.
+        pub ident: u16,
+        pub placed: Placed,
         pub sq: Cursor,
         pub rq: Cursor,
+        pub counters: QpCounters,
+        pub bad: BadWr,
+        pub pending: Pending,
+        // From here on: what few packets need.
+        pub path: PathRecord,
+        /// Why it is in the error state.
+        pub cause: Cause,
         /// Where the send records lie in the core's `rings`; `sq.depth` of them.
         pub sends: u64,
         /// Where the private WQE copies lie; `sq.depth` units.
         pub units: u64,
-        pub bad: BadWr,
-        pub pending: Pending,
-        /// Why it is in the error state.
-        pub cause: Cause,
-        pub placed: Placed,
-        pub counters: QpCounters,
-        /// IPv4 identification of the next frame.
-        pub ident: u16,
-        pub path: PathRecord,
-        /// Private copy of the receive WQE in progress.
+    }
+}
+
+record! {
+    /// What of a QP most have no use for most of the time: it takes memory when it is used.
+    #[derive(Clone, Debug)]
+    pub(crate) struct QpBeside {
+        /// READs and atomics of its peer.
+        pub cold: Cold,
+        /// Private copy of the receive WQE in progress, of a message of several packets or with several entries.
         pub recv: [Unit; RECV_UNITS],
     }
 }
+
+/// Where the records of QPs lie.
+pub(crate) type QpArena = PairArena<QpRecord, QpBeside>;
+
+/// The owner of a QP's records.
+pub(crate) type QpBox = PairBox<QpRecord, QpBeside>;
 
 impl QpRecord {
     /// Bytes that every packet needs.

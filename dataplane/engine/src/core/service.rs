@@ -7,7 +7,7 @@ use rnic_wire::Opcode;
 
 use super::{
     host::Env,
-    qp::Qp,
+    qp::{Qp, Route},
     queue::{Accepted, QueueError, Segments, suits},
     records::{BadWr, Pending},
     run::Core,
@@ -120,7 +120,7 @@ impl Core {
             qp.prefetch();
         }
         if let Some(qp) = ahead(3) {
-            qp.prefetch_record();
+            qp.prefetch_served();
         }
         if let Some(qp) = ahead(1) {
             qp.prefetch_sends();
@@ -175,7 +175,7 @@ impl Core {
     pub(super) fn serve_one(&mut self, qp: &mut Qp) -> usize {
         let mut work = 0;
         // Before requests that go the short way, which could fill the port each time.
-        if qp.rec.rc.has_response() && qp.path.is_some_and(|path| !path.direct) {
+        if qp.rec.rc.has_response() && qp.route.is_some_and(|route| !route.direct) {
             work += self.send_responses(qp);
             if qp.rec.rc.has_response() {
                 work += self.transmit(qp);
@@ -242,12 +242,14 @@ impl Core {
         if qp.rec.rc.qp_type() == QpType::Ud {
             return self.transmit_datagrams(qp);
         }
-        let Some(path) = qp.path else { return 0 };
-        let port = usize::from(path.port);
+        let Some(Route { port, direct }) = qp.route else {
+            return 0;
+        };
+        let port = usize::from(port);
         // Large: filled in place.
         let (mut emit, mut payload) = (Emit::EMPTY, Segments::new());
         // Where the last turn left off.
-        let mut bytes = if path.direct {
+        let mut bytes = if direct {
             self.stretch(qp, STRETCH_BUDGET)
         } else {
             self.send_stretch(qp, BYTE_BUDGET)
@@ -257,7 +259,7 @@ impl Core {
             if bytes >= BYTE_BUDGET {
                 return before + count;
             }
-            if !path.direct && !self.ports[port].ready(&mut self.env) {
+            if !direct && !self.ports[port].ready(&mut self.env) {
                 self.stuck += 1;
                 return before + count;
             }
@@ -272,7 +274,7 @@ impl Core {
                 self.env.counters.retransmitted += 1;
                 qp.rec.counters.retries += 1;
             }
-            if path.direct {
+            if direct {
                 self.deliver(qp, &emit, &payload);
                 let opcode = emit.headers.bth.opcode;
                 if opcode.is_write() && !opcode.ends_message() {
@@ -497,7 +499,7 @@ pub(super) fn fill(wr: &mut SendWr, wqe: &Wqe, accepted: &Accepted, opcode: WrOp
     wr.opcode = opcode;
     let flags = SendFlags::from_bits(u32::from(wqe.flags & wqe_flags::ALL));
     wr.flags = flags.unwrap_or_default().union(always);
-    wr.reserved = 0;
+    (wr.has_entry, wr.reserved) = (false, 0);
 }
 
 /// Puts a QP whose doorbell rang into the active list.

@@ -11,8 +11,8 @@ use super::{
     host::Env,
     port::PortPart,
     qp::Qp,
-    queue::{Accepted, Segments, SendQueue},
-    records::QpRecord,
+    queue::{Accepted, Segments, SendQueue, hold_entry},
+    records::{QpBeside, QpRecord},
     run::Core,
     service::{PACKET_BUDGET, fill},
     stages::Stage,
@@ -31,18 +31,18 @@ impl Core {
             sq,
             records,
             template: Some(template),
-            path: Some(path),
+            route: Some(route),
             ..
         } = qp
         else {
             return (0, false);
         };
         let room = rec.rc.whole_room(records.len() as u32);
-        if room == 0 || path.direct || rec.bad.set {
+        if room == 0 || route.direct || rec.bad.set {
             return (0, false);
         }
         let room = (room.min(sq.posted(&rec.sq, oldest)) as usize).min(PACKET_BUDGET);
-        let (part, env) = (&mut self.ports[usize::from(path.port)], &mut self.env);
+        let (part, env) = (&mut self.ports[usize::from(route.port)], &mut self.env);
         let (mtu, ip_start) = (rec.rc.path_mtu(), template.ip_start());
         let always = rec.id.always();
         for count in 0..room {
@@ -50,8 +50,9 @@ impl Core {
                 self.stuck += 1;
                 return (count, true);
             }
-            sq.peek(&rec.sq);
-            let wqe = sq.head(rec.sq.next);
+            let Some(wqe) = &sq.peek(&rec.sq) else {
+                return (count, false);
+            };
             let ident = rec.ident.wrapping_add(1);
             let queued = if let Some((opcode, payload)) = whole_message(wqe, &env.mrs, rec.id.pd, mtu) {
                 let accepted = Accepted {
@@ -59,9 +60,16 @@ impl Core {
                     length: payload.len as u32,
                     remote_srqn: None,
                 };
+                let inline = wqe.flags & wqe_flags::INLINE != 0;
+                if inline {
+                    sq.copy_one(&rec.sq, wqe);
+                }
                 sq.take_one(&mut rec.sq);
                 let whole = rec.rc.send_whole(records, env.now, |wr| {
                     fill(wr, wqe, &accepted, opcode, always);
+                    if !inline {
+                        hold_entry(wr, &wqe.sges[0]);
+                    }
                 });
                 let before = env.stages.enter(Stage::Copy);
                 let queued = part.queue_with(ip_start, |frame| {
@@ -74,7 +82,7 @@ impl Core {
                     return (count, rec.rc.fetches());
                 }
                 let wr = Fetch { opcode, len, always };
-                let plain = post_fetch(rec, sq, records, &wr, env.now);
+                let plain = post_fetch(rec, sq, records, wqe, &wr, env.now);
                 part.queue_with(ip_start, |frame| {
                     build_plain(frame, template, &plain, ident, &[], &env.crc)
                 })
@@ -95,13 +103,14 @@ impl Core {
         let Qp {
             rec,
             template: Some(template),
-            path: Some(path),
+            route: Some(route),
             ..
         } = qp
         else {
             return 0;
         };
-        let (part, env) = (&mut self.ports[usize::from(path.port)], &mut self.env);
+        let (part, env) = (&mut self.ports[usize::from(route.port)], &mut self.env);
+        let (rec, QpBeside { cold, .. }) = rec.both();
         let by = By {
             pd: rec.id.pd,
             qpn: rec.id.qpn,
@@ -110,7 +119,7 @@ impl Core {
             if !part.ready(env) {
                 return count;
             }
-            let Some((plain, source)) = rec.rc.response_ahead() else {
+            let Some((plain, source)) = rec.rc.response_ahead(cold) else {
                 return count;
             };
             let mut payload = None;
@@ -133,7 +142,7 @@ impl Core {
             if !queued {
                 return count;
             }
-            rec.rc.response_sent();
+            rec.rc.response_sent(cold);
             env.counters.tx_roce += 1;
         }
         PACKET_BUDGET
@@ -153,10 +162,10 @@ impl Core {
         if qp.gather(&self.env, &stretch.source, &mut payload).is_err() {
             return 0;
         }
-        let (Some(template), Some(path), [whole]) = (&qp.template, &qp.path, payload.as_slice()) else {
+        let (Some(template), Some(route), [whole]) = (&qp.template, &qp.route, payload.as_slice()) else {
             return 0;
         };
-        let (part, env) = (&mut self.ports[usize::from(path.port)], &mut self.env);
+        let (part, env) = (&mut self.ports[usize::from(route.port)], &mut self.env);
         let (ip_start, mtu) = (template.ip_start(), stretch.mtu.bytes());
         let mut packets = 0;
         while packets < stretch.packets && part.ready(env) {
@@ -201,7 +210,7 @@ pub(super) fn answer(
     qp: &mut Qp,
     plain: &Plain,
 ) -> Option<Received> {
-    let port = qp.path.filter(|path| !path.direct)?.port;
+    let port = qp.route.filter(|route| !route.direct)?.port;
     let part = &mut ports[usize::from(port)];
     if qp.template.is_none() || !part.ready(env) {
         return None;
@@ -224,9 +233,9 @@ pub(super) fn answer(
         }
         Extension::Atomic(eth) => {
             let now = env.now;
-            let (rc, mut host, sq) = qp.parts(env);
+            let (rc, mut host, sq, cold) = qp.parts(env);
             let host = &mut host;
-            rc.answer_atomic(&mut Ctx { host, sq, now }, operation, psn, eth)?
+            rc.answer_atomic(&mut Ctx { host, sq, cold, now }, operation, psn, eth)?
         }
         _ => return None,
     };
@@ -308,15 +317,28 @@ fn fetch(wqe: &Wqe, mtu: usize) -> Option<(WrOpcode, u32)> {
 
 /// Takes the READ or atomic at the head of the send queue.
 #[inline(never)] // what SENDs and WRITEs have no use for
-fn post_fetch(rec: &mut QpRecord, sq: &SendQueue, records: &mut [SendWr], fetch: &Fetch, now: Time) -> Plain {
+fn post_fetch(
+    rec: &mut QpRecord,
+    sq: &mut SendQueue,
+    records: &mut [SendWr],
+    wqe: &Wqe,
+    fetch: &Fetch,
+    now: Time,
+) -> Plain {
     let accepted = Accepted {
         data: rec.sq.next,
         length: fetch.len,
         remote_srqn: None,
     };
-    let wqe = sq.head(accepted.data);
+    let reads = fetch.opcode == WrOpcode::Read;
+    if !reads {
+        sq.copy_one(&rec.sq, wqe);
+    }
     sq.take_one(&mut rec.sq);
     rec.rc.send_fetch(records, now, |wr| {
         fill(wr, wqe, &accepted, fetch.opcode, fetch.always);
+        if reads {
+            hold_entry(wr, &wqe.sges[0]);
+        }
     })
 }

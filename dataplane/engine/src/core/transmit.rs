@@ -26,10 +26,14 @@ impl Qp {
         match *source {
             Source::None | Source::Missing | Source::Send { len: 0, .. } | Source::Remote { len: 0, .. } => {}
             Source::Send {
-                data, offset, len, ..
+                wr_index,
+                offset,
+                len,
+                ..
             } => {
                 let from = (self.rec.id.pd, Access::NONE);
-                self.sq.segments(&env.mrs, from, data, offset, len, segments)?;
+                let wr = self.records.get(wr_index as usize).ok_or(KeyError::Range)?;
+                self.sq.segments(&env.mrs, from, wr, offset, len, segments)?;
             }
             Source::Remote {
                 rkey,
@@ -76,7 +80,7 @@ impl Core {
     /// The payload of a selective acknowledgement, which is the QP's own: it lies here until the next one.
     #[cold]
     fn gather_missing(&mut self, qp: &Qp, payload: &mut Segments) {
-        *self.missing = qp.rec.rc.selective_ack();
+        *self.missing = qp.rec.rc.selective_ack(&qp.rec.beside().cold);
         payload.push(RemoteRange {
             ptr: NonNull::from(&mut *self.missing).cast(),
             len: SELECTIVE_ACK_LEN,

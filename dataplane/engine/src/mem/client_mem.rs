@@ -101,6 +101,12 @@ pub(crate) fn large_pages(base: *mut c_void, len: usize) {
     }
 }
 
+/// Asks for small ones.
+pub(crate) fn small_pages(base: *mut c_void, len: usize) {
+    // SAFETY: as above.
+    let _ = unsafe { madvise(base, len, Advice::LinuxNoHugepage) };
+}
+
 impl ClientMem {
     /// Makes a context region of `len` bytes (a multiple of the page size): a memfd sealed against any change
     /// of length, mapped here, and the descriptor to send to the client.
@@ -364,6 +370,17 @@ shared_word! {
 shared_word! {
     /// An atomic u64 in client memory, like [`SharedU32`].
     SharedU64, AtomicU64, u64
+}
+
+impl SharedU32 {
+    /// The word at an address.
+    ///
+    /// # Safety
+    /// 4 bytes from there are mapped and aligned, and stay mapped as long as the word is used.
+    #[inline]
+    pub(super) unsafe fn at(ptr: NonNull<u8>) -> SharedU32 {
+        SharedU32(ptr.cast())
+    }
 }
 
 impl SharedU64 {

@@ -370,7 +370,7 @@ impl MrTable {
         slot.is_some_and(|slot| is_valid(slot.word.load(Ordering::Relaxed), key))
     }
 
-    #[inline]
+    #[inline(always)] // as below
     pub(super) fn find(&self, key: u32, pd: u32, access: Access) -> Result<&Slot, KeyError> {
         let slot = self.slots.get(Self::slot_of_key(key)).ok_or(KeyError::Key)?;
         if !is_valid(slot.word.load(Ordering::Acquire), key) {
@@ -387,7 +387,7 @@ impl MrTable {
 
     /// Checks key, PD, right and range of a QP's own work requests, and resolves them: windows are for peers. Poll cores,
     /// within one pass of the loop.
-    #[inline]
+    #[inline(always)] // of most packets the greater part of what is left to do
     pub fn resolve(
         &self,
         key: u32,
@@ -404,7 +404,7 @@ impl MrTable {
     }
 
     /// The same of a peer's request, whose key may be that of a window.
-    #[inline(always)] // of most packets the greater part of what is left to do
+    #[inline(always)] // as above
     pub fn resolve_remote(
         &self,
         key: u32,
