@@ -174,9 +174,9 @@ impl Port for Gated {
         self.0.caps()
     }
 
-    fn rx_burst(&mut self, out: &mut FrameBurst) -> usize {
+    fn rx_at_most(&mut self, out: &mut FrameBurst, most: usize) -> usize {
         self.1.pass();
-        self.0.rx_burst(out)
+        self.0.rx_at_most(out, most)
     }
 
     fn tx_burst(&mut self, frames: &mut FrameBurst) -> usize {

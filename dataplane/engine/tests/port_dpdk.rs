@@ -159,6 +159,25 @@ fn a_burst_with_little_room_gets_the_rest_next_time() {
 }
 
 #[test]
+fn a_device_is_asked_for_no_more_frames_than_are_wanted() {
+    let _turn = turn();
+    let (mut a, mut b) = open_two(ring("rnic0", "rnic1"), ring("rnic1", "rnic0"));
+    let pool = a.pool.clone();
+    a.queues[0].tx_burst(&mut burst(&*pool, BURST, 0, 200));
+    let mut received = FrameBurst::new();
+    for most in [1, 5, 0] {
+        assert_eq!(b.queues[0].rx_at_most(&mut received, most), most);
+    }
+    // What the driver has handed out is counted; the rest is still on its ring.
+    assert_eq!(b.queues[0].stats().rx_frames, 6);
+    assert_eq!(b.queues[0].rx_burst(&mut received), BURST - 6);
+    for (i, frame) in received.drain(..).enumerate() {
+        assert_eq!(frame.bytes(), pattern(i, 200));
+    }
+    close([a, b]);
+}
+
+#[test]
 fn an_exhausted_pool_says_so_and_frames_of_others_wait_for_it() {
     let _turn = turn();
     let few = |spec: PortSpec| PortSpec {

@@ -286,6 +286,24 @@ fn delayed_frames_come_when_they_are_due_and_not_before() {
 }
 
 #[test]
+fn no_more_frames_come_than_were_asked_for() {
+    let rates = FaultRates {
+        delay_ns: 10,
+        ..FaultRates::default()
+    };
+    let (mut a, mut b) = faulty(rx(rates), 256);
+    b.queues[0].tx_burst(&mut burst(&*b.pool.clone(), 10, 0, LONGEST));
+    let mut received = FrameBurst::new();
+    a.queues[0].tick(0);
+    assert_eq!(a.queues[0].rx_burst(&mut received), 0, "they are delayed");
+    a.queues[0].tick(10);
+    assert_eq!(a.queues[0].rx_at_most(&mut received, 3), 3);
+    assert_eq!(a.queues[0].rx_burst(&mut received), 7);
+    drop(received);
+    close([a, b]);
+}
+
+#[test]
 fn frames_held_back_are_bounded_and_the_rest_waits_outside() {
     let rates = FaultRates {
         delay_ns: 1 << 50,

@@ -77,6 +77,22 @@ fn what_a_full_ring_does_not_take_stays_with_the_caller_in_order() {
 }
 
 #[test]
+fn no_more_come_than_were_asked_for_and_the_rest_comes_later() {
+    let (mut a, mut b, pool) = pair(1, 2 * BURST as u32);
+    assert_eq!(a.queues[0].tx_burst(&mut fill(&*pool, BURST, 0)), BURST);
+    let mut received = FrameBurst::new();
+    for most in [1, 5, 0, BURST] {
+        let before = received.len();
+        let came = b.queues[0].rx_at_most(&mut received, most);
+        assert_eq!(came, most.min(BURST - before));
+        assert_eq!(received.len(), before + came);
+    }
+    for (i, frame) in received.iter().enumerate() {
+        assert_eq!(frame.bytes(), pattern(i));
+    }
+}
+
+#[test]
 fn a_burst_that_holds_frames_already_is_filled_up() {
     let (mut a, mut b, pool) = pair(1, 64);
     let mut received = fill(&*pool, BURST - 2, 0);

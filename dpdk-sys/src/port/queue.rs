@@ -46,7 +46,13 @@ impl RxQueue {
     /// blocks. Frames may have several segments if the port's driver makes such; see
     /// [`Burst::linearise_all`].
     pub fn rx_burst<const N: usize>(&mut self, burst: &mut Burst<N>) -> usize {
+        self.rx_at_most(burst, N)
+    }
+
+    /// The same of no more than `most` frames.
+    pub fn rx_at_most<const N: usize>(&mut self, burst: &mut Burst<N>, most: usize) -> usize {
         let (slots, spare) = burst.spare_raw();
+        let spare = spare.min(most);
         // SAFETY: the lease keeps the port started; `&mut self` of the only handle keeps other threads
         // off the queue; `slots` has room for `spare` pointers, which fits 16 bits.
         let received = unsafe { ffi::dpdk_rx_burst(self.port, self.queue, slots, spare as u16) };

@@ -198,9 +198,9 @@ impl Port for CapturePort {
         self.inner.caps()
     }
 
-    fn rx_burst(&mut self, out: &mut FrameBurst) -> usize {
+    fn rx_at_most(&mut self, out: &mut FrameBurst, most: usize) -> usize {
         let before = out.len();
-        let n = self.inner.rx_burst(out);
+        let n = self.inner.rx_at_most(out, most);
         if n > 0 && self.tap.is_on() {
             let copied = self.tap.copy(&out[before..], Direction::Received);
             self.tap.pass(copied, n);

@@ -84,8 +84,8 @@ impl Port for Counted {
         self.inner.caps()
     }
 
-    fn rx_burst(&mut self, out: &mut FrameBurst) -> usize {
-        let n = self.inner.rx_burst(out);
+    fn rx_at_most(&mut self, out: &mut FrameBurst, most: usize) -> usize {
+        let n = self.inner.rx_at_most(out, most);
         add(&self.usage.rx[bucket(n)], 1);
         n
     }

@@ -209,10 +209,10 @@ impl Lane {
         }
     }
 
-    /// Moves frames that are due to `out`, and tells how many.
-    fn release(&mut self, now: u64, out: &mut FrameBurst) -> usize {
+    /// Moves frames that are due to `out`, at most `most`, and tells how many.
+    fn release(&mut self, now: u64, out: &mut FrameBurst, most: usize) -> usize {
         let mut n = 0;
-        while !out.is_full() && self.line.front().is_some_and(|(due, _)| *due <= now) {
+        while n < most && !out.is_full() && self.line.front().is_some_and(|(due, _)| *due <= now) {
             if let Some((_, frame)) = self.line.pop_front() {
                 out.push(frame);
                 n += 1;
@@ -235,7 +235,7 @@ fn duplicate(frame: &Frame, pool: &SharedPool) -> Option<Frame> {
 impl FaultPort {
     fn send(&mut self) {
         loop {
-            self.tx.release(self.now, &mut self.leaving);
+            self.tx.release(self.now, &mut self.leaving, BURST);
             if self.leaving.is_empty() {
                 return;
             }
@@ -252,15 +252,15 @@ impl Port for FaultPort {
         self.inner.caps()
     }
 
-    fn rx_burst(&mut self, out: &mut FrameBurst) -> usize {
+    fn rx_at_most(&mut self, out: &mut FrameBurst, most: usize) -> usize {
         if self.rx.room() >= BURST {
             let mut arrived = FrameBurst::new_const();
-            self.inner.rx_burst(&mut arrived);
+            self.inner.rx_at_most(&mut arrived, most);
             for frame in arrived {
                 self.rx.admit(frame, self.now, self.inner.pool());
             }
         }
-        self.rx.release(self.now, out)
+        self.rx.release(self.now, out, most)
     }
 
     fn tx_burst(&mut self, frames: &mut FrameBurst) -> usize {

@@ -1,7 +1,7 @@
 //! Ports: where frames come from and go to.
 use std::{fmt, marker::PhantomData};
 
-use crate::frame::{FrameBurst, SharedPool};
+use crate::frame::{BURST, FrameBurst, SharedPool};
 
 mod capture;
 mod counted;
@@ -59,7 +59,13 @@ pub trait Port: Send {
     fn caps(&self) -> PortCaps;
 
     /// Appends received frames to `out`, up to its capacity, and tells how many.
-    fn rx_burst(&mut self, out: &mut FrameBurst) -> usize;
+    #[inline]
+    fn rx_burst(&mut self, out: &mut FrameBurst) -> usize {
+        self.rx_at_most(out, BURST)
+    }
+
+    /// The same of no more than `most` frames, of which the driver is asked for no more either.
+    fn rx_at_most(&mut self, out: &mut FrameBurst, most: usize) -> usize;
 
     /// Sends frames from the front of `frames` and takes those out that it accepted; the rest stays, in
     /// order, for a later call. Tells how many were accepted.

@@ -123,8 +123,8 @@ impl Port for RingPort {
         }
     }
 
-    fn rx_burst(&mut self, out: &mut FrameBurst) -> usize {
-        let ready = self.rx.slots().min(out.remaining_capacity());
+    fn rx_at_most(&mut self, out: &mut FrameBurst, most: usize) -> usize {
+        let ready = self.rx.slots().min(out.remaining_capacity()).min(most);
         let Ok(chunk) = self.rx.read_chunk(ready) else {
             return 0;
         };

@@ -50,7 +50,7 @@ impl<F: FnMut(&SharedPool, &mut FrameBurst) -> usize + Send> Port for Receiving<
         }
     }
     #[inline(never)]
-    fn rx_burst(&mut self, out: &mut FrameBurst) -> usize {
+    fn rx_at_most(&mut self, out: &mut FrameBurst, _most: usize) -> usize {
         (self.receive)(&self.pool, out)
     }
     fn tx_burst(&mut self, _frames: &mut FrameBurst) -> usize {

@@ -34,8 +34,8 @@ impl DpdkPort {
         }
     }
 
-    fn take_surplus(&mut self, out: &mut FrameBurst) -> usize {
-        let n = self.surplus.len().min(out.remaining_capacity());
+    fn take_surplus(&mut self, out: &mut FrameBurst, most: usize) -> usize {
+        let n = self.surplus.len().min(out.remaining_capacity()).min(most);
         out.extend(self.surplus.drain(..n));
         n
     }
@@ -60,15 +60,15 @@ impl Port for DpdkPort {
         self.caps
     }
 
-    fn rx_burst(&mut self, out: &mut FrameBurst) -> usize {
+    fn rx_at_most(&mut self, out: &mut FrameBurst, most: usize) -> usize {
         if !self.surplus.is_empty() {
-            return self.take_surplus(out);
+            return self.take_surplus(out, most);
         }
         if out.is_full() {
             return 0;
         }
         let mut burst = Burst::<BURST>::new();
-        if self.rx.rx_burst(&mut burst) == 0 {
+        if self.rx.rx_at_most(&mut burst, most) == 0 {
             return 0;
         }
         let (before, mut bytes) = (out.len(), 0);
