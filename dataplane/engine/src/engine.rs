@@ -418,17 +418,8 @@ impl Engine {
 
     /// Counts of a port, over all its queues.
     pub fn port_stats(&self, port: usize) -> PortStats {
-        self.cores
-            .iter()
-            .map(|c| c.shared.port(port))
-            .fold(PortStats::default(), |a, b| PortStats {
-                rx_frames: a.rx_frames + b.rx_frames,
-                rx_bytes: a.rx_bytes + b.rx_bytes,
-                rx_dropped: a.rx_dropped + b.rx_dropped,
-                tx_frames: a.tx_frames + b.tx_frames,
-                tx_bytes: a.tx_bytes + b.tx_bytes,
-                tx_dropped: a.tx_dropped + b.tx_dropped,
-            })
+        let queues = self.cores.iter().map(|core| core.shared.port(port));
+        queues.fold(PortStats::default(), PortStats::and)
     }
 
     /// What the QPs of a port have counted about congestion, on all cores.

@@ -20,6 +20,7 @@ use crate::{
     engine::Limits,
     mem::{AhTable, McastTable, MrTable, PortAddresses},
     nonblocking::NonBlocking,
+    port::PortStats,
     retire::Retired,
     view::ViewCache,
 };
@@ -259,6 +260,12 @@ impl Core {
     /// Its counters, as they are now.
     pub(crate) fn counters(&self) -> super::shared::CoreCounters {
         self.env.counters.clone()
+    }
+
+    /// What its queue of a port has counted; nothing where it has none.
+    pub(crate) fn port_stats(&self, port: usize) -> PortStats {
+        let queue = self.ports.get(port).and_then(|part| part.queue.as_ref());
+        queue.map(|queue| queue.stats()).unwrap_or_default()
     }
 
     /// Where its cycles went, in the order of [`Stage::ALL`]; `None` in builds that do not look.

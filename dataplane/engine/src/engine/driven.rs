@@ -1,19 +1,15 @@
 //! Poll cores without threads, for whoever measures them or steps through them.
-use std::marker::PhantomData;
-
 use super::{Engine, EngineConfig, StartError};
 use crate::{
     core::{Core, CoreCounters, Spent, Stage},
     nonblocking::NonBlocking,
-    port::{ThreadRegistration, register_thread},
+    port::PortStats,
 };
 
-/// A poll core that its owner drives, pass by pass, on the thread that made it. Its idle policy has no meaning.
+/// A poll core that its owner drives, pass by pass, on any thread. One that makes many passes should be known to DPDK:
+/// [`register_thread`](crate::port::register_thread). The idle policy has no meaning.
 pub struct DrivenCore {
     core: Core,
-    _registration: ThreadRegistration,
-    /// It has what belongs to its thread.
-    _thread: PhantomData<*const ()>,
 }
 
 impl DrivenCore {
@@ -34,6 +30,11 @@ impl DrivenCore {
     pub fn counters(&self) -> CoreCounters {
         self.core.counters()
     }
+
+    /// What its queue of a port has counted; nothing where it has none.
+    pub fn port_stats(&self, port: usize) -> PortStats {
+        self.core.port_stats(port)
+    }
 }
 
 impl Engine {
@@ -47,11 +48,7 @@ impl Engine {
         let engine = Self::start_with(config, &mut |init, _cpu| {
             let mut core = Core::new(init);
             core.begin();
-            cores.push(DrivenCore {
-                core,
-                _registration: register_thread(),
-                _thread: PhantomData,
-            });
+            cores.push(DrivenCore { core });
             Ok(None)
         })?;
         Ok((engine, cores))

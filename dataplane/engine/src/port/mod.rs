@@ -52,6 +52,21 @@ pub struct PortStats {
     pub tx_dropped: u64,
 }
 
+impl PortStats {
+    /// What this queue and another have counted.
+    #[must_use]
+    pub fn and(self, other: PortStats) -> PortStats {
+        PortStats {
+            rx_frames: self.rx_frames + other.rx_frames,
+            rx_bytes: self.rx_bytes + other.rx_bytes,
+            rx_dropped: self.rx_dropped + other.rx_dropped,
+            tx_frames: self.tx_frames + other.tx_frames,
+            tx_bytes: self.tx_bytes + other.tx_bytes,
+            tx_dropped: self.tx_dropped + other.tx_dropped,
+        }
+    }
+}
+
 /// One queue pair of a port, owned by one poll core. No method blocks, allocates from the heap or takes a
 /// lock after the port was opened.
 pub trait Port: Send {

@@ -48,10 +48,15 @@ impl RetiredView {
 }
 
 impl Publisher {
+    /// The core that is to own `qpn` where there are so many of them, at least one.
+    pub fn spread(qpn: u32, cores: usize) -> u16 {
+        ((qpn & 0xff) as usize % cores) as u16
+    }
+
     /// Views for `cores` poll cores; `QPN & 0xff` is spread over them evenly.
     pub fn new(qsbr: Arc<Qsbr>, cores: usize) -> Self {
         let empty = Arc::new(ArcSwap::from_pointee(CoreView::empty()));
-        let steering = std::array::from_fn(|i| (i % cores.max(1)) as u16);
+        let steering = std::array::from_fn(|i| Self::spread(i as u32, cores.max(1)));
         let slot = || Slot {
             published: Arc::new(ArcSwap::from_pointee(CoreView {
                 steering,
