@@ -1,13 +1,14 @@
 //! The command line.
 use clap::{Parser, ValueEnum};
+use rnic_engine::frame::BURST;
 use serde::Serialize;
 
-/// Measures the data path of rnicd in one process: a poll core with both ends of every connection on it, driven by the
-/// thread that also posts the work requests and takes the completions, over a pair of ports joined back to back.
+/// Measures the data path of rnicd in one process: poll cores with both ends of every connection on one of them, driven by the
+/// threads that also post the work requests and take the completions, over a pair of ports joined back to back.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "rnic-testpmd", version)]
 pub struct Args {
-    /// What the core does.
+    /// What the cores do.
     #[arg(long, value_enum, default_value_t = Mode::RcWrite)]
     pub mode: Mode,
     /// The ports between the two ends: `ring` (in this process, without DPDK), `dpdk-ring`, or two virtual devices of DPDK
@@ -17,9 +18,17 @@ pub struct Args {
     /// Bytes of a message; K and M are allowed. With `io`, of a frame.
     #[arg(long, default_value = "64", value_parser = parse_size)]
     pub size: u32,
-    /// Connections.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub qps: u32,
+    /// Connections; one a core unless said.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub qps: Option<u32>,
+    /// Poll cores of the engine, each with a thread, a CPU and a queue of each port to itself. The connections are spread over
+    /// them, and both ends of one are on the same core, by the numbers of their QPs, as in rnicd. On ports with fewer queues
+    /// than cores, or that spread frames otherwise, cores hand each other frames.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub cores: u32,
+    /// Frames taken from a port, and given to one, at a time; 32 at most.
+    #[arg(long, default_value_t = BURST as u32, value_parser = clap::value_parser!(u32).range(1..=BURST as i64))]
+    pub burst: u32,
     /// Messages in flight on a connection.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub outstanding: u32,
@@ -32,20 +41,22 @@ pub struct Args {
     /// Seconds to measure, after one to warm up.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,
-    /// So many messages instead of some seconds, and none to warm up: every run does the same. Prints JSON without rates.
+    /// So many messages instead of some seconds, and none to warm up: every run on one core does the same. Prints JSON without
+    /// rates.
     #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
     pub messages: Option<u64>,
     /// The same buffer for all messages of a connection, instead of as many as are in flight.
     #[arg(long)]
     pub reuse: bool,
-    /// Measure as well what copying and summing the payload costs without anything around it, over the same buffers.
+    /// Measure as well what copying and summing the payload costs without anything around it, over the same buffers. Of one
+    /// core.
     #[arg(long)]
     pub bare: bool,
     /// Tell how many cycles a message spends in each stage of the data path. For builds with the feature `stages`, which are
     /// slower.
     #[arg(long)]
     pub stages: bool,
-    /// CPU to run on, counted round those allowed.
+    /// CPU of the first core, counted round those allowed; the other cores have the next ones.
     #[arg(long, default_value_t = 1)]
     pub cpu: usize,
     /// Print one JSON object instead of text.

@@ -1,7 +1,12 @@
 //! `rnic-testpmd`: what the data path of rnicd does a second, and in how many cycles.
 mod args;
 mod bare;
+mod burst;
+mod drive;
+mod forward;
 mod io;
+mod lane;
+mod payload;
 mod plan;
 mod queue;
 mod report;
@@ -9,13 +14,18 @@ mod rig;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use args::{Args, Mode};
 use clap::Parser;
+use core_affinity::CoreId;
+use drive::{DRAIN, WARM_UP};
+use lane::Lane;
 use plan::Plan;
-use report::{Fixed, Report, Second, cycles};
+use report::{Fixed, Report, cycles};
 use rig::Rig;
 use rnic_engine::{
+    core::CoreCounters,
+    frame::BURST,
     nonblocking::CheckedAllocator,
     port::{DeviceSpec, OpenPort, PortSpec, open_all},
 };
@@ -24,36 +34,29 @@ use rnic_engine::{
 #[global_allocator]
 static ALLOCATOR: CheckedAllocator = CheckedAllocator;
 
-/// Turns between two looks at the clock.
-const TURNS: u32 = 256;
-const WARM_UP: Duration = Duration::from_secs(1);
-/// How long what is in flight at the end may take.
-const DRAIN: Duration = Duration::from_secs(10);
 /// Beside the payload: Ethernet, IPv6, UDP, every header of RoCE, ICRC.
 const LINK_MTU: u16 = 4096 + 256;
-/// Packet buffers of each port.
+/// Packet buffers of each port, for every core.
 const BUFFERS: u32 = 4096;
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let cpus = core_affinity::get_core_ids().unwrap_or_default();
-    if let Some(cpu) = cpus.get(args.cpu % cpus.len().max(1)) {
-        core_affinity::set_for_current(*cpu);
-    }
     let plan = Plan::new(&args)?;
-    let ports = open(&args)?;
+    let cpus = cpus(&args)?;
+    let ports = open(&args, &cpus)?;
     if let Some(messages) = args.messages {
         ensure!(
             args.mode != Mode::Io,
             "--messages: frames without an RNIC are no messages"
         );
-        let fixed = run_fixed(messages, plan, ports)?;
+        let fixed = run_fixed(messages, plan, ports, &cpus)?;
         println!("{}", serde_json::to_string(&fixed)?);
         return check(fixed.errors, fixed.verified);
     }
+    let hz = tsc_hz();
     let report = match args.mode {
-        Mode::Io => io::run(&args, plan, ports)?,
-        _ => run(&args, plan, ports)?,
+        Mode::Io => io::run(&args, &plan, ports, &cpus, hz)?,
+        _ => run(&args, plan, ports, &cpus, hz)?,
     };
     match args.json {
         true => println!("{}", serde_json::to_string(&report)?),
@@ -68,7 +71,21 @@ fn check(errors: u64, verified: bool) -> Result<()> {
     Ok(())
 }
 
-fn open(args: &Args) -> Result<Vec<OpenPort>> {
+/// The CPUs to run on, one for each core.
+fn cpus(args: &Args) -> Result<Vec<CoreId>> {
+    let allowed = core_affinity::get_core_ids().context("the CPUs are not known")?;
+    let cores = args.cores as usize;
+    ensure!(
+        cores <= allowed.len(),
+        "--cores {cores}: each needs a CPU to itself, and {} may be used",
+        allowed.len()
+    );
+    Ok((0..cores)
+        .map(|core| allowed[(args.cpu + core) % allowed.len()])
+        .collect())
+}
+
+fn open(args: &Args, cpus: &[CoreId]) -> Result<Vec<OpenPort>> {
     let names = ["rnic0", "rnic1"];
     let (devices, eal): (Vec<DeviceSpec>, Vec<String>) = match args.port.as_str() {
         "ring" => {
@@ -77,7 +94,7 @@ fn open(args: &Args) -> Result<Vec<OpenPort>> {
         }
         "dpdk-ring" => {
             let end = |peer: &str| DeviceSpec::Ring { peer: peer.into() };
-            (vec![end(names[1]), end(names[0])], eal_args(args))
+            (vec![end(names[1]), end(names[0])], eal_args(cpus))
         }
         devices => {
             let devices: Vec<_> = devices
@@ -90,118 +107,88 @@ fn open(args: &Args) -> Result<Vec<OpenPort>> {
                     args.port
                 );
             }
-            (devices, eal_args(args))
+            (devices, eal_args(cpus))
         }
     };
     let spec = |(name, device): (&str, DeviceSpec)| PortSpec {
-        buffers: BUFFERS,
+        buffers: BUFFERS * args.cores,
+        queues: args.cores as u16,
         ..PortSpec::new(name, device, LINK_MTU)
     };
     let specs: Vec<PortSpec> = names.into_iter().zip(devices).map(spec).collect();
-    Ok(open_all(&specs, &eal)?)
+    let ports = open_all(&specs, &eal)?;
+    let most = args.burst as usize;
+    // Frames without an RNIC are taken and given as few at a time as said anyway.
+    Ok(match most < BURST && args.mode != Mode::Io {
+        true => ports.into_iter().map(|port| burst::limit(port, most)).collect(),
+        false => ports,
+    })
 }
 
-fn eal_args(args: &Args) -> Vec<String> {
-    let cpu = args.cpu;
-    [
-        "--no-huge",
-        "-m",
-        "300",
-        "--no-shconf",
-        "--no-pci",
-        "--no-telemetry",
-    ]
-    .map(String::from)
-    .into_iter()
-    .chain([format!("--lcores=0@{cpu}")])
-    .collect()
+fn eal_args(cpus: &[CoreId]) -> Vec<String> {
+    let megabytes = 200 + 100 * cpus.len();
+    let fixed = ["--no-huge", "--no-shconf", "--no-pci", "--no-telemetry"].map(String::from);
+    let sized = ["-m".into(), megabytes.to_string()];
+    // DPDK is started on the first CPU; the threads of the cores are made known to it when they start.
+    let first = cpus.first().map(|cpu| format!("--lcores=0@{}", cpu.id));
+    fixed.into_iter().chain(sized).chain(first).collect()
 }
 
-fn run(args: &Args, plan: Plan, ports: Vec<OpenPort>) -> Result<Report> {
+fn run(args: &Args, plan: Plan, ports: Vec<OpenPort>, cpus: &[CoreId], hz: u64) -> Result<Report> {
     let mut rig = Rig::new(plan, ports)?;
-    rig.fill();
-    rig.begin();
-    drive(&mut rig, WARM_UP);
-    let (begin, account) = (Second::at(&rig), rig.spent());
     ensure!(
-        !args.stages || account.is_some(),
+        !args.stages || rig.lanes.iter().all(Lane::has_stages),
         "--stages: this build does not look; build with `cargo build --release -p rnic-testpmd --features stages`"
     );
-    let mut last = begin;
-    for _ in 0..args.seconds {
-        drive(&mut rig, Duration::from_secs(1));
-        let now = Second::at(&rig);
+    payload::fill(&plan, rig.data());
+    let (begin, end) = drive::measure(&mut rig.lanes, cpus, args.seconds, |from, to| {
         if !args.json {
-            println!("{}", report::line(&plan, &last, &now));
+            print!("{}", forward::second(from, to, hz));
         }
-        last = now;
-    }
-    let account = account.zip(rig.spent()).filter(|_| args.stages);
-    drain(&mut rig)?;
-    let verified = rig.verify();
-    let mut report = Report::new(args, &plan, &begin, &last, rig.errors, verified);
-    report.stages = account.map(|(from, to)| report::stages(&from, &to, last.messages - begin.messages));
+    })?;
+    let mut report = Report::new(args, &plan, cpus, hz, &begin, &end);
+    (report.errors, report.verified) = outcome(&rig.lanes)?;
     if args.bare {
+        // Where the core was, which has ended.
+        if let Some(cpu) = cpus.first() {
+            core_affinity::set_for_current(*cpu);
+        }
         report.compare(bare::cycles_per_packet(&plan, rig.data(), WARM_UP)?);
     }
     rig.stop();
     Ok(report)
 }
 
-/// So many messages and then none, whatever the time: the same instructions in every run.
-fn run_fixed(messages: u64, plan: Plan, ports: Vec<OpenPort>) -> Result<Fixed> {
+/// So many messages and then none, whatever the time: on one core, the same instructions in every run.
+fn run_fixed(messages: u64, plan: Plan, ports: Vec<OpenPort>, cpus: &[CoreId]) -> Result<Fixed> {
     let mut rig = Rig::new(plan, ports)?;
-    rig.fill();
-    rig.begin();
-    while rig.messages < messages {
-        rig.turn(true);
-    }
-    drain(&mut rig)?;
-    let counters = rig.counters();
+    payload::fill(&plan, rig.data());
+    let each = messages.div_ceil(u64::from(plan.cores));
+    drive::complete(&mut rig.lanes, cpus, |lane| lane.messages >= each)?;
+    let (errors, verified) = outcome(&rig.lanes)?;
+    let counters =
+        |what: fn(&CoreCounters) -> u64| rig.lanes.iter().map(|lane| what(&lane.counters())).sum::<u64>();
     let fixed = Fixed {
-        messages: rig.messages,
-        frames: counters.tx_roce,
-        errors: rig.errors + counters.retransmitted,
-        verified: rig.verify(),
+        messages: rig.lanes.iter().map(|lane| lane.messages).sum(),
+        frames: counters(|c| c.tx_roce),
+        errors: errors + counters(|c| c.retransmitted),
+        verified,
     };
     rig.stop();
     Ok(fixed)
 }
 
-/// Lets what is in flight end.
-fn drain(rig: &mut Rig) -> Result<()> {
-    let start = Instant::now();
-    while !rig.is_drained() {
-        if start.elapsed() > DRAIN {
-            let counters = rig.counters();
-            bail!(
-                "{} messages are not done after {DRAIN:?}; {} requests failed, {} frames were sent again, {} found no buffer",
-                rig.unfinished(),
-                rig.errors,
-                counters.retransmitted,
-                counters.gather_errors,
-            );
-        }
-        rig.turn(false);
-    }
-    // Of a datagram nobody hears that it has arrived.
-    for _ in 0..TURNS {
-        if rig.has_all() {
-            break;
-        }
-        rig.turn(false);
-    }
-    rig.count_lost();
-    Ok(())
-}
-
-fn drive(rig: &mut Rig, time: Duration) {
-    let start = Instant::now();
-    while start.elapsed() < time {
-        for _ in 0..TURNS {
-            rig.turn(true);
-        }
-    }
+/// Requests that failed and datagrams that were lost; whether every byte is where it belongs.
+fn outcome(lanes: &[Lane]) -> Result<(u64, bool)> {
+    let sum = |what: fn(&Lane) -> u64| lanes.iter().map(what).sum::<u64>();
+    let (errors, unfinished) = (sum(|lane| lane.errors), sum(Lane::unfinished));
+    ensure!(
+        unfinished == 0,
+        "{unfinished} messages are not done after {DRAIN:?}; {errors} requests failed, {} frames were sent again, {} found no buffer",
+        sum(|lane| lane.counters().retransmitted),
+        sum(|lane| lane.counters().gather_errors),
+    );
+    Ok((errors + sum(Lane::lost), lanes.iter().all(Lane::verify)))
 }
 
 /// The time stamp counter's rate, measured.

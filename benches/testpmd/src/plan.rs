@@ -1,4 +1,6 @@
 //! The plan of one run: what its messages do, and where everything lies.
+use std::ops::Range;
+
 use anyhow::{Context as _, Result, ensure};
 use rnic_wire::Mtu;
 
@@ -21,7 +23,11 @@ pub enum Operation {
 pub struct Plan {
     pub mode: Mode,
     pub size: u32,
+    /// Connections, of all cores.
     pub qps: u32,
+    pub cores: u32,
+    /// Frames taken from a port, and given to one, at a time.
+    pub burst: usize,
     pub outstanding: u32,
     pub signal_every: u32,
     pub mtu: Mtu,
@@ -55,10 +61,19 @@ impl Plan {
             args.size,
             mtu.bytes()
         );
+        let qps = args.qps.unwrap_or(args.cores);
+        ensure!(
+            qps >= args.cores,
+            "--qps {qps}: fewer connections than the {} cores",
+            args.cores
+        );
+        ensure!(!args.bare || args.cores == 1, "--bare is of one core");
         Ok(Plan {
             mode: args.mode,
             size: args.size,
-            qps: args.qps,
+            qps,
+            cores: args.cores,
+            burst: args.burst as usize,
             outstanding: args.outstanding,
             signal_every: args.signal_every,
             mtu,
@@ -66,6 +81,12 @@ impl Plan {
             // Never, where the same is to happen however slow the machine is.
             timeout: if args.messages.is_some() { 0 } else { 14 },
         })
+    }
+
+    /// The connections of a core.
+    pub fn connections(&self, core: u32) -> Range<u32> {
+        let before = |core: u32| (u64::from(self.qps) * u64::from(core) / u64::from(self.cores)) as u32;
+        before(core)..before(core + 1)
     }
 
     /// Bytes between two buffers.
@@ -142,11 +163,12 @@ impl Plan {
         2 * self.sq_depth()
     }
 
+    /// Of each core's part.
     pub fn cq_depth(&self) -> u32 {
         let each = match self.receives() {
             true => self.rq_depth(),
             false => self.outstanding / self.signal_every + 1,
         };
-        (self.qps * each).next_power_of_two().max(64)
+        (self.qps.div_ceil(self.cores) * each).next_power_of_two().max(64)
     }
 }

@@ -60,7 +60,7 @@ impl WorkQueue {
     }
 }
 
-/// The consumer of a completion queue with one sub-ring.
+/// The consumer of one core's sub-ring of a completion queue.
 pub struct CompletionQueue {
     mem: Arc<ClientMem>,
     tail_word: SharedU32,
@@ -71,9 +71,9 @@ pub struct CompletionQueue {
 }
 
 impl CompletionQueue {
-    /// The queue of `depth` entries at `offset`.
-    pub fn new(mem: &Arc<ClientMem>, offset: usize, depth: u32) -> Result<Self> {
-        let ring = offset + rnic_abi::cq_subring_offset(depth, 0);
+    /// That of `core`, of the queue at `offset` with `depth` entries for each.
+    pub fn new(mem: &Arc<ClientMem>, offset: usize, depth: u32, core: u32) -> Result<Self> {
+        let ring = offset + rnic_abi::cq_subring_offset(depth, core);
         let word = |at: usize| mem.u32(ring + at).context("a queue leaves the region");
         Ok(CompletionQueue {
             mem: mem.clone(),

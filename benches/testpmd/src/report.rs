@@ -1,14 +1,17 @@
 //! What is printed: a line a second, then totals; or one JSON object.
 use std::{collections::BTreeMap, fmt};
 
-use rnic_engine::core::{Spent, Stage};
+use core_affinity::CoreId;
+use rnic_engine::{
+    core::{Spent, Stage},
+    port::PortStats,
+};
 use serde::Serialize;
 
 use crate::{
     args::{Args, Mode},
+    forward,
     plan::Plan,
-    rig::Rig,
-    tsc_hz,
 };
 
 /// Time stamp counter; nanoseconds where there is none.
@@ -23,33 +26,36 @@ pub fn cycles() -> u64 {
     }
 }
 
-/// Where a run stood at some moment.
+/// Where a core stood at some moment.
 #[derive(Copy, Clone)]
-pub struct Second {
+pub struct Sample {
     pub cycles: u64,
     pub messages: u64,
     pub frames: u64,
+    /// What its queues of both ports had counted.
+    pub ports: [PortStats; 2],
+    /// Where its cycles went; `None` where the build does not look.
+    pub spent: Option<Account>,
 }
 
-impl Second {
-    pub fn at(rig: &Rig) -> Self {
-        Second {
-            cycles: cycles(),
-            messages: rig.messages,
-            frames: rig.counters().tx_roce,
-        }
-    }
+/// What all cores did between two moments.
+pub fn total(from: &[Sample], to: &[Sample], what: impl Fn(&Sample) -> u64) -> u64 {
+    from.iter().zip(to).map(|(from, to)| what(to) - what(from)).sum()
 }
 
-/// One line of forward statistics.
-pub fn line(plan: &Plan, from: &Second, to: &Second) -> String {
-    let (messages, cycles) = (to.messages - from.messages, to.cycles - from.cycles);
-    let frames = to.frames - from.frames;
-    format!(
-        "  messages: {messages:>12}  frames: {frames:>12}  cycles/message: {:>8.1}  ({} B)",
-        cycles as f64 / messages.max(1) as f64,
-        plan.size
-    )
+/// Cycles of all cores between two moments.
+pub fn cycles_of(from: &[Sample], to: &[Sample]) -> u64 {
+    total(from, to, |sample| sample.cycles)
+}
+
+/// What all cores did a second, each by the time that passed for it.
+pub fn rate(from: &[Sample], to: &[Sample], hz: u64, what: impl Fn(&Sample) -> u64) -> f64 {
+    let cores = from.iter().zip(to);
+    let rates = cores.map(|(from, to)| {
+        let seconds = (to.cycles - from.cycles) as f64 / hz as f64;
+        (what(to) - what(from)) as f64 / seconds
+    });
+    rates.sum()
 }
 
 /// Cycles a message by the name of the stage.
@@ -58,23 +64,32 @@ pub type Stages = BTreeMap<&'static str, f64>;
 /// What was spent in each stage, in the order of [`Stage::ALL`].
 pub type Account = [Spent; Stage::ALL.len()];
 
-/// Cycles a message between two accounts, less what the clock takes.
-pub fn stages(from: &Account, to: &Account, messages: u64) -> Stages {
+/// Cycles a message between two moments, less what the clock takes; `None` where the build does not look.
+fn stages(from: &[Sample], to: &[Sample]) -> Option<Stages> {
     const LOOKS: u64 = 10_000;
     let begin = cycles();
     for _ in 0..LOOKS {
         std::hint::black_box(cycles());
     }
     let look = (cycles() - begin) as f64 / LOOKS as f64;
-    let each = Stage::ALL.iter().zip(from.iter().zip(to));
-    each.map(|((_, name), (from, to))| {
-        let (cycles, begun) = ((to.cycles - from.cycles) as f64, (to.begun - from.begun) as f64);
-        (
-            *name,
-            rounded((cycles - begun * look).max(0.0) / messages.max(1) as f64),
-        )
-    })
-    .collect()
+    let messages = total(from, to, |sample| sample.messages).max(1) as f64;
+    let mut stages = Stages::new();
+    for (from, to) in from.iter().zip(to) {
+        for ((_, name), (from, to)) in Stage::ALL.iter().zip(from.spent?.iter().zip(&to.spent?)) {
+            let (cycles, begun) = ((to.cycles - from.cycles) as f64, (to.begun - from.begun) as f64);
+            *stages.entry(*name).or_default() += (cycles - begun * look).max(0.0) / messages;
+        }
+    }
+    stages.values_mut().for_each(|cycles| *cycles = rounded(*cycles));
+    Some(stages)
+}
+
+/// What one core did.
+#[derive(Serialize)]
+pub struct CoreReport {
+    pub cpu: usize,
+    pub msgs_per_s: u64,
+    pub cycles_per_msg: f64,
 }
 
 /// All of it. The keys are stable.
@@ -84,12 +99,15 @@ pub struct Report {
     pub port: String,
     pub size: u32,
     pub qps: u32,
-    /// Both ends of all connections are on it.
+    /// Both ends of a connection are on the same one.
     pub cores: u32,
+    pub burst: usize,
+    /// Of all cores, as are frames and bits.
     pub msgs_per_s: u64,
     pub frames_per_s: u64,
     /// Payload, one way.
     pub gbit_per_s: f64,
+    /// Of the core that moves the message; of several the mean.
     pub cycles_per_msg: f64,
     pub cycles_per_frame: f64,
     pub errors: u64,
@@ -101,6 +119,7 @@ pub struct Report {
     /// Generated and verified.
     pub icrc: bool,
     pub verified: bool,
+    pub per_core: Vec<CoreReport>,
     /// Cycles that a packet's payload takes in any case; how many times that a frame takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bare_cycles_per_frame: Option<f64>,
@@ -109,38 +128,53 @@ pub struct Report {
     /// Cycles a message, by stage, without what looking at the clock takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stages: Option<Stages>,
+    /// What the ports did, as text.
+    #[serde(skip)]
+    forwarded: String,
 }
 
 impl Report {
-    pub fn new(args: &Args, plan: &Plan, from: &Second, to: &Second, errors: u64, verified: bool) -> Self {
-        let (messages, frames) = (to.messages - from.messages, to.frames - from.frames);
-        let cycles = (to.cycles - from.cycles) as f64;
-        let hz = tsc_hz();
-        let seconds = cycles / hz as f64;
+    pub fn new(args: &Args, plan: &Plan, cpus: &[CoreId], hz: u64, from: &[Sample], to: &[Sample]) -> Self {
+        let messages = total(from, to, |sample| sample.messages);
+        let frames = total(from, to, |sample| sample.frames);
+        let cycles = cycles_of(from, to) as f64;
+        let each_s = rate(from, to, hz, |sample| sample.messages);
         // A READ's data comes back in as many packets as a WRITE's goes out in; its request is the other one.
         let data = messages * plan.packets();
+        let cores = cpus.iter().zip(from.chunks(1).zip(to.chunks(1)));
         Report {
             mode: args.mode,
             port: args.port.clone(),
             size: plan.size,
             qps: plan.qps,
-            cores: 1,
-            msgs_per_s: (messages as f64 / seconds) as u64,
-            frames_per_s: (frames as f64 / seconds) as u64,
-            gbit_per_s: rounded(messages as f64 * f64::from(plan.size) * 8.0 / seconds / 1e9),
+            cores: plan.cores,
+            burst: plan.burst,
+            msgs_per_s: each_s as u64,
+            frames_per_s: rate(from, to, hz, |sample| sample.frames) as u64,
+            gbit_per_s: rounded(each_s * f64::from(plan.size) * 8.0 / 1e9),
             cycles_per_msg: rounded(cycles / messages.max(1) as f64),
             cycles_per_frame: rounded(cycles / frames.max(1) as f64),
-            errors,
+            errors: 0,
             tsc_hz: hz,
             path_mtu: plan.mtu.bytes(),
             outstanding: plan.outstanding,
             signal_every: plan.signal_every,
             acks_per_msg: rounded(frames.saturating_sub(data) as f64 / messages.max(1) as f64),
             icrc: args.mode != Mode::Io,
-            verified,
+            verified: true,
+            per_core: cores
+                .map(|(cpu, (from, to))| CoreReport {
+                    cpu: cpu.id,
+                    msgs_per_s: rate(from, to, hz, |sample| sample.messages) as u64,
+                    cycles_per_msg: rounded(
+                        cycles_of(from, to) as f64 / total(from, to, |sample| sample.messages).max(1) as f64,
+                    ),
+                })
+                .collect(),
             bare_cycles_per_frame: None,
             bare_ratio: None,
-            stages: None,
+            stages: stages(from, to).filter(|_| args.stages),
+            forwarded: forward::totals(from, to),
         }
     }
 
@@ -163,10 +197,12 @@ pub struct Fixed {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.forwarded)?;
+        let cores = if self.cores == 1 { "core" } else { "cores" };
         writeln!(
             f,
-            "  ---------------------- forward statistics, both ends on {} core ----------------------",
-            self.cores
+            "\n  Both ends of each connection on one of {} {cores}, bursts of {}:",
+            self.cores, self.burst
         )?;
         writeln!(
             f,
@@ -199,6 +235,13 @@ impl fmt::Display for Report {
             }
             _ => Ok(()),
         }?;
+        for core in self.per_core.iter().filter(|_| self.cores > 1) {
+            writeln!(
+                f,
+                "  CPU {:<4}{:>12} messages/s {:>10.1} cycles/message",
+                core.cpu, core.msgs_per_s, core.cycles_per_msg
+            )?;
+        }
         for (stage, cycles) in self.stages.iter().flatten() {
             writeln!(f, "  {stage:<14}{cycles:>10.1} cycles/message")?;
         }

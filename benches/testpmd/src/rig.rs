@@ -1,164 +1,107 @@
-//! An engine with one driven core, a client's region and memory, and connections whose ends are both on that core.
+//! An engine with driven cores, a client's region and memory, and connections whose ends are both on one core.
 use std::sync::Arc;
 
-use anyhow::{Result, bail, ensure};
-use rnic_abi::{Handle, RegionLayout, Sge, Wqe, wqe_flags};
+use anyhow::{Context as _, Result, bail, ensure};
+use rnic_abi::{Handle, RegionLayout};
 use rnic_engine::{
     CoreConfig, DrivenCore, Engine, EngineConfig, Limits,
     command::{Command, Message, Path, QpChange, Token},
-    core::{ClientDoorbells, CoreCounters, CqInit, Idle, QpInit, Receives},
-    mem::{ClientMem, FaultCell, MrDescriptor, MrTable},
+    core::{ClientDoorbells, CqInit, Idle, QpInit, Receives},
+    mem::{ClientMem, FaultCell, MrDescriptor},
     port::OpenPort,
-    view::{Kind, Leaf, number},
+    view::{Kind, Leaf, Publisher},
 };
 use rnic_transport::{Access, Congestion, QpAttr, QpAttrMask, QpState, QpType};
 
 use crate::{
     args::Mode,
-    plan::{Operation, Plan},
-    queue::{CompletionQueue, WorkQueue},
-    report::Account,
+    lane::{AH, CQS, Connection, End, KEY, Lane, Memory, QKEY, qpn},
+    plan::Plan,
+    queue::WorkQueue,
 };
 
 const PD: u32 = 1;
-const KEY: u32 = MrTable::key(1, 1, 0x5a);
 const EVERY_RIGHT: Access = Access::LOCAL_WRITE
     .union(Access::REMOTE_READ)
     .union(Access::REMOTE_WRITE)
     .union(Access::REMOTE_ATOMIC);
 const FIRST_SLOT: u32 = 2;
-/// Entries of the initiator's and of the target's CQ are told apart by it.
-const CQS: [u32; 2] = [0, 1];
-const QKEY: u32 = 0x1111_1111;
-/// Address handle from the initiators to the targets.
-const AH: u32 = number(1, 1);
-
-struct End {
-    slot: u32,
-    sq: WorkQueue,
-    rq: WorkQueue,
-}
-
-struct Connection {
-    initiator: End,
-    target: End,
-    posted: u32,
-    received: u32,
-}
 
 /// Everything of one run.
 pub struct Rig {
     plan: Plan,
     engine: Engine,
-    cores: Vec<DrivenCore>,
-    region: Arc<ClientMem>,
-    layout: RegionLayout,
-    data: Arc<ClientMem>,
-    connections: Vec<Connection>,
-    cqs: [CompletionQueue; 2],
+    memory: Memory,
+    /// The cores with their connections.
+    pub lanes: Vec<Lane>,
+    macs: [[u8; 6]; 2],
     token: u64,
-    /// Connections with a completion, kept for its capacity.
-    done: Vec<u32>,
-    /// Messages posted.
-    posted: u64,
-    /// Messages that took a receive.
-    arrived: u64,
-    /// Messages completed.
-    pub messages: u64,
-    /// Completions that were errors.
-    pub errors: u64,
+}
+
+/// How the region is divided.
+struct Sizes {
+    /// Slots of QPs, those that no connection has among them.
+    slots: u32,
+    sq: usize,
+    rq: usize,
+    cq: usize,
+}
+
+impl Sizes {
+    fn of(plan: &Plan, slots: u32) -> Self {
+        Sizes {
+            slots,
+            sq: rnic_abi::work_queue_size(plan.sq_depth()).next_multiple_of(128),
+            rq: rnic_abi::work_queue_size(plan.rq_depth()).next_multiple_of(128),
+            cq: rnic_abi::completion_queue_size(plan.cq_depth(), plan.cores).next_multiple_of(4096),
+        }
+    }
+
+    fn qp(&self) -> usize {
+        self.sq + self.rq
+    }
 }
 
 impl Rig {
     /// Starts an engine over the two ports and connects everything.
     pub fn new(plan: Plan, ports: Vec<OpenPort>) -> Result<Self> {
-        let slots = FIRST_SLOT + 2 * plan.qps;
+        let slots = slots(&plan);
+        let last = slots.iter().flatten().max();
+        let sizes = Sizes::of(&plan, last.map_or(FIRST_SLOT, |slot| slot + 1));
         let limits = Limits {
             clients: 1,
-            qps: slots,
+            qps: sizes.slots,
             cqs: 2,
             srqs: 1,
             mrs: 4,
             ahs: 2,
         };
         let macs = [ports[0].mac, ports[1].mac];
+        let core = CoreConfig {
+            cpu: None,
+            idle: Idle::Spin,
+        };
         let config = EngineConfig {
-            cores: vec![CoreConfig {
-                cpu: None,
-                idle: Idle::Spin,
-            }],
+            cores: vec![core; plan.cores as usize],
             limits,
             ports,
         };
-        let (mut engine, cores) = Engine::start_driven(config)?;
-        let sq_bytes = rnic_abi::work_queue_size(plan.sq_depth()).next_multiple_of(128);
-        let rq_bytes = rnic_abi::work_queue_size(plan.rq_depth()).next_multiple_of(128);
-        let cq_bytes = rnic_abi::completion_queue_size(plan.cq_depth(), 1).next_multiple_of(4096);
-        let qp_bytes = sq_bytes + rq_bytes;
-        let layout = RegionLayout::new(slots, 1, 2 * cq_bytes + 2 * plan.qps as usize * qp_bytes);
-        let fault = Arc::new(FaultCell::default());
-        let (region, _) = ClientMem::create("testpmd-queues", layout.size, fault.clone())?;
-        let data_bytes = usize::try_from(2 * plan.side())?.next_multiple_of(4096);
-        let (data, _) = ClientMem::create("testpmd-data", data_bytes, fault)?;
-        let (region, data) = (Arc::new(region), Arc::new(data));
-        let whole = MrDescriptor {
-            mem: &data,
-            pd: PD,
-            access: EVERY_RIGHT,
-            iova: 0,
-            len: data.len() as u64,
-            invalidatable: false,
-        };
-        ensure!(
-            engine.mrs().validate(KEY, &whole),
-            "the memory region was refused"
-        );
-        let (_ours, theirs) = std::os::unix::net::UnixDatagram::pair()?;
-        let doorbells = ClientDoorbells::new(region.clone(), &layout, 0, theirs.into())?;
-        let cq_at = CQS.map(|cq| layout.queues + cq as usize * cq_bytes);
-        let cqs = [
-            CompletionQueue::new(&region, cq_at[0], plan.cq_depth())?,
-            CompletionQueue::new(&region, cq_at[1], plan.cq_depth())?,
-        ];
-        engine.submit(
-            0,
-            Command::AddClient {
-                client: 0,
-                doorbells,
-                token: Token(0),
-            },
-        );
-        for cq in CQS {
-            let init = CqInit {
-                handle: slots + cq,
-                client: 0,
-                number: cq,
-                region: region.clone(),
-                offset: cq_at[cq as usize] as u64,
-                depth: plan.cq_depth(),
-                subring: 0,
-                channel: None,
-            };
-            let queue = engine.make_cq(init)?;
-            let token = Token(0);
-            engine.submit(0, Command::AddCq { cq, queue, token });
-        }
+        let (engine, cores) = Engine::start_driven(config)?;
+        let memory = memory(&plan, &sizes, &engine)?;
+        let lanes = (0..)
+            .zip(cores)
+            .map(|(index, core): (u32, DrivenCore)| Lane::new(plan, index, core, memory.clone()));
         let mut rig = Rig {
+            lanes: lanes.collect::<Result<_>>()?,
             plan,
             engine,
-            cores,
-            region,
-            layout,
-            data,
-            connections: Vec::new(),
-            cqs,
+            memory,
+            macs,
             token: 0,
-            done: Vec::new(),
-            posted: 0,
-            arrived: 0,
-            messages: 0,
-            errors: 0,
         };
+        for core in 0..plan.cores {
+            rig.add_client(core, &sizes)?;
+        }
         if plan.mode == Mode::UdSend {
             let path = path(FIRST_SLOT, [0, 1], macs);
             let valid = rig.engine.ahs().validate(AH, PD, &path);
@@ -166,31 +109,52 @@ impl Rig {
             rig.engine.addresses().set(0, [(path.local_ip, None)]);
             rig.engine.addresses().set(1, [(path.remote_ip, None)]);
         }
-        let queues = layout.queues + 2 * cq_bytes;
-        for connection in 0..plan.qps {
-            let mut make = |end: u32| -> Result<End> {
-                let index = 2 * connection + end;
-                let at = queues + index as usize * qp_bytes;
-                rig.make_qp(FIRST_SLOT + index, end, [at, at + sq_bytes])
-            };
-            let (initiator, target) = (make(0)?, make(1)?);
-            if plan.mode == Mode::UdSend {
-                rig.activate(&initiator)?;
-                rig.activate(&target)?;
-            } else {
-                rig.connect(&initiator, &target, [0, 1], macs)?;
-                rig.connect(&target, &initiator, [1, 0], macs)?;
+        for (core, mut slots) in (0..).zip(slots.into_iter().map(Vec::into_iter)) {
+            for connection in plan.connections(core) {
+                let mut make = |end: u32| -> Result<End> {
+                    let slot = slots.next().context("a QP without a slot")?;
+                    rig.make_qp(core, slot, end, 2 * connection + end, &sizes)
+                };
+                let (initiator, target) = (make(0)?, make(1)?);
+                rig.join(core, &initiator, &target)?;
+                rig.lanes[core as usize].add(Connection::new(initiator, target));
             }
-            rig.connections.push(Connection {
-                initiator,
-                target,
-                posted: 0,
-                received: 0,
-            });
         }
         rig.engine.commit();
         rig.settle()?;
         Ok(rig)
+    }
+
+    /// Makes a core known to the client: its doorbells, and its parts of the CQs.
+    fn add_client(&mut self, core: u32, sizes: &Sizes) -> Result<()> {
+        let Memory {
+            region, layout, cqs, ..
+        } = &self.memory;
+        let (_ours, theirs) = std::os::unix::net::UnixDatagram::pair()?;
+        let doorbells = ClientDoorbells::new(region.clone(), layout, core, theirs.into())?;
+        let (client, token) = (0, Token(0));
+        let command = Command::AddClient {
+            client,
+            doorbells,
+            token,
+        };
+        self.engine.submit(core as usize, command);
+        for cq in CQS {
+            let init = CqInit {
+                handle: sizes.slots + cq,
+                client: 0,
+                number: cq,
+                region: region.clone(),
+                offset: cqs[cq as usize] as u64,
+                depth: self.plan.cq_depth(),
+                subring: core,
+                channel: None,
+            };
+            let queue = self.engine.make_cq(init)?;
+            self.engine
+                .submit(core as usize, Command::AddCq { cq, queue, token });
+        }
+        Ok(())
     }
 
     fn token(&mut self) -> Token {
@@ -198,11 +162,11 @@ impl Rig {
         Token(self.token)
     }
 
-    /// Lets the core carry out what it was told, and looks at the results.
+    /// Lets the cores carry out what they were told, and looks at the results.
     fn settle(&mut self) -> Result<()> {
         let mut refused = None;
         for _ in 0..8 {
-            self.cores[0].pass();
+            self.lanes.iter_mut().for_each(Lane::pass);
             self.engine.poll(|_, message| match message {
                 Message::Modified { result, .. } if !matches!(result, Some(Ok(_))) => refused = Some(result),
                 _ => {}
@@ -214,21 +178,25 @@ impl Rig {
         }
     }
 
-    fn make_qp(&mut self, slot: u32, end: u32, [sq, rq]: [usize; 2]) -> Result<End> {
+    /// A QP of a core, whose queues are the region's number `index`.
+    fn make_qp(&mut self, core: u32, slot: u32, end: u32, index: u32, sizes: &Sizes) -> Result<End> {
         let plan = self.plan;
+        let region = &self.memory.region;
+        let sq = self.memory.layout.queues + 2 * sizes.cq + index as usize * sizes.qp();
+        let rq = sq + sizes.sq;
         let end_of = End {
             slot,
-            sq: WorkQueue::new(&self.region, sq, plan.sq_depth())?,
-            rq: WorkQueue::new(&self.region, rq, plan.rq_depth())?,
+            sq: WorkQueue::new(region, sq, plan.sq_depth())?,
+            rq: WorkQueue::new(region, rq, plan.rq_depth())?,
         };
         let init = QpInit {
-            qpn: number(slot, 1),
+            qpn: qpn(slot),
             handle: Handle::new(slot, 1).0,
             client: 0,
             pd: PD,
             send_cq: CQS[end as usize],
             recv_cq: CQS[end as usize],
-            region: Some(self.region.clone()),
+            region: Some(region.clone()),
             sq_offset: sq as u64,
             sq_depth: plan.sq_depth(),
             receives: Receives::Own {
@@ -247,24 +215,30 @@ impl Rig {
         };
         let qp = self.engine.make_qp(init)?;
         let (token, change) = (self.token(), None);
-        self.engine.submit(
-            0,
-            Command::AddQp {
-                slot,
-                qp,
-                change,
-                token,
-            },
-        );
-        let qpn = number(slot, 1);
-        self.engine
-            .publisher()
-            .add(Kind::Qp, qpn, Leaf::new(qpn, 0, slot));
+        let command = Command::AddQp {
+            slot,
+            qp,
+            change,
+            token,
+        };
+        self.engine.submit(core as usize, command);
+        let leaf = Leaf::new(qpn(slot), core as u16, slot);
+        self.engine.publisher().add(Kind::Qp, qpn(slot), leaf);
         Ok(end_of)
     }
 
+    /// Joins the two ends of a connection.
+    fn join(&mut self, core: u32, initiator: &End, target: &End) -> Result<()> {
+        if self.plan.mode == Mode::UdSend {
+            self.activate(core, initiator)?;
+            return self.activate(core, target);
+        }
+        self.connect(core, initiator, target, [0, 1])?;
+        self.connect(core, target, initiator, [1, 0])
+    }
+
     /// Brings a UD QP to RTS.
-    fn activate(&mut self, me: &End) -> Result<()> {
+    fn activate(&mut self, core: u32, me: &End) -> Result<()> {
         use QpAttrMask as M;
         let steps = [
             (QpState::Init, M::STATE | M::PKEY_INDEX | M::PORT | M::QKEY),
@@ -278,25 +252,26 @@ impl Rig {
                 qkey: QKEY,
                 ..QpAttr::default()
             };
-            self.modify(me, attr, mask, None);
+            self.modify(core, me, attr, mask, None);
         }
         self.settle()
     }
 
-    fn modify(&mut self, me: &End, attr: QpAttr, mask: QpAttrMask, path: Option<Path>) {
+    fn modify(&mut self, core: u32, me: &End, attr: QpAttr, mask: QpAttrMask, path: Option<Path>) {
         let change = Box::new(QpChange { attr, mask, path });
         let (slot, token) = (me.slot, self.token());
-        self.engine.submit(0, Command::ModifyQp { slot, change, token });
+        self.engine
+            .submit(core as usize, Command::ModifyQp { slot, change, token });
     }
 
-    fn connect(&mut self, me: &End, peer: &End, ends: [u16; 2], macs: [[u8; 6]; 2]) -> Result<()> {
-        let path = path(me.slot, ends, macs);
+    fn connect(&mut self, core: u32, me: &End, peer: &End, ends: [u16; 2]) -> Result<()> {
+        let path = path(me.slot, ends, self.macs);
         let mut attr = QpAttr {
             state: QpState::Init,
             port: 1,
             access: EVERY_RIGHT,
             path_mtu: self.plan.mtu,
-            dest_qpn: number(peer.slot, 1),
+            dest_qpn: qpn(peer.slot),
             max_rd_atomic: 16,
             max_dest_rd_atomic: 16,
             min_rnr_timer: 1,
@@ -331,245 +306,68 @@ impl Rig {
         ];
         for (state, mask, path) in steps {
             attr.state = state;
-            self.modify(me, attr, mask, path);
+            self.modify(core, me, attr, mask, path);
         }
         self.settle()
     }
 
-    /// Fills what is read from, and clears what is written to.
-    pub fn fill(&self) {
-        let plan = self.plan;
-        for connection in 0..plan.qps {
-            for index in 0..plan.buffers {
-                for target in [false, true] {
-                    let source = match plan.operation(index) {
-                        Operation::Write | Operation::Send => !target,
-                        Operation::Read => target,
-                        Operation::FetchAdd => false,
-                    };
-                    let bytes: Vec<u8> = match source {
-                        true => pattern(connection, index).take(plan.size as usize).collect(),
-                        false => vec![0; plan.size as usize],
-                    };
-                    self.data
-                        .copy_in(plan.buffer(connection, index, target) as usize, &bytes);
-                }
-            }
-        }
-    }
-
-    /// Whether every byte is where it belongs.
-    pub fn verify(&self) -> bool {
-        let plan = self.plan;
-        let mut bytes = vec![0; plan.size as usize];
-        (0..plan.qps).all(|connection| {
-            (0..plan.buffers).all(|index| {
-                let operation = plan.operation(index);
-                let at = plan.buffer(connection, index, operation != Operation::Read) as usize;
-                let expected: Vec<u8> = match operation {
-                    // One word each, counted up by every message.
-                    Operation::FetchAdd if index != plan.counter() => return true,
-                    Operation::FetchAdd => {
-                        let every = if plan.mode == Mode::Mixed { 4 } else { 1 };
-                        let adds = u64::from(self.connections[connection as usize].posted) / every;
-                        adds.to_le_bytes().into()
-                    }
-                    _ => pattern(connection, index).take(bytes.len()).collect(),
-                };
-                let found = &mut bytes[..expected.len()];
-                self.data.copy_out(at, found) && *found == expected
-            })
-        })
-    }
-
-    /// Posts what may be in flight on every connection, in the order of a random permutation.
-    pub fn begin(&mut self) {
-        let count = self.connections.len();
-        let mut order: Vec<usize> = (0..count).collect();
-        let mut state = 0x9e37_79b9_7f4a_7c15u64;
-        for i in (1..count).rev() {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            order.swap(i, (state % (i as u64 + 1)) as usize);
-        }
-        for &connection in &order {
-            if self.plan.receives() {
-                self.post_receives(connection, self.plan.rq_depth());
-            }
-            for _ in 0..self.plan.outstanding / self.plan.signal_every {
-                self.post(connection);
-            }
-        }
-    }
-
-    /// One turn: a pass of the core; then what has completed is posted again, unless this is the end.
-    #[inline]
-    pub fn turn(&mut self, again: bool) {
-        self.cores[0].pass();
-        let mut done = std::mem::take(&mut self.done);
-        for side in CQS {
-            self.cqs[side as usize].poll(|cqe| match cqe.status {
-                0 => done.push(cqe.wr_id as u32),
-                _ => self.errors += 1,
-            });
-            for connection in done.drain(..) {
-                let connection = connection as usize;
-                if side == CQS[0] {
-                    self.messages += u64::from(self.plan.signal_every);
-                    if again {
-                        self.post(connection);
-                    }
-                } else {
-                    self.received(connection);
-                }
-            }
-        }
-        self.done = done;
-    }
-
-    /// A message came at the target.
-    #[inline]
-    fn received(&mut self, connection: usize) {
-        let state = &mut self.connections[connection];
-        self.arrived += 1;
-        state.received += 1;
-        if state.received == self.plan.signal_every {
-            state.received = 0;
-            self.post_receives(connection, self.plan.signal_every);
-        }
-    }
-
-    /// Posts a batch with one doorbell; its last request is signalled.
-    #[inline]
-    fn post(&mut self, connection: usize) {
-        let plan = self.plan;
-        self.posted += u64::from(plan.signal_every);
-        let state = &mut self.connections[connection];
-        for i in 0..plan.signal_every {
-            let index = state.posted;
-            state.posted = index.wrapping_add(1);
-            let mut wqe = Wqe {
-                wr_id: connection as u64,
-                opcode: match plan.operation(index) {
-                    Operation::Write => 0,
-                    Operation::Send => 2,
-                    Operation::Read => 4,
-                    Operation::FetchAdd => 6,
-                },
-                flags: if i + 1 == plan.signal_every {
-                    wqe_flags::SIGNALED
-                } else {
-                    0
-                },
-                num_sge: 1,
-                units: 1,
-                remote_addr: plan.buffer(connection as u32, index, true),
-                rkey: KEY,
-                ..Wqe::default()
-            };
-            wqe.sges[0] = Sge {
-                addr: plan.buffer(connection as u32, index, false),
-                length: plan.size,
-                lkey: KEY,
-            };
-            if plan.mode == Mode::UdSend {
-                wqe = wqe.to(AH, number(state.target.slot, 1), QKEY);
-            }
-            if plan.operation(index) == Operation::FetchAdd {
-                wqe.remote_addr = plan.buffer(connection as u32, plan.counter(), true);
-                wqe.sges[0].length = 8;
-                wqe.sges[1] = rnic_abi::AtomicOperands {
-                    compare_add: 1,
-                    swap: 0,
-                }
-                .into();
-            }
-            state.initiator.sq.push(&wqe);
-        }
-        if state.initiator.sq.publish() {
-            let slot = Handle::new(state.initiator.slot, 1).slot();
-            self.ring(slot);
-        }
-    }
-
-    fn post_receives(&mut self, connection: usize, count: u32) {
-        let plan = self.plan;
-        let state = &mut self.connections[connection];
-        for _ in 0..count {
-            let index = plan.receiver(state.target.rq.posted());
-            let mut wqe = Wqe {
-                wr_id: connection as u64,
-                num_sge: 1,
-                units: 1,
-                ..Wqe::default()
-            };
-            wqe.sges[0] = Sge {
-                addr: plan.buffer(connection as u32, index, true) - plan.headroom(),
-                length: plan.size + plan.headroom() as u32,
-                lkey: KEY,
-            };
-            state.target.rq.push(&wqe);
-        }
-        state.target.rq.publish_receives();
-    }
-
-    fn ring(&self, slot: u32) {
-        let doorbell = &self.layout.doorbell;
-        let block = self.layout.doorbells;
-        let level0 = self
-            .region
-            .u64(block + doorbell.level0() + slot as usize / 64 * 8);
-        let level1 = self
-            .region
-            .u64(block + rnic_abi::DoorbellLayout::LEVEL1 + slot as usize / 4096 * 8);
-        if let (Some(level0), Some(level1), Some(sleeping)) = (level0, level1, self.region.u32(block)) {
-            // A driven core does not sleep.
-            let _ = rnic_abi::protocol::ring_doorbell(&level0, &level1, slot, &sleeping);
-        }
-    }
-
-    /// Messages that were posted and are not done.
-    pub fn unfinished(&self) -> u64 {
-        self.posted.saturating_sub(self.messages)
-    }
-
-    /// Whether everything that was posted is done.
-    pub fn is_drained(&self) -> bool {
-        self.unfinished() == 0
-    }
-
-    /// Whether every datagram has arrived.
-    pub fn has_all(&self) -> bool {
-        self.plan.mode != Mode::UdSend || self.arrived >= self.posted
-    }
-
-    /// Counts datagrams that have not arrived as errors.
-    pub fn count_lost(&mut self) {
-        if self.plan.mode == Mode::UdSend {
-            self.errors += self.posted.saturating_sub(self.arrived);
-        }
-    }
-
-    /// Where the core's cycles went; `None` where the build does not look.
-    pub fn spent(&self) -> Option<Account> {
-        self.cores[0].spent()
-    }
-
     /// The buffers of both sides.
     pub fn data(&self) -> &ClientMem {
-        &self.data
-    }
-
-    pub fn counters(&self) -> CoreCounters {
-        self.cores[0].counters()
+        &self.memory.data
     }
 
     /// Ends the engine.
     pub fn stop(self) {
-        let Rig { engine, cores, .. } = self;
-        engine.stop_driven(cores);
+        let cores = self.lanes.into_iter().map(Lane::into_core).collect();
+        self.engine.stop_driven(cores);
     }
+}
+
+/// The slots of the QPs of each core: the first that the engine spreads to it.
+fn slots(plan: &Plan) -> Vec<Vec<u32>> {
+    let cores = plan.cores as usize;
+    let mut slots = vec![Vec::new(); cores];
+    let mut missing = 2 * plan.qps;
+    let mut slot = FIRST_SLOT;
+    while missing > 0 {
+        let core = Publisher::spread(qpn(slot), cores);
+        let own = &mut slots[usize::from(core)];
+        if own.len() < 2 * plan.connections(u32::from(core)).len() {
+            own.push(slot);
+            missing -= 1;
+        }
+        slot += 1;
+    }
+    slots
+}
+
+/// The client's region, with all queues, and the data of both sides, which the engine knows.
+fn memory(plan: &Plan, sizes: &Sizes, engine: &Engine) -> Result<Memory> {
+    let queues = 2 * sizes.cq + 2 * plan.qps as usize * sizes.qp();
+    let layout = RegionLayout::new(sizes.slots, plan.cores, queues);
+    let fault = Arc::new(FaultCell::default());
+    let (region, _) = ClientMem::create("testpmd-queues", layout.size, fault.clone())?;
+    let data_bytes = usize::try_from(2 * plan.side())?.next_multiple_of(4096);
+    let (data, _) = ClientMem::create("testpmd-data", data_bytes, fault)?;
+    let data = Arc::new(data);
+    let whole = MrDescriptor {
+        mem: &data,
+        pd: PD,
+        access: EVERY_RIGHT,
+        iova: 0,
+        len: data_bytes as u64,
+        invalidatable: false,
+    };
+    ensure!(
+        engine.mrs().validate(KEY, &whole),
+        "the memory region was refused"
+    );
+    Ok(Memory {
+        data,
+        region: Arc::new(region),
+        cqs: CQS.map(|cq| layout.queues + cq as usize * sizes.cq),
+        layout,
+    })
 }
 
 /// The path from one host to the other, for the QP in a slot.
@@ -588,12 +386,4 @@ fn path(slot: u32, [from, to]: [u16; 2], macs: [[u8; 6]; 2]) -> Path {
         udp_source: 0xc000 | (slot & 0x3fff) as u16,
         direct: false,
     }
-}
-
-fn pattern(connection: u32, index: u32) -> impl Iterator<Item = u8> {
-    let seed = connection
-        .wrapping_mul(31)
-        .wrapping_add(index.wrapping_mul(7))
-        .wrapping_add(1);
-    (0u32..).map(move |i| (seed.wrapping_add(i.wrapping_mul(13)) >> (i & 3)) as u8)
 }
