@@ -54,6 +54,8 @@ pub fn run(args: &Args, plan: &Plan, mut ports: Vec<OpenPort>, cpus: &[CoreId], 
     Ok(Report::new(args, plan, cpus, hz, &begin, &end))
 }
 
+/// What one core has. It shares no cache line, and no pair of them, with another core's.
+#[repr(align(128))]
 struct Lane {
     to: Box<dyn Port>,
     from: Box<dyn Port>,

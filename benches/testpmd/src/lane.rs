@@ -70,7 +70,8 @@ pub struct Memory {
     pub data: Arc<ClientMem>,
 }
 
-/// A core, and all that its thread has to do with.
+/// A core, and all that its thread has to do with. It shares no cache line, and no pair of them, with another core's.
+#[repr(align(128))]
 pub struct Lane {
     plan: Plan,
     core: DrivenCore,
