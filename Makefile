@@ -159,6 +159,10 @@ bench-stages: deps ## In which stages of the data path the cycles of a message g
 	@for a in "rc-write --size 8" "rc-send --size 64 --qps 16" "rc-read --size 8" "rc-write --size 1M --outstanding 16 --reuse"; do \
 	  target/stages/release/rnic-testpmd --json --stages --mode $$a || exit 1; done
 
+.PHONY: pgo
+pgo: deps ## rnicd and rnic-testpmd built with the profile of testpmd's runs, in target/pgo (docs/performance.md)
+	@CARGO="$(CARGO)" benches/testpmd/pgo.sh
+
 .PHONY: bench-loss
 bench-loss: deps ## Goodput of 1 MiB WRITEs between two appliances over loss, go-back-N and selective, as JSON and a table
 	@$(CARGO) build --release --quiet -p rnic-control -p rnic-perf --bins
