@@ -15,12 +15,13 @@ allowed() {
     rnic-perf) echo rnic ;;
     rnic-testpmd) echo rnic-abi rnic-engine rnic-simd rnic-transport rnic-wire ;;
     rnic-bench) echo ;;
-    rnic-bench-compare) echo rnic-bench ;;
+    rnic-bench-compare) echo rnic-bench rnic-guest ;;
     rnic-bench-daemon) echo rnic rnic-bench ;;
     rnic-bench-micro) echo rnic-wire ;;
     rnic-bench-lifetimes) echo dpdk-sys rnic-abi rnic-bench rnic-engine rnic-qsbr ;;
     rnic-tests) echo rnic rnic-abi rnic-config rnic-control rnic-engine rnic-trace rnic-transport rnic-wire rnic-simd ;;
-    rnic-interop) echo rnic rnic-tests rnic-trace ;;
+    rnic-guest) echo ;;
+    rnic-interop) echo rnic rnic-guest rnic-tests rnic-trace ;;
     rnic-stress) echo rnic rnic-abi rnic-tests ;;
     *) echo "unknown" ;;
   esac

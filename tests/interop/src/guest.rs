@@ -1,22 +1,14 @@
-//! The guest: a Linux kernel under emulation, with an rxe device on its end of the wire.
-use std::fs::File;
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+//! The guest, with an rxe device on its end of the wire.
+use std::ops::Deref;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result};
 use rnic::Gid;
+use rnic_guest::{Channel, Image, Machine, run};
 
-use crate::channel::Channel;
-use crate::image::Image;
-use crate::system::run;
 use crate::wire::{Family, LINK_MTU, TAP, Wire};
 
-/// How long it may take from the start of QEMU to the first answer. It is ready after about six seconds on an idle
-/// machine.
-const BOOT: Duration = Duration::from_secs(180);
-/// How long a command that only sets something up may take.
+/// How long a command may take that may fail.
 const COMMAND: Duration = Duration::from_secs(30);
 /// TCP port that is forwarded from the host's loopback into the guest, for tools that serve there.
 pub const THEIR_PORT: u16 = 18515;
@@ -27,16 +19,12 @@ const DEVICES: [&str; 2] = ["eth0", "ifb0"];
 /// Frames look on the wire as a NIC without offloads makes them, with complete checksums.
 const NO_OFFLOADS: &str = "csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,\
                            host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off";
+/// The port that `verbs-peer` serves.
+const VERBS: &str = "verbs";
 
-/// A running guest. Killed on drop.
+/// A guest on the wire.
 #[derive(Debug)]
-pub struct Guest {
-    qemu: Child,
-    console: std::path::PathBuf,
-    command: Mutex<Channel>,
-    verbs: Option<Channel>,
-    number: AtomicU32,
-}
+pub struct Guest(rnic_guest::Guest);
 
 /// Frames in one direction.
 #[derive(Copy, Clone, Debug, Default)]
@@ -47,13 +35,12 @@ pub struct Traffic {
     pub lost: u64,
 }
 
-/// What a command in the guest printed, and its exit status.
-#[derive(Debug)]
-pub struct Output {
-    /// Standard output and error.
-    pub text: String,
-    /// Exit status; 137 when it was killed at its deadline.
-    pub status: i32,
+impl Deref for Guest {
+    type Target = rnic_guest::Guest;
+
+    fn deref(&self) -> &rnic_guest::Guest {
+        &self.0
+    }
 }
 
 impl Guest {
@@ -65,71 +52,24 @@ impl Guest {
         run("sysctl", &["-qw", &format!("net.ipv6.conf.{TAP}.disable_ipv6=1")])?;
         run("ip", &["link", "set", TAP, "mtu", &mtu, "up"])?;
 
-        let dir = std::env::temp_dir();
-        let console = dir.join("console");
-        let path = |name: &str| dir.join(name).display().to_string();
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(
-            "-machine q35 -accel tcg,thread=multi -cpu max,la57=off -smp 1 -m 256 -nodefaults".split(' '),
-        )
-        .args("-no-user-config -display none -no-reboot".split(' '))
-        .args(["-serial", &format!("file:{}", console.display())])
-        .arg("-kernel")
-        .arg(image.kernel())
-        .arg("-initrd")
-        .arg(image.initramfs())
-        .args([
-            "-append",
-            "console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0",
-        ])
-        .args([
-            "-netdev",
-            &format!("tap,id=wire,ifname={TAP},script=no,downscript=no"),
-        ])
-        .args([
-            "-device",
-            &format!("virtio-net-pci,netdev=wire,mac=52:54:00:00:00:02,romfile=,{NO_OFFLOADS}"),
-        ])
-        .args([
-            "-netdev",
-            &format!("user,id=side,hostfwd=tcp:127.0.0.1:{THEIR_PORT}-:{THEIR_PORT}"),
-        ])
-        .args(["-device", "virtio-net-pci,netdev=side,romfile="])
-        .args(["-device", "virtio-serial-pci"]);
-        for port in ["command", "verbs"] {
-            qemu.args([
-                "-chardev",
-                &format!("socket,id={port},path={},server=on,wait=off", path(port)),
-            ])
-            .args(["-device", &format!("virtserialport,chardev={port},name={port}")]);
-        }
-        let log = File::create(dir.join("qemu.log")).context("a log for QEMU")?;
-        let qemu = qemu
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("starting QEMU")?;
-        let connect = |port: &str| Channel::connect(&dir.join(port), COMMAND);
-        let channels = connect("command").and_then(|command| Ok((command, connect("verbs")?)));
-        let (command, verbs) = match channels {
-            Ok(channels) => channels,
-            Err(e) => {
-                let mut qemu = qemu;
-                let _ = qemu.kill();
-                let _ = qemu.wait();
-                let log = std::fs::read_to_string(dir.join("qemu.log")).unwrap_or_default();
-                return Err(e.context(format!("QEMU said: {log}")));
-            }
+        let machine = Machine {
+            kernel: image.kernel(),
+            initramfs: image.initramfs(),
+            cpus: 1,
+            mebibytes: 256,
+            network: vec![
+                "-netdev".into(),
+                format!("tap,id=wire,ifname={TAP},script=no,downscript=no"),
+                "-device".into(),
+                format!("virtio-net-pci,netdev=wire,mac=52:54:00:00:00:02,romfile=,{NO_OFFLOADS}"),
+                "-netdev".into(),
+                format!("user,id=side,hostfwd=tcp:127.0.0.1:{THEIR_PORT}-:{THEIR_PORT}"),
+                "-device".into(),
+                "virtio-net-pci,netdev=side,romfile=".into(),
+            ],
+            port: Some(VERBS),
         };
-        let guest = Guest {
-            qemu,
-            console,
-            command: Mutex::new(command),
-            verbs: Some(verbs),
-            number: AtomicU32::new(0),
-        };
-        guest.run("true", BOOT).with_context(|| guest.describe())?;
+        let guest = Guest(rnic_guest::Guest::boot(&machine, &std::env::temp_dir())?);
         guest.set_up().with_context(|| guest.describe())?;
         Ok(guest)
     }
@@ -161,48 +101,9 @@ impl Guest {
         Ok(())
     }
 
-    /// The host's end of the port that `verbs-peer` serves; there is one.
-    pub fn verbs(&mut self) -> Result<Channel> {
-        self.verbs.take().context("the port is in use")
-    }
-
-    /// Runs a shell command, of one line.
-    pub fn run(&self, command: &str, limit: Duration) -> Result<Output> {
-        let number = self.number.fetch_add(1, Ordering::Relaxed);
-        let seconds = limit.as_secs().max(1);
-        let mut channel = self.command.lock().unwrap_or_else(|e| e.into_inner());
-        channel.send(&format!("{number} {seconds} {command}\n"))?;
-        // The guest kills the command at its deadline; so this one is for a guest that hangs.
-        let deadline = Instant::now() + limit + COMMAND;
-        let end = format!("\u{4} {number} ");
-        let mut text = String::new();
-        loop {
-            let line = channel
-                .line(deadline)
-                .with_context(|| format!("in the guest: {command}"))?;
-            if let Some(status) = line.strip_prefix(&end) {
-                let status = status.trim().parse().context("an exit status")?;
-                let text = text.trim_end().into();
-                return Ok(Output { text, status });
-            }
-            if line.starts_with('\u{4}') {
-                // The end of an earlier command that was given up.
-                text.clear();
-                continue;
-            }
-            text += &line;
-            text.push('\n');
-        }
-    }
-
-    /// Runs one that must succeed, and returns what it printed.
-    pub fn sh(&self, command: &str) -> Result<String> {
-        let Output { text, status } = self.run(command, COMMAND)?;
-        ensure!(
-            status == 0,
-            "in the guest: {command}: exit status {status}: {text}"
-        );
-        Ok(text)
+    /// The host's end of the port that `verbs-peer` serves.
+    pub fn verbs(&self) -> Result<Channel> {
+        self.port(VERBS)
     }
 
     /// Makes the wire lossy, or whole again, each way.
@@ -269,25 +170,8 @@ impl Guest {
             .collect())
     }
 
-    /// Its state, for an error.
-    fn describe(&self) -> String {
-        let console = std::fs::read(&self.console).unwrap_or_default();
-        let text = String::from_utf8_lossy(&console[console.len().saturating_sub(4000)..]).into_owned();
-        format!("the guest's console ends with: {text}")
-    }
-
     /// Fails when it has ended.
     pub fn assert_alive(&mut self) -> Result<()> {
-        match self.qemu.try_wait() {
-            Ok(None) => Ok(()),
-            _ => bail!("the guest has ended; {}", self.describe()),
-        }
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
+        self.0.assert_alive()
     }
 }

@@ -4,31 +4,28 @@
 //! starts, live in namespaces of its own ([`sandbox`]). It plays both ends: ours through the client library
 //! ([`ours`]), the kernel's through a program in the guest that calls libibverbs as told ([`theirs`]).
 mod atomics;
-mod channel;
 mod end;
 mod exchange;
 mod guest;
-mod image;
 mod matrix;
 mod ours;
 mod pingpong;
 mod report;
 mod sandbox;
-mod system;
 mod theirs;
 mod unreliable;
 mod wire;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use rnic_guest::Image;
 use rnic_tests::{Appliance, PortSetup, Setup, Turn};
 
 use guest::Guest;
-use image::Image;
 use matrix::{Case, Extent, Outcome, Work};
 use ours::Ours;
 use report::{Report, Trace};
@@ -83,14 +80,8 @@ fn work(args: &Args) -> Result<ExitCode> {
         let report = run(args, &work)?;
         return conclude(&report, &work);
     }
-    let qemu = Command::new("qemu-system-x86_64")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status();
-    if !qemu.is_ok_and(|status| status.success()) {
-        eprintln!(
-            "\n*** SKIPPED interop with the kernel's rxe: qemu-system-x86_64 is not installed (`make deps`) ***\n"
-        );
+    if let Err(why) = rnic_guest::Guest::available() {
+        eprintln!("\n*** SKIPPED interop with the kernel's rxe: {why} ***\n");
         return Ok(ExitCode::SUCCESS);
     }
     if !rnic_tests::privileged("interop with the kernel's rxe") {

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result};
 
-use crate::system::run;
+use rnic_guest::run;
 
 /// Argument of the process inside.
 pub const INSIDE: &str = "--inside";

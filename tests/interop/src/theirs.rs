@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, bail};
 use rnic::{Completion, ConnectOptions, Endpoint, Gid, Mtu, Opcode, RemoteMr, Status};
 use rnic_tests::probe::{Op, Rng};
 
-use crate::channel::Channel;
 use crate::end::{Atomic, AtomicWr, End, Image, RecvWr, Resources, SendWr, Service, TIMEOUT};
+use rnic_guest::Channel;
 
 /// How long the guest may take for a command that waits for nothing.
 const COMMAND: Duration = Duration::from_secs(30);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# image.sh DIR: makes DIR/vmlinuz and DIR/initramfs, the guest of the interop tests, out of Debian packages.
+# image.sh DIR: makes DIR/vmlinuz and DIR/initramfs, the guest of tests and comparisons, out of Debian packages.
 # Nothing is installed: packages are downloaded, and unpacked below DIR, whose file `package` then names the kernel.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -61,10 +61,10 @@ cp "$dir/kernel/lib/modules/$version"/modules.builtin* "$root/usr/lib/modules/$v
 "$root/bin/busybox" depmod -b "$root" "$version"
 cp "$dir/kernel/boot/vmlinuz-$version" "$dir/vmlinuz"
 
-gcc -std=gnu11 -O2 -Wall -Wextra -Werror -o "$root/usr/bin/verbs-peer" "$here/guest/peer.c" \
+gcc -std=gnu11 -O2 -Wall -Wextra -Werror -o "$root/usr/bin/verbs-peer" "$here/files/peer.c" \
   -I "$unpacked/usr/include" -L "$unpacked/usr/lib/x86_64-linux-gnu" -libverbs
-install -m 755 "$here/guest/init" "$root/init"
-install -m 755 "$here/guest/agent" "$root/usr/bin/agent"
+install -m 755 "$here/files/init" "$root/init"
+install -m 755 "$here/files/agent" "$root/usr/bin/agent"
 # Not compressed: the guest's CPU is emulated.
 (cd "$root" && find . | bin/busybox cpio -o -H newc >"$dir/initramfs" 2>/dev/null)
 echo "$kernel" >"$dir/package"

@@ -8,9 +8,9 @@ use crate::system::run;
 /// All that an image depends on beside the packages.
 const RECIPE: &str = concat!(
     include_str!("../image.sh"),
-    include_str!("../guest/init"),
-    include_str!("../guest/agent"),
-    include_str!("../guest/peer.c"),
+    include_str!("../files/init"),
+    include_str!("../files/agent"),
+    include_str!("../files/peer.c"),
 );
 
 /// What QEMU boots.
@@ -29,7 +29,7 @@ impl Image {
         if std::fs::read_to_string(&recipe).is_ok_and(|made_by| made_by == RECIPE) {
             return Ok(image);
         }
-        eprintln!("interop: making the guest's image in {}", image.dir.display());
+        eprintln!("making the guest's image in {}", image.dir.display());
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/image.sh");
         let dir = image.dir.to_str().context("a path in UTF-8")?;
         run("bash", &[script, dir]).context(

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+/// Between two tries to connect.
+const AGAIN: Duration = Duration::from_millis(5);
+
 /// The host's end of a port.
 #[derive(Debug)]
 pub struct Channel {
@@ -17,8 +20,16 @@ pub struct Channel {
 impl Channel {
     /// Connects to the socket that QEMU makes for a port.
     pub fn connect(socket: &Path, limit: Duration) -> Result<Channel> {
-        let stream = rnic_tests::poll_until(limit, || UnixStream::connect(socket).ok());
-        let stream = stream.with_context(|| format!("QEMU does not listen at {}", socket.display()))?;
+        let end = Instant::now() + limit;
+        let stream = loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => break stream,
+                Err(_) if Instant::now() < end => std::thread::sleep(AGAIN),
+                Err(e) => {
+                    return Err(e).with_context(|| format!("QEMU does not listen at {}", socket.display()));
+                }
+            }
+        };
         Ok(Channel {
             stream,
             buffer: Vec::new(),
