@@ -5,7 +5,7 @@ PROFILE_DIR := target/release
 
 PACKAGES := libdpdk-dev dpdk libclang-14-dev clang-14 pkg-config libhwloc-dev libudev-dev libnuma-dev \
             tshark iproute2 iputils-ping procps bsdextrautils jq git gcc libc6-dev
-# Without it the interop tests are skipped.
+# Without it the interop tests and the guest's part of `make compare` are skipped.
 QEMU := qemu-system-x86
 export DEBIAN_FRONTEND := noninteractive
 
@@ -25,7 +25,7 @@ deps: ## Install what building and testing need (apt)
 	@if ! command -v qemu-system-x86_64 >/dev/null; then \
 	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $(QEMU) || \
-	    echo "*** $(QEMU) cannot be installed: interop tests with the kernel's rxe will be SKIPPED ***" >&2; \
+	    echo "*** $(QEMU) cannot be installed: what needs the kernel's rxe will be SKIPPED ***" >&2; \
 	fi
 	@command -v $(CARGO) >/dev/null || { echo "cargo is not on the PATH: install Rust 1.90 or later" >&2; exit 1; }
 
@@ -209,12 +209,13 @@ check-syscalls: deps ## No system call of a poll thread under load; less than 3 
 
 # What is not installed and cannot be is left out of the comparison, which says so.
 .PHONY: compare
-compare: deps ## rnic beside kernel TCP, UCX and libfabric on this machine: ratios, JSON, an SVG in target/compare
-	@missing=; for p in qperf ucx-utils libfabric-bin; do \
+compare: deps ## rnic beside TCP, UCX and libfabric here, beside rxe in a guest: ratios, JSON, an SVG in target/compare
+	@missing=; for p in qperf ucx-utils libfabric-bin perftest; do \
 	  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; $$sudo apt-get update -qq; \
 	  for p in $$missing; do $$sudo apt-get install -y -qq --no-install-recommends $$p || true; done; fi
 	@$(CARGO) build --release --quiet -p rnic-control -p rnic-perf -p rnic-bench-daemon -p rnic-bench-compare --bins
+	@$(CARGO) build --release --quiet -p rnic --example pingpong
 	@$(PROFILE_DIR)/rnic-compare
 
 .PHONY: clean

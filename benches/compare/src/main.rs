@@ -1,10 +1,16 @@
 //! `rnic-compare`: latency and bandwidth over message size of rnic beside what else moves bytes between two processes of one
-//! machine: kernel TCP (qperf), UCX and libfabric over TCP and shared memory. One after the other, each with both CPUs.
+//! machine. On this machine: kernel TCP (qperf), UCX and libfabric over TCP and shared memory. In an emulated guest: the
+//! kernel's rxe (perftest) and TCP. One after the other.
 //!
 //! Latency is half a round trip. Prints a table and ratios, saves JSON and an SVG.
+mod guest;
+mod host;
+mod noise;
 mod peers;
 mod plot;
+mod ratios;
 mod run;
+mod tools;
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +22,8 @@ use anyhow::Context as _;
 use clap::Parser;
 use serde::Serialize;
 
-use peers::{Metric, PEERS, Peer};
+use noise::{Moment, Noise};
+use peers::{Metric, Peer, Place, Session};
 
 #[derive(Parser)]
 #[command(name = "rnic-compare")]
@@ -24,9 +31,24 @@ struct Args {
     /// Message sizes in bytes.
     #[arg(long, value_delimiter = ',', default_values_t = [8, 64, 512, 4096, 65_536, 1 << 20])]
     sizes: Vec<u64>,
-    /// Seconds that each measurement takes, about.
+    /// Message sizes in the guest, which is slow.
+    #[arg(long, value_delimiter = ',', default_values_t = [8, 512, 4096, 65_536])]
+    guest_sizes: Vec<u64>,
+    /// Seconds that each measurement on this machine takes, about.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
+    /// How often everything is measured. The best counts: it was disturbed least.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Measure here alone.
+    #[arg(long, value_enum)]
+    only: Option<Place>,
+    /// The libibverbs of rnic, for programs that know nothing of rnic.  [default: libibverbs.so beside this program]
+    #[arg(long)]
+    verbs: Option<PathBuf>,
+    /// Folder in which the guest's image is kept.  [default: `interop` beside this program's folder]
+    #[arg(long)]
+    image: Option<PathBuf>,
     /// Where `compare.json` and `compare.svg` go.
     #[arg(long, default_value = "target/compare")]
     out: PathBuf,
@@ -35,116 +57,181 @@ struct Args {
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
 pub struct Point {
+    /// Where it was taken.
+    pub place: Place,
     /// Name of the peer.
     pub peer: &'static str,
     /// What was measured.
     pub metric: Metric,
     /// Bytes of a message.
     pub size: u64,
-    /// Microseconds, or Gbit/s.
+    /// Microseconds, or Gbit/s: the best of the tries.
     pub value: f64,
-    /// How many times better rnic is, one thread being both ends: its bandwidth to the peer's, the peer's latency to its.
+    /// One in each round.
+    pub tries: Vec<f64>,
+    /// The peer of this place, rnic's, that it is compared with.
+    pub beside: &'static str,
+    /// How many times better that one is: its bandwidth to the peer's, the peer's latency to its.
     pub rnic_is_better_by: Option<f64>,
 }
 
-#[derive(Serialize)]
-struct Report<'a> {
+/// What a place is.
+#[derive(Debug, Default, Serialize)]
+pub struct About {
     cpus: usize,
-    points: &'a [Point],
+    /// The guest's kernel.
+    kernel: Option<String>,
+    /// Whether instructions are emulated.
+    emulated: bool,
+    noise: Option<Noise>,
+}
+
+#[derive(Default, Serialize)]
+struct Report {
+    places: BTreeMap<Place, About>,
+    points: Vec<Point>,
     /// Why what is missing is.
-    skipped: &'a BTreeMap<String, String>,
+    skipped: BTreeMap<Place, BTreeMap<&'static str, String>>,
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     fs::create_dir_all(&args.out)?;
-    let mut points: Vec<Point> = Vec::new();
-    let mut skipped = BTreeMap::new();
-    for peer in &PEERS {
-        if let Err(error) = measure(peer, &args, &mut points) {
-            let why = format!("{error:#}");
-            println!("SKIPPED {}: {why}", peer.name);
-            skipped.insert(peer.name.to_owned(), why);
+    let mut report = Report::default();
+    for place in Place::ALL {
+        if args.only.is_none_or(|only| only == place) {
+            let before = Moment::now()?;
+            let mut about = match place {
+                Place::Host => on_host(&args, &mut report)?,
+                Place::Guest => in_guest(&args, &mut report)?,
+            };
+            let noise = before.noise_since()?;
+            println!("{place}: {noise}");
+            about.noise = Some(noise);
+            report.places.insert(place, about);
         }
     }
-    compare(&mut points);
-    table(&args.sizes, &points);
-    let report = Report {
-        cpus: rnic_bench::cpus(),
-        points: &points,
-        skipped: &skipped,
-    };
+    ratios::fill(&mut report.points);
+    ratios::print(&report.points);
     let json = args.out.join("compare.json");
     fs::write(&json, serde_json::to_vec_pretty(&report)?)?;
     let svg = args.out.join("compare.svg");
-    plot::draw(&svg, &points).with_context(|| format!("drawing {}", svg.display()))?;
-    println!("\n{}\n{}", shown(&json), shown(&svg));
+    plot::draw(&svg, &report.points).with_context(|| format!("drawing {}", svg.display()))?;
+    println!("\n{}\n{}", json.display(), svg.display());
     Ok(())
 }
 
-fn shown(path: &Path) -> String {
-    path.display().to_string()
-}
-
-/// All of one peer. What fails ends the peer's turn; the points so far stay.
-fn measure(peer: &Peer, args: &Args, points: &mut Vec<Point>) -> anyhow::Result<()> {
-    let mut session = peer.open()?;
-    for metric in [Metric::Latency, Metric::Bandwidth] {
-        for &size in &args.sizes {
-            let Some(value) = session.measure(metric, size, args.seconds)? else {
-                continue;
-            };
-            eprintln!("{} {metric:?} {size} B: {value:.2}", peer.name);
-            points.push(Point {
-                peer: peer.name,
-                metric,
-                size,
-                value,
-                rnic_is_better_by: None,
-            });
+fn on_host(args: &Args, report: &mut Report) -> anyhow::Result<About> {
+    let host = host::Host {
+        seconds: args.seconds,
+        verbs: args.verbs()?,
+    };
+    for _ in 0..args.rounds {
+        for peer in &host::PEERS {
+            report.measure(Place::Host, peer, &args.sizes, || host.open(peer.kind));
         }
     }
-    Ok(())
+    Ok(About {
+        cpus: rnic_bench::cpus(),
+        ..About::default()
+    })
 }
 
-/// Fills the ratios to the first peer, which is rnic.
-fn compare(points: &mut [Point]) {
-    let own: Vec<Point> = points
-        .iter()
-        .filter(|p| p.peer == PEERS[0].name)
-        .cloned()
-        .collect();
-    for point in points {
-        let same = |o: &&Point| o.metric == point.metric && o.size == point.size;
-        point.rnic_is_better_by = own.iter().find(same).map(|own| {
-            let ratio = match point.metric {
-                Metric::Latency => point.value / own.value,
-                Metric::Bandwidth => own.value / point.value,
-            };
-            (ratio * 100.0).round() / 100.0
-        });
+fn in_guest(args: &Args, report: &mut Report) -> anyhow::Result<About> {
+    let guest = match guest::Guest::boot(&args.image()?, &args.verbs()?) {
+        Ok(guest) => guest,
+        Err(error) => {
+            for peer in &guest::PEERS {
+                report.skip(Place::Guest, peer.name, &error);
+            }
+            return Ok(About::default());
+        }
+    };
+    for _ in 0..args.rounds {
+        for peer in &guest::PEERS {
+            report.measure(Place::Guest, peer, &args.guest_sizes, || guest.open(peer.kind));
+        }
+    }
+    Ok(About {
+        cpus: guest::CPUS as usize,
+        kernel: Some(guest.kernel.clone()),
+        emulated: true,
+        noise: None,
+    })
+}
+
+impl Args {
+    fn verbs(&self) -> anyhow::Result<PathBuf> {
+        match &self.verbs {
+            Some(file) => Ok(file.clone()),
+            None => host::beside("libibverbs.so"),
+        }
+    }
+
+    fn image(&self) -> anyhow::Result<PathBuf> {
+        if let Some(dir) = &self.image {
+            return Ok(dir.clone());
+        }
+        // target/release/rnic-compare
+        let program = std::env::current_exe()?;
+        let target = program.parent().and_then(Path::parent);
+        Ok(target.context("this program's folder")?.join("interop"))
     }
 }
 
-fn table(sizes: &[u64], points: &[Point]) {
-    for (metric, unit) in [(Metric::Latency, "us"), (Metric::Bandwidth, "Gbit/s")] {
-        println!("\n{metric:?} in {unit} (how many times better rnic is)");
-        print!("{:<26}", "");
-        sizes.iter().for_each(|size| print!("{size:>18}"));
-        println!();
-        for peer in &PEERS {
-            print!("{:<26}", peer.name);
-            for size in sizes {
-                let same = |p: &&Point| p.peer == peer.name && p.metric == metric && p.size == *size;
-                let cell = points.iter().find(same).map_or("-".to_owned(), |point| {
-                    let ratio = point
-                        .rnic_is_better_by
-                        .map_or(String::new(), |r| format!(" ({r})"));
-                    format!("{:.2}{ratio}", point.value)
-                });
-                print!("{cell:>18}");
+impl Report {
+    /// All of one peer, for one round. What fails ends the peer's turn; the points so far stay.
+    fn measure<'a, K>(
+        &mut self,
+        place: Place,
+        peer: &Peer<K>,
+        sizes: &[u64],
+        open: impl FnOnce() -> anyhow::Result<Box<dyn Session + 'a>>,
+    ) {
+        let all = || -> anyhow::Result<()> {
+            let mut session = open()?;
+            for metric in Metric::ALL {
+                for &size in sizes {
+                    if let Some(value) = session.measure(metric, size)? {
+                        eprintln!("{place}: {} {metric:?} {size} B: {value:.4}", peer.name);
+                        self.add(place, peer, metric, size, value);
+                    }
+                }
             }
-            println!();
+            Ok(())
+        };
+        if let Err(error) = all() {
+            self.skip(place, peer.name, &error);
+        }
+    }
+
+    fn add<K>(&mut self, place: Place, peer: &Peer<K>, metric: Metric, size: u64, value: f64) {
+        let same =
+            |p: &&mut Point| p.place == place && p.peer == peer.name && p.metric == metric && p.size == size;
+        if let Some(point) = self.points.iter_mut().find(same) {
+            point.tries.push(value);
+            if metric.better(value, point.value) > 1.0 {
+                point.value = value;
+            }
+            return;
+        }
+        self.points.push(Point {
+            place,
+            peer: peer.name,
+            metric,
+            size,
+            value,
+            tries: vec![value],
+            beside: peer.beside,
+            rnic_is_better_by: None,
+        });
+    }
+
+    fn skip(&mut self, place: Place, peer: &'static str, error: &anyhow::Error) {
+        let why = format!("{error:#}");
+        let before = self.skipped.entry(place).or_default().insert(peer, why.clone());
+        if before.is_none() {
+            println!("SKIPPED {place}, {peer}: {why}");
         }
     }
 }

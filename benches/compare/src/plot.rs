@@ -1,4 +1,4 @@
-//! The plot: latency and bandwidth over message size, both axes logarithmic.
+//! The plot: latency and bandwidth over message size, both axes logarithmic; a row for each place.
 use std::path::Path;
 
 use anyhow::anyhow;
@@ -14,28 +14,41 @@ use plotters::{
 
 use crate::{
     Point,
-    peers::{Metric, PEERS},
+    peers::{Metric, Place},
 };
 
+/// Of a row.
 const SIZE: (u32, u32) = (1280, 560);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Draws both charts side by side.
+/// Draws what there is.
 pub fn draw(path: &Path, points: &[Point]) -> anyhow::Result<()> {
-    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+    let places: Vec<Place> = Place::ALL
+        .into_iter()
+        .filter(|place| points.iter().any(|p| p.place == *place))
+        .collect();
+    let rows = places.len().max(1);
+    let root = SVGBackend::new(path, (SIZE.0, SIZE.1 * rows as u32)).into_drawing_area();
     root.fill(&WHITE).map_err(failed)?;
-    let (left, right) = root.split_horizontally(SIZE.0 / 2);
-    chart(&left, points, Metric::Latency, "half a round trip, microseconds")?;
-    chart(&right, points, Metric::Bandwidth, "bandwidth, Gbit/s")?;
+    for (row, place) in root.split_evenly((rows, 1)).iter().zip(places) {
+        let (left, right) = row.split_horizontally(SIZE.0 / 2);
+        chart(&left, points, place, Metric::Latency)?;
+        chart(&right, points, place, Metric::Bandwidth)?;
+    }
     root.present().map_err(failed)
 }
 
-fn chart(area: &Area<'_>, points: &[Point], metric: Metric, caption: &str) -> anyhow::Result<()> {
+fn chart(area: &Area<'_>, points: &[Point], place: Place, metric: Metric) -> anyhow::Result<()> {
     let chosen: Vec<&Point> = points
         .iter()
-        .filter(|p| p.metric == metric && p.size > 0 && p.value > 0.0)
+        .filter(|p| p.place == place && p.metric == metric && p.size > 0 && p.value > 0.0)
         .collect();
+    let (what, legend) = match metric {
+        Metric::Latency => ("half a round trip, microseconds", SeriesLabelPosition::UpperLeft),
+        Metric::Bandwidth => ("bandwidth, Gbit/s", SeriesLabelPosition::LowerRight),
+    };
+    let caption = format!("{place}: {what}");
     let range = |of: fn(&Point) -> f64| {
         let values = chosen.iter().map(|p| of(p));
         let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
@@ -61,8 +74,8 @@ fn chart(area: &Area<'_>, points: &[Point], metric: Metric, caption: &str) -> an
         .y_label_formatter(&|value| format!("{value}"))
         .draw()
         .map_err(failed)?;
-    for (i, peer) in PEERS.iter().enumerate() {
-        let own = chosen.iter().filter(|p| p.peer == peer.name);
+    for (i, peer) in place.peers().into_iter().enumerate() {
+        let own = chosen.iter().filter(|p| p.peer == peer);
         let line: Vec<(f64, f64)> = own.map(|p| (p.size as f64, p.value)).collect();
         if line.is_empty() {
             continue;
@@ -71,20 +84,16 @@ fn chart(area: &Area<'_>, points: &[Point], metric: Metric, caption: &str) -> an
         chart
             .draw_series(LineSeries::new(line.iter().copied(), style))
             .map_err(failed)?
-            .label(peer.name)
+            .label(peer)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
         let dots = PointSeries::of_element(line, 3, style.filled(), &|at, size, style| {
             EmptyElement::at(at) + Circle::new((0, 0), size, style)
         });
         chart.draw_series(dots).map_err(failed)?;
     }
-    let place = match metric {
-        Metric::Latency => SeriesLabelPosition::UpperLeft,
-        Metric::Bandwidth => SeriesLabelPosition::LowerRight,
-    };
     chart
         .configure_series_labels()
-        .position(place)
+        .position(legend)
         .background_style(WHITE.mix(0.8))
         .border_style(plotters::style::BLACK.mix(0.3))
         .draw()
@@ -110,28 +119,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_peer_that_was_measured_is_in_the_plot() {
+    fn every_peer_that_was_measured_is_in_the_plot_of_its_place() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("plot.svg");
-        let point = |peer, metric, size, value| Point {
+        let peers = Place::Host.peers();
+        let point = |place: Place, peer, metric, size, value| Point {
+            place,
             peer,
             metric,
             size,
             value,
+            tries: vec![value],
+            beside: peer,
             rnic_is_better_by: None,
         };
-        let points: Vec<Point> = PEERS[..2]
-            .iter()
-            .flat_map(|peer| {
-                [Metric::Latency, Metric::Bandwidth]
-                    .map(|metric| point(peer.name, metric, 64, 1.5))
-                    .into_iter()
-                    .chain([point(peer.name, Metric::Latency, 4096, 3.0)])
-            })
-            .collect();
-        draw(&path, &points).unwrap();
-        let svg = std::fs::read_to_string(&path).unwrap();
-        assert!(svg.contains(PEERS[0].name) && svg.contains(PEERS[1].name));
-        assert!(!svg.contains(PEERS[2].name), "nothing was measured of it");
+        let host = peers[..2].iter().flat_map(|peer| {
+            [
+                (Metric::Latency, 64),
+                (Metric::Bandwidth, 64),
+                (Metric::Latency, 4096),
+            ]
+            .map(|(metric, size)| point(Place::Host, *peer, metric, size, 1.5))
+        });
+        let mut points: Vec<Point> = host.collect();
+        let drawn = |points: &[Point]| {
+            draw(&path, points).unwrap();
+            std::fs::read_to_string(&path).unwrap()
+        };
+        let svg = drawn(&points);
+        assert!(svg.contains(peers[0]) && svg.contains(peers[1]));
+        assert!(!svg.contains(peers[2]), "nothing was measured of it");
+        assert!(!svg.contains("guest:"));
+        let rxe = Place::Guest.peers()[3];
+        points.push(point(Place::Guest, rxe, Metric::Latency, 8, 20.0));
+        let svg = drawn(&points);
+        assert!(svg.contains("host:") && svg.contains("guest:") && svg.contains(rxe));
     }
 }

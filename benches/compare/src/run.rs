@@ -1,6 +1,7 @@
 //! Starting programs, and ending them.
 use std::{
     fs::File,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -93,10 +94,16 @@ pub fn output(command: &mut Command) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Whether a program is installed.
+/// Fails when a program is not installed.
 pub fn installed(program: &str) -> anyhow::Result<()> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
-    ensure!(found, "{program} is not installed");
+    ensure!(find(program).is_some(), "{program} is not installed");
     Ok(())
+}
+
+/// Where a program is installed.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
 }
