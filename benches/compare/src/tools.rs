@@ -128,8 +128,10 @@ pub fn fabric_value(text: &str) -> Option<f64> {
 }
 
 fn last_figures(text: &str) -> Option<&str> {
+    // Small numbers are padded on the left.
     text.lines()
         .rev()
+        .map(str::trim_start)
         .find(|line| line.starts_with(|c: char| c.is_ascii_digit()))
 }
 
@@ -147,6 +149,8 @@ mod tests {
         let ucx = "iterations,50.0_percentile_lat\n20000,0.185,2.883,2.9,21.17,1000.0,346883,346880\n";
         assert_eq!(ucx_value(ucx, Metric::Latency), Some(0.185));
         assert_eq!(ucx_value(ucx, Metric::Bandwidth), Some(8.388_608));
+        let few = "iterations,50.0_percentile_lat\n 512,187.987,1587.601,2799.626,629.88,357.19,630,357\n\n";
+        assert_eq!(ucx_value(few, Metric::Latency), Some(187.987));
         assert_eq!(ucx_value("refused", Metric::Latency), None);
         let fabric = "bytes #sent #ack total time MB/sec usec/xfer Mxfers/sec\n\
                       64      2k      =2k      250k        0.43s      0.60     107.35       0.01\n";
