@@ -161,8 +161,9 @@ impl Core {
     fn answer(&mut self, burst: &[Option<u32>]) {
         for (i, slot) in burst.iter().enumerate() {
             let Some(slot) = *slot else { continue };
-            // Once, however many frames were for it, so that one with much to send leaves others their turn.
-            if burst[..i].contains(&Some(slot)) {
+            // Once, however many frames were for it, so that one with much to send leaves others their turn. Most come in a
+            // row.
+            if i > 0 && burst[i - 1] == Some(slot) || burst[..i].contains(&Some(slot)) {
                 continue;
             }
             let qp = self.qps.get_mut(slot as usize);
