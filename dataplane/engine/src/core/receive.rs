@@ -81,7 +81,7 @@ impl Core {
             }
             self.env.stages.enter(Stage::Rx);
             let mut slots: ArrayVec<Option<u32>, BURST> = ArrayVec::new_const();
-            if self.is_spread() {
+            if self.is_crowded() {
                 slots.extend(ahead.iter().map(|ahead| ahead.slot));
             }
             drop(ahead);

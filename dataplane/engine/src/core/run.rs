@@ -90,8 +90,11 @@ pub(crate) struct Core {
     pub(super) passes: u64,
 }
 
-/// QPs that are served in turn, from which on they are loaded ahead.
-const SPREAD: usize = 24;
+/// QPs that are served in turn, from which on whoever has no work is left to its doorbell, and whoever a burst was for is served
+/// behind it.
+const CROWDED: usize = 64;
+/// The same from which on they are loaded ahead: with fewer, loading costs more than it saves.
+const SPREAD: usize = 512;
 /// Passes between two publications of the counters while busy.
 const PUBLISH_EVERY: u64 = 1024;
 
@@ -229,6 +232,12 @@ impl Core {
     /// Whether something given up waits for a page.
     pub(super) fn retired_waiting(&self) -> bool {
         self.retirer.waiting() > 0
+    }
+
+    /// Whether it serves so many QPs at the moment that each waits long for its turn.
+    #[inline]
+    pub(super) fn is_crowded(&self) -> bool {
+        self.active.len() > CROWDED
     }
 
     /// Whether it serves so many QPs at the moment that the cache does not have them all.

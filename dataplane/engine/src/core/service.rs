@@ -132,7 +132,7 @@ impl Core {
     fn leave(&mut self, qp: &mut Qp) -> bool {
         qp.idle_passes = qp.idle_passes.saturating_add(1);
         // Looking at one of many costs more than its doorbell.
-        if qp.idle_passes < IDLE_PASSES && !self.is_spread() {
+        if qp.idle_passes < IDLE_PASSES && !self.is_crowded() {
             return false;
         }
         // In the error state receives posted later are flushed too.
