@@ -129,7 +129,7 @@ fn a_port_that_allocates_on_a_poll_core_aborts_the_daemon() {
         "a_port_that_allocates_on_a_poll_core_aborts_the_daemon",
         "core",
         "rnic-poll-0",
-        "rx_burst",
+        "rx_at_most",
     );
 }
 
