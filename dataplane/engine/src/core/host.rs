@@ -19,8 +19,9 @@ use rnic_wire::SELECTIVE_ACK_LEN;
 
 use super::{
     cq::CompletionQueue,
-    queue::{AcceptedRecv, QueueError, RECV_UNITS, RecvQueue, Segments, SendQueue, Unit},
+    queue::{QueueError, Segments, SendQueue, Unit},
     records::{Cursor, Identity, Pending, Placed, QpCounters},
+    recv_queue::{AcceptedRecv, RECV_UNITS, RecvQueue},
     shared::CoreCounters,
     srq::{Srq, XrcMeans},
     stages::{Stage, Stages},

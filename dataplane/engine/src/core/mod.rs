@@ -11,6 +11,7 @@ mod qp;
 mod queue;
 mod receive;
 mod records;
+mod recv_queue;
 mod run;
 mod service;
 mod shared;

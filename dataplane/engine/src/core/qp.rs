@@ -10,11 +10,12 @@ use rnic_wire::{Ecn, FrameTemplate, Ipv4, Ipv6, Link, MacAddr, Mtu, Net, PlainFr
 
 use super::{
     host::{Env, QpHost},
-    queue::{Accepted, InitError, QueueError, RecvQueue, Ring, SendQueue, Unit},
+    queue::{Accepted, InitError, QueueError, Ring, SendQueue, Unit},
     records::{
         BadWr, CoreArenas, Cursor, Identity, NO_CLIENT, NO_CQ, NO_SRQ, PathRecord, Pending, Placed, QpBox,
         QpCounters, QpRecord,
     },
+    recv_queue::RecvQueue,
 };
 use crate::{
     arena::{ArenaError, ArenaSlice},

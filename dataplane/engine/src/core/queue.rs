@@ -1,7 +1,6 @@
-//! The daemon's side of a client's send and receive queues: consumers of rings a hostile producer writes.
+//! The daemon's side of a client's rings, whose producer is hostile, and of its send queues.
 //!
-//! A WQE is copied once into daemon memory and validated there; what the client does to its copy afterwards
-//! has no effect. Indices are private; the words in shared memory are only told (`head`) or asked (`tail`).
+//! A WQE is read once and validated as it was read; what the client does to it afterwards has no effect. Indices are private; the words in shared memory are only told (`head`) or asked (`tail`).
 use std::{
     ptr::NonNull,
     sync::{Arc, atomic::Ordering},
@@ -9,7 +8,7 @@ use std::{
 
 use arrayvec::ArrayVec;
 use rnic_abi::{MAX_SGE, RingIndices, Sge, WQE_UNIT, Wqe, XrcUnit, protocol, wqe_flags};
-use rnic_transport::{Access, KeyError, RecvWqe, SendWr, WrOpcode};
+use rnic_transport::{Access, KeyError, SendWr, WrOpcode};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
@@ -98,48 +97,48 @@ impl Ring {
     }
 
     #[inline]
-    fn depth(&self) -> u32 {
+    pub(super) fn depth(&self) -> u32 {
         self.0.depth()
     }
 
     /// Units posted and not yet taken.
     #[inline]
-    fn available(&self, cursor: &Cursor) -> Result<u32, QueueError> {
+    pub(super) fn available(&self, cursor: &Cursor) -> Result<u32, QueueError> {
         protocol::available(&self.0.tail(), cursor.next, self.depth()).ok_or(QueueError::Forged)
     }
 
     #[inline]
-    fn copy_unit(&self, index: u32, into: &mut Unit) {
+    pub(super) fn copy_unit(&self, index: u32, into: &mut Unit) {
         into.0 = zerocopy::transmute!(self.0.unit(index));
     }
 
     /// The first unit of a WQE.
     #[inline]
-    fn wqe(&self, index: u32) -> Wqe {
+    pub(super) fn wqe(&self, index: u32) -> Wqe {
         zerocopy::transmute!(self.0.unit(index))
     }
 
     /// Forgets what was posted.
-    fn discard(&self, cursor: &mut Cursor) {
+    pub(super) fn discard(&self, cursor: &mut Cursor) {
         cursor.next = self.0.tail().load(Ordering::Acquire);
         protocol::give_back(&self.0.head(), cursor.next);
     }
 
     #[inline]
-    fn take(&self, cursor: &mut Cursor, units: u32) {
+    pub(super) fn take(&self, cursor: &mut Cursor, units: u32) {
         cursor.next = cursor.next.wrapping_add(units);
         protocol::give_back(&self.0.head(), cursor.next);
     }
 
     /// Asks to be kicked and tells whether nothing was posted since.
     #[inline]
-    fn release(&self, cursor: &Cursor) -> bool {
+    pub(super) fn release(&self, cursor: &Cursor) -> bool {
         protocol::drop_queue(&self.0.tail(), cursor.next, &self.0.need_kick())
     }
 }
 
 /// Checks the first unit against what is available.
-fn check_extent(wqe: &Wqe, available: u32, depth: u32) -> Result<u32, QueueError> {
+pub(super) fn check_extent(wqe: &Wqe, available: u32, depth: u32) -> Result<u32, QueueError> {
     let units = u32::from(wqe.units);
     if units == 0 || units > Wqe::MAX_UNITS || units > available || units > depth {
         return Err(QueueError::Forged);
@@ -149,7 +148,7 @@ fn check_extent(wqe: &Wqe, available: u32, depth: u32) -> Result<u32, QueueError
 
 /// The entries of a WQE whose units are `unit(0..)`.
 #[inline]
-fn sge<'a>(unit: impl Fn(u32) -> &'a Unit, i: usize) -> Sge {
+pub(super) fn sge<'a>(unit: impl Fn(u32) -> &'a Unit, i: usize) -> Sge {
     match i.checked_sub(rnic_abi::SGES_IN_HEAD) {
         None => unit(0).head().sges[i],
         Some(rest) => unit(1 + (rest / 4) as u32).sges()[rest % 4],
@@ -158,7 +157,7 @@ fn sge<'a>(unit: impl Fn(u32) -> &'a Unit, i: usize) -> Sge {
 
 /// The only entry of a receive WQE that has one, and nothing out of the ordinary.
 #[inline]
-fn single_entry(wqe: &Wqe) -> Option<&Sge> {
+pub(super) fn single_entry(wqe: &Wqe) -> Option<&Sge> {
     let plain =
         wqe.units == 1 && wqe.num_sge == 1 && wqe.flags == 0 && wqe.opcode == 0 && wqe.inline_len == 0;
     plain.then_some(&wqe.sges[0])
@@ -171,7 +170,7 @@ fn is_xrc(wqe: &Wqe) -> bool {
 
 /// Sum of the entries' lengths, when the WQE is well-formed.
 #[inline]
-fn total_length<'a>(wqe: &Wqe, unit: impl Fn(u32) -> &'a Unit) -> Option<u32> {
+pub(super) fn total_length<'a>(wqe: &Wqe, unit: impl Fn(u32) -> &'a Unit) -> Option<u32> {
     if wqe.flags & !(wqe_flags::ALL | wqe_flags::XRC) != 0 {
         return None;
     }
@@ -208,7 +207,7 @@ pub fn hold_entry(wr: &mut SendWr, entry: &Sge) {
 
 /// Resolves the bytes `offset..offset + len` of an entry; `None` where they are not all of it, or may not be used.
 #[inline]
-fn part_of(
+pub(super) fn part_of(
     entry: &Sge,
     mrs: &MrTable,
     (pd, access): (u32, Access),
@@ -224,7 +223,7 @@ fn part_of(
 
 /// Resolves the bytes `offset..offset + len` of a list of `count` entries, and adds them to `segments`.
 #[inline]
-fn resolve_sges(
+pub(super) fn resolve_sges(
     mrs: &MrTable,
     (pd, access): (u32, Access),
     count: usize,
@@ -516,185 +515,5 @@ impl SendQueue {
         if let Some(ring) = &self.ring {
             protocol::keep_queue(&ring.0.need_kick());
         }
-    }
-}
-
-/// Units of a receive WQE with the most entries.
-pub const RECV_UNITS: usize = Wqe::units_for_sges(MAX_SGE) as usize;
-
-/// A receive queue: the client's ring. The private copy of the WQE in progress stands in the QP's record.
-pub struct RecvQueue {
-    ring: Ring,
-}
-
-/// A receive WQE that was copied and checked.
-#[derive(Copy, Clone, Debug)]
-pub struct AcceptedRecv {
-    /// From the WQE.
-    pub wr_id: u64,
-    /// Bytes its entries hold together.
-    pub capacity: u32,
-}
-
-impl RecvQueue {
-    /// The queue over a ring. Control thread.
-    pub fn new(ring: Ring) -> Self {
-        RecvQueue { ring }
-    }
-
-    /// Units posted and not yet taken.
-    #[inline]
-    pub fn available(&self, cursor: &Cursor) -> Result<u32, QueueError> {
-        self.ring.available(cursor)
-    }
-
-    /// As [`RecvQueue::take`], of a ring each of whose WQEs has `stride` units, however few its entries need.
-    #[inline]
-    pub fn take_strided(
-        &self,
-        cursor: &mut Cursor,
-        current: &mut [Unit; RECV_UNITS],
-        stride: u32,
-    ) -> Result<Option<AcceptedRecv>, QueueError> {
-        let available = self.ring.available(cursor)?;
-        if available == 0 {
-            return Ok(None);
-        }
-        self.ring.copy_unit(cursor.next, &mut current[0]);
-        let wqe = *current[0].head();
-        if u32::from(wqe.units) != stride || stride > available {
-            return Err(QueueError::Forged);
-        }
-        for i in 1..stride.min(RECV_UNITS as u32) {
-            self.ring
-                .copy_unit(cursor.next.wrapping_add(i), &mut current[i as usize]);
-        }
-        self.ring.take(cursor, stride);
-        let needed = Wqe::units_for_sges(wqe.num_sge.into());
-        let plain = wqe.flags == 0 && wqe.opcode == 0 && needed <= stride;
-        // The copy is a WQE like any other.
-        let wqe = Wqe {
-            units: needed as u8,
-            ..wqe
-        };
-        current[0] = zerocopy::transmute!(wqe);
-        total_length(&wqe, |i| &current[i as usize])
-            .filter(|_| plain)
-            .map(|capacity| {
-                Some(AcceptedRecv {
-                    wr_id: wqe.wr_id,
-                    capacity,
-                })
-            })
-            .ok_or(QueueError::Malformed { wr_id: wqe.wr_id })
-    }
-
-    /// The `wr_id` and the only entry of the next WQE, if that is all there is to it: read once, and left where it is.
-    #[inline]
-    pub fn peek_single(&self, cursor: &Cursor) -> Option<(u64, Sge)> {
-        if self.ring.available(cursor).ok()? == 0 {
-            return None;
-        }
-        let wqe = self.ring.wqe(cursor.next);
-        let entry = single_entry(&wqe).filter(|entry| entry.length <= 1 << 31)?;
-        Some((wqe.wr_id, *entry))
-    }
-
-    /// Takes the WQE that was looked at last.
-    #[inline]
-    pub fn take_single(&self, cursor: &mut Cursor) {
-        self.ring.take(cursor, 1);
-    }
-
-    /// Copies the next WQE to `current`; one is in progress at a time.
-    #[inline]
-    pub fn take(
-        &self,
-        cursor: &mut Cursor,
-        current: &mut [Unit; RECV_UNITS],
-    ) -> Result<Option<AcceptedRecv>, QueueError> {
-        let available = self.ring.available(cursor)?;
-        if available == 0 {
-            return Ok(None);
-        }
-        let first = cursor.next;
-        self.ring.copy_unit(first, &mut current[0]);
-        let wqe = current[0].head();
-        let wr_id = wqe.wr_id;
-        if let Some(sge) = single_entry(wqe)
-            && sge.length <= 1 << 31
-        {
-            let capacity = sge.length;
-            self.ring.take(cursor, 1);
-            return Ok(Some(AcceptedRecv { wr_id, capacity }));
-        }
-        let count = check_extent(wqe, available, self.ring.depth())?;
-        if count as usize > RECV_UNITS || wqe.flags != 0 || wqe.opcode != 0 {
-            self.ring.take(cursor, count);
-            return Err(QueueError::Malformed { wr_id });
-        }
-        for i in 1..count {
-            self.ring
-                .copy_unit(first.wrapping_add(i), &mut current[i as usize]);
-        }
-        self.ring.take(cursor, count);
-        match total_length(current[0].head(), |i| &current[i as usize]) {
-            Some(capacity) => Ok(Some(AcceptedRecv { wr_id, capacity })),
-            None => Err(QueueError::Malformed { wr_id }),
-        }
-    }
-
-    /// Whether the private copy of the WQE in progress is what was accepted once.
-    pub fn is_sound(current: &[Unit; RECV_UNITS], wqe: &RecvWqe) -> bool {
-        let head = current[0].head();
-        check_extent(head, RECV_UNITS as u32, RECV_UNITS as u32).is_ok()
-            && total_length(head, |i| &current[i as usize]) == Some(wqe.capacity)
-    }
-
-    /// Resolves the bytes `offset..offset + len` of the WQE in progress, if they are one part of its only entry.
-    #[inline]
-    pub fn segment(
-        current: &[Unit; RECV_UNITS],
-        mrs: &MrTable,
-        pd: u32,
-        offset: u32,
-        len: u32,
-    ) -> Option<RemoteRange> {
-        let entry = single_entry(current[0].head())?;
-        part_of(entry, mrs, (pd, Access::LOCAL_WRITE), offset, len)
-    }
-
-    /// Adds the bytes `offset..offset + len` of the WQE in progress to `segments`, which is empty.
-    #[inline]
-    pub fn segments(
-        current: &[Unit; RECV_UNITS],
-        mrs: &MrTable,
-        pd: u32,
-        offset: u32,
-        len: u32,
-        segments: &mut Segments,
-    ) -> Result<(), KeyError> {
-        let count = usize::from(current[0].head().num_sge);
-        let entry = |i| sge(|unit| &current[unit as usize], i);
-        resolve_sges(
-            mrs,
-            (pd, Access::LOCAL_WRITE),
-            count,
-            entry,
-            offset,
-            len,
-            segments,
-        )
-    }
-
-    /// Forgets what was posted (RESET).
-    pub fn discard(&self, cursor: &mut Cursor) {
-        self.ring.discard(cursor);
-    }
-
-    /// Asks to be kicked (a QP in error flushes what is posted later) and tells whether nothing is there now.
-    #[inline]
-    pub fn release(&self, cursor: &Cursor) -> bool {
-        self.ring.release(cursor)
     }
 }

@@ -7,7 +7,7 @@ use std::{io, mem::offset_of, ops::Range, os::fd::OwnedFd};
 use rnic_abi::{LINE, event_kind};
 use rnic_transport::{Cause, Cold, FieldPath, RcQp, Record, SendFlags, Time, record};
 
-use super::queue::{RECV_UNITS, Unit};
+use super::{queue::Unit, recv_queue::RECV_UNITS};
 use crate::{
     arena::{ArenaBox, ArenaError, ArenaId, PairArena, PairBox, RangeArena, SlotArena},
     command::Path,

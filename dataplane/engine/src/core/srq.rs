@@ -8,8 +8,9 @@ use rnic_abi::event_kind;
 use rnic_transport::{BadField, Cause, Check};
 
 use super::{
-    queue::{AcceptedRecv, InitError, QueueError, RECV_UNITS, RecvQueue, Ring, Unit},
+    queue::{InitError, QueueError, Ring, Unit},
     records::{CoreArenas, Cursor, NO_XRCD, Pending, SrqRecord},
+    recv_queue::{AcceptedRecv, RECV_UNITS, RecvQueue},
 };
 use crate::{
     arena::{ArenaBox, ArenaError, ArenaId},
