@@ -2,8 +2,8 @@
 mod common;
 
 use common::{PD, Rig, path, strange_paths, wqe};
-use rnic_abi::{Sge, event_kind};
-use rnic_engine::nonblocking::CheckedAllocator;
+use rnic_abi::{AtomicOperands, Sge, Wqe, event_kind};
+use rnic_engine::{command::ObjectEvent, nonblocking::CheckedAllocator};
 use rnic_transport::{Check, QpState};
 use rnic_wire::Mtu;
 
@@ -13,6 +13,7 @@ static ALLOCATOR: CheckedAllocator = CheckedAllocator;
 const WRITE: u8 = 0;
 const SEND: u8 = 2;
 const READ: u8 = 4;
+const FETCH_ADD: u8 = 6;
 
 const A: usize = 0;
 const B: usize = 1 << 20;
@@ -129,34 +130,35 @@ fn a_long_write_whose_source_ends_too_soon_fails_where_it_does() {
 
 #[test]
 fn a_bad_rkey_fails_the_request_and_raises_access_error_at_the_responder() {
-    let mut rig = Rig::new(1, vec![]);
-    let (a, b) = pair(&mut rig, true);
-    let sge = rig.sge(0, 64);
-    rig.post_send(a, wqe(1, WRITE, sge, 0, rig.key ^ 1));
-    let cqe = rig.wait_cqe(a);
-    assert_eq!(cqe.status, 10, "remote access error");
-    while rig
-        .events
-        .iter()
-        .all(|e| e.kinds & event_kind::QP_ACCESS_ERR == 0)
-    {
-        rig.poll();
-        std::thread::yield_now();
+    for direct in [true, false] {
+        for opcode in [WRITE, READ, FETCH_ADD] {
+            let mut rig = Rig::new(1, if direct { vec![] } else { wired(1) });
+            let (a, b) = pair(&mut rig, direct);
+            let sge = rig.sge(0, if opcode == FETCH_ADD { 8 } else { 64 });
+            let refused = Wqe {
+                sges: [sge, AtomicOperands::default().into()],
+                ..wqe(1, opcode, sge, 0, rig.key ^ 1)
+            };
+            rig.post_send(a, refused);
+            let cqe = rig.wait_cqe(a);
+            assert_eq!(cqe.status, 10, "remote access error of {opcode}, direct {direct}");
+            let is_access = |e: &&ObjectEvent| e.kinds & event_kind::QP_ACCESS_ERR != 0;
+            while !rig.events.iter().any(|e| is_access(&e)) {
+                rig.poll();
+                std::thread::yield_now();
+            }
+            let event = rig.events.iter().find(is_access).unwrap();
+            assert_eq!(event.number, rig.qps[b].qpn);
+            assert_eq!(event.cause.check, Check::Key);
+            assert_eq!(event.cause.psn, 0xfffff0);
+            assert_eq!(rig.query(a).attr.state, QpState::Err);
+            assert_eq!(rig.query(b).attr.state, QpState::Err);
+            // What is posted later is flushed.
+            rig.post_send(a, wqe(2, WRITE, rig.sge(0, 64), 0, rig.key));
+            assert_eq!(rig.wait_cqe(a).status, 5);
+            rig.engine.stop();
+        }
     }
-    let event = rig
-        .events
-        .iter()
-        .find(|e| e.kinds & event_kind::QP_ACCESS_ERR != 0)
-        .unwrap();
-    assert_eq!(event.number, rig.qps[b].qpn);
-    assert_eq!(event.cause.check, Check::Key);
-    assert_eq!(event.cause.psn, 0xfffff0);
-    assert_eq!(rig.query(a).attr.state, QpState::Err);
-    assert_eq!(rig.query(b).attr.state, QpState::Err);
-    // What is posted later is flushed.
-    rig.post_send(a, wqe(2, WRITE, sge, 0, rig.key));
-    assert_eq!(rig.wait_cqe(a).status, 5);
-    rig.engine.stop();
 }
 
 #[test]
@@ -324,14 +326,17 @@ fn messages_of_one_packet_that_were_damaged_on_the_way_change_nothing() {
     let (a, b) = pair(&mut rig, false);
     let around = rig.fill(B - LEN, 3 * LEN, 9);
     for wr_id in 0..60 {
-        let sent = rig.fill(A, LEN, wr_id as u8);
-        let opcode = if wr_id % 2 == 0 { WRITE } else { SEND };
-        rig.post_recv(b, wr_id, &[rig.sge(B as u64, LEN as u32)]);
+        let opcode = [WRITE, SEND, READ][wr_id as usize % 3];
+        let sent = rig.fill(if opcode == READ { B } else { A }, LEN, wr_id as u8);
+        if opcode == SEND {
+            rig.post_recv(b, wr_id, &[rig.sge(B as u64, LEN as u32)]);
+        }
         rig.post_send(
             a,
             wqe(wr_id, opcode, rig.sge(A as u64, LEN as u32), B as u64, rig.key),
         );
         assert_eq!(rig.wait_cqe(a).status, 0, "{wr_id}");
+        assert_eq!(rig.bytes(A, LEN), sent, "{wr_id}");
         assert_eq!(rig.bytes(B, LEN), sent, "{wr_id}");
         assert_eq!(rig.bytes(B - LEN, LEN), around[..LEN], "in front of it");
         assert_eq!(rig.bytes(B + LEN, LEN), around[2 * LEN..], "behind it");
