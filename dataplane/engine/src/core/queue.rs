@@ -517,3 +517,55 @@ impl SendQueue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::{ArenaId, RangeArena};
+
+    #[test]
+    fn a_request_without_a_private_copy_is_sound_if_its_operation_has_no_operands() {
+        let id = ArenaId {
+            kind: "rings",
+            owner: 0,
+            epoch: 1,
+        };
+        let arena = RangeArena::create(id, 1 << 20).unwrap();
+        let queue = SendQueue::new(None, arena.put(8, Unit::ZERO).unwrap());
+        let cursor = Cursor {
+            offset: 0,
+            depth: 8,
+            next: 5,
+        };
+        let mut sound = SendWr {
+            opcode: WrOpcode::Write,
+            length: 100,
+            data: 4,
+            ..SendWr::default()
+        };
+        assert!(!queue.is_sound(&cursor, &sound), "there is no WQE of it");
+        let entry = Sge {
+            addr: u64::MAX,
+            length: 100,
+            lkey: u32::MAX,
+        };
+        hold_entry(&mut sound, &entry);
+        assert_eq!(entry_of(&sound), entry);
+        for opcode in [WrOpcode::Write, WrOpcode::Send, WrOpcode::Read] {
+            assert!(queue.is_sound(&cursor, &SendWr { opcode, ..sound }));
+        }
+        for opcode in [
+            WrOpcode::FetchAdd,
+            WrOpcode::CompSwap,
+            WrOpcode::Flush,
+            WrOpcode::WriteImm,
+        ] {
+            assert!(!queue.is_sound(&cursor, &SendWr { opcode, ..sound }));
+        }
+        for data in [5, 6, 5u32.wrapping_sub(9)] {
+            assert!(!queue.is_sound(&cursor, &SendWr { data, ..sound }), "{data}");
+        }
+        let swap = 1 << 32;
+        assert!(!queue.is_sound(&cursor, &SendWr { swap, ..sound }));
+    }
+}
