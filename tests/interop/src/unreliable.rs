@@ -85,7 +85,13 @@ impl Unreliable {
                 [theirs, ours]
             };
             let arrived = self
-                .round(sender, receiver, &mut receives, len, &mut rng)
+                .round(
+                    sender,
+                    receiver,
+                    &mut receives,
+                    ((round * WINDOW) as u32, len),
+                    &mut rng,
+                )
                 .with_context(|| format!("round {round}"))?;
             moved.messages += arrived;
             moved.bytes += arrived * len as u64;
@@ -133,13 +139,13 @@ impl Unreliable {
         if self.service == Service::Ud { GRH_AREA } else { 0 }
     }
 
-    /// Sends messages of `len` bytes; returns how many have arrived.
+    /// Sends messages of `len` bytes, of which the first has the number `first`; returns how many have arrived.
     fn round(
         &self,
         sender: &mut Side<'_>,
         receiver: &mut Side<'_>,
         receives: &mut Receives,
-        len: usize,
+        (first, len): (u32, usize),
         rng: &mut Rng,
     ) -> Result<u64> {
         let seeds: Vec<_> = (0..WINDOW).map(|_| rng.next()).collect();
@@ -169,7 +175,7 @@ impl Unreliable {
                 parts: 2,
             },
             remote: sender.remote.at(self.slot(Area::Written, i).data(0) as u64),
-            imm: i as u32,
+            imm: first + i as u32,
         });
         let sends: Vec<_> = sends.collect();
         sender.end.post_send(&sends)?;
@@ -181,7 +187,7 @@ impl Unreliable {
         }
         let completions = receiver.end.poll(receives.posted.len(), SILENCE)?;
         let arrived = self
-            .arrived(&completions, receives, len)
+            .arrived(&completions, receives, (first, len))
             .with_context(|| receiver.end.name())?;
         // What the GRH area says is not what this is about.
         let grhs = arrived.iter().map(|(_, at)| {
@@ -249,7 +255,7 @@ impl Unreliable {
         &self,
         completions: &[Completion],
         receives: &mut Receives,
-        len: usize,
+        (first, len): (u32, usize),
     ) -> Result<Vec<(usize, usize)>> {
         let mut arrived: Vec<(usize, usize)> = Vec::new();
         for completion in completions {
@@ -259,10 +265,18 @@ impl Unreliable {
                 completion.is_recv && completion.wr_id == at as u64,
                 "receive {at} is due: {completion:?}"
             );
+            let late = completion.imm.is_some_and(|imm| imm < first);
+            if late && self.disorder && self.service == Service::Ud {
+                // A datagram may be held up for as long as it takes: one of a round before was given up then.
+                receives.free.push(at);
+                continue;
+            }
             let bytes = (completion.byte_len as usize).wrapping_sub(self.grh());
             let message = match self.op {
                 Op::Send => bytes.wrapping_sub(len),
-                _ => completion.imm.map_or(WINDOW, |imm| imm as usize),
+                _ => completion
+                    .imm
+                    .map_or(WINDOW, |imm| imm.wrapping_sub(first) as usize),
             };
             ensure!(
                 message < WINDOW && bytes == self.len_of(len, message),
