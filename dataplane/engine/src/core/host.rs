@@ -1,6 +1,7 @@
 //! What the transport sees of the world: keys, memory, queues, completions, events.
 use std::{
     marker::PhantomData,
+    ops::RangeInclusive,
     ptr,
     sync::{
         Arc,
@@ -75,8 +76,9 @@ impl Env {
     }
 }
 
-/// Payload bytes from which on the memory of the next packet is loaded ahead.
-const LONG: usize = 2048;
+/// Payload bytes of a packet with which the memory of the next one is loaded ahead. (What goes without frames is longer, and
+/// summed by nobody.)
+const LONG: RangeInclusive<usize> = 2048..=4096;
 
 /// Begins to load `len` bytes that are to be written, whatever is there.
 #[inline]
@@ -212,7 +214,7 @@ impl Host for QpHost<'_> {
         let before = self.env.stages.enter(Stage::Copy);
         payload.copy_to(&[target]);
         self.env.stages.enter(before);
-        if payload.len >= LONG {
+        if LONG.contains(&payload.len) {
             // The next packet of the message goes behind it, and is summed first.
             prefetch_for_write(target.ptr.as_ptr().wrapping_add(payload.len), payload.len);
         }
