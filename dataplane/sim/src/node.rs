@@ -73,11 +73,11 @@ pub struct Node {
     pub host: SimHost,
     /// The send ring.
     pub sq: Vec<SendWr>,
-    /// What the responder keeps of READs and atomics.
+    /// What of the QP is seldom needed.
     pub cold: Cold,
     /// Virtual time; the caller moves it.
     pub now: Time,
-    /// Packets that are a whole message are taken the short way first.
+    /// Packets are taken the short way where they can ([`Node::receive_short`]).
     pub short: bool,
     /// What was placed before its turn, by PSN: its effect counts when that has come.
     pub early: BTreeMap<u32, Effect>,

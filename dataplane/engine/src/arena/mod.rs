@@ -1,8 +1,8 @@
 //! Arenas: where the records lie that are to outlive the process (DESIGN I13).
 //!
 //! An arena is a memfd that no client ever maps: a header, then records of one fixed width ([`SlotArena`],
-//! [`WordTable`], [`CellTable`]; of two parts, [`PairArena`]) or ranges of several lengths ([`RangeArena`]). Whatever holds a pointer, a `Vec`, an
-//! `Arc` or a descriptor is not in an arena; it is a cache, and rebuilt from the records.
+//! [`WordTable`], [`CellTable`]; of two parts, [`PairArena`]) or ranges of several lengths ([`RangeArena`]). Whatever holds a
+//! pointer, a `Vec`, an `Arc` or a descriptor is not in an arena; it is a cache, and rebuilt from the records.
 //!
 //! Records are made and freed on the control thread only: an [`ArenaBox`] or an [`ArenaSlice`] owns its place and
 //! travels to a poll core inside the object it belongs to, exactly like the box it stands in for. What a core does

@@ -1,15 +1,13 @@
 //! Records in two arenas, slot by slot: one part of each is used all the time, the other one seldom.
 use std::{
     ops::{Deref, DerefMut},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::FileExt,
-    },
+    os::fd::OwnedFd,
     ptr::NonNull,
     sync::Arc,
 };
 
 use rnic_transport::Record;
+use rustix::io::{Errno, pread};
 
 use super::{
     ArenaBox, ArenaError, ArenaId, SlotArena,
@@ -67,28 +65,19 @@ impl<B: Record> Beside<B> {
                 why: "is not there, and a record beside it is",
             });
         }
-        let file = std::fs::File::from(
-            self.map
-                .fd()
-                .try_clone_to_owned()
-                .map_err(|error| io(arena, &error))?,
-        );
         let mut bytes = vec![0; Self::STRIDE];
-        file.read_exact_at(&mut bytes, offset)
-            .map_err(|error| io(arena, &error))?;
+        let io = |errno| ArenaError::Io {
+            arena,
+            call: "pread",
+            errno,
+        };
+        if pread(self.map.fd(), &mut bytes[..], offset).map_err(io)? < Self::STRIDE {
+            return Err(io(Errno::IO));
+        }
         match B::invalid(&bytes) {
             Some(field) => Err(ArenaError::Invalid { arena, slot, field }),
             None => Ok(()),
         }
-    }
-}
-
-fn io(arena: ArenaId, error: &std::io::Error) -> ArenaError {
-    use rustix::io::Errno;
-    ArenaError::Io {
-        arena,
-        call: "read",
-        errno: Errno::from_io_error(error).unwrap_or(Errno::IO),
     }
 }
 
@@ -164,7 +153,7 @@ impl<T: Record, B: Record> PairArena<T, B> {
     pub fn files(&self) -> std::io::Result<[OwnedFd; 2]> {
         Ok([
             self.first.fd().try_clone_to_owned()?,
-            self.beside.map.fd().as_fd().try_clone_to_owned()?,
+            self.beside.map.fd().try_clone_to_owned()?,
         ])
     }
 

@@ -160,7 +160,7 @@ pub(super) fn sge<'a>(unit: impl Fn(u32) -> &'a Unit, i: usize) -> Sge {
 pub(super) fn single_entry(wqe: &Wqe) -> Option<&Sge> {
     let plain =
         wqe.units == 1 && wqe.num_sge == 1 && wqe.flags == 0 && wqe.opcode == 0 && wqe.inline_len == 0;
-    plain.then_some(&wqe.sges[0])
+    Some(&wqe.sges[0]).filter(|entry| plain && entry.length <= 1 << 31)
 }
 
 /// Whether its last unit is an [`XrcUnit`].

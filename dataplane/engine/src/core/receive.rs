@@ -162,8 +162,8 @@ impl Core {
         for (i, slot) in burst.iter().enumerate() {
             let Some(slot) = *slot else { continue };
             // Once, however many frames were for it, so that one with much to send leaves others their turn. Most come in a
-            // row.
-            if i > 0 && burst[i - 1] == Some(slot) || burst[..i].contains(&Some(slot)) {
+            // row, so the last ones first.
+            if burst[..i].iter().rev().any(|before| *before == Some(slot)) {
                 continue;
             }
             let qp = self.qps.get_mut(slot as usize);

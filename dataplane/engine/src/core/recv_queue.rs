@@ -88,8 +88,7 @@ impl RecvQueue {
             return None;
         }
         let wqe = self.ring.wqe(cursor.next);
-        let entry = single_entry(&wqe).filter(|entry| entry.length <= 1 << 31)?;
-        Some((wqe.wr_id, *entry))
+        single_entry(&wqe).map(|entry| (wqe.wr_id, *entry))
     }
 
     /// Takes the WQE that was looked at last.
@@ -113,10 +112,8 @@ impl RecvQueue {
         self.ring.copy_unit(first, &mut current[0]);
         let wqe = current[0].head();
         let wr_id = wqe.wr_id;
-        if let Some(sge) = single_entry(wqe)
-            && sge.length <= 1 << 31
-        {
-            let capacity = sge.length;
+        if let Some(entry) = single_entry(wqe) {
+            let capacity = entry.length;
             self.ring.take(cursor, 1);
             return Ok(Some(AcceptedRecv { wr_id, capacity }));
         }
